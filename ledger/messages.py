@@ -1,0 +1,473 @@
+"""What goes into the ledger and what comes out: the operations, the records and the outcomes.
+
+Each struct is an array on the wire, so its field order *is* the format that the Lua library reads and
+writes (``ledger/lua``). A field is only ever added at the end. Times are whole milliseconds since 1970 UTC,
+days are whole days since 1970 UTC, quantities are whole base units.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+QUANTITY_MAX = 1_000_000
+"""Units in one line of a reservation (DESIGN 9)."""
+STOCK_QUANTITY_MAX = 1_000_000_000
+"""Units in a count or an event (DESIGN 9); sums of a million of these stay below 2**53."""
+LINES_MAX = 100
+TIME_MS_MAX = 253_402_300_799_999
+"""The last millisecond of the year 9999: what RFC 3339 can write."""
+
+# `\Z`, not `$`: msgspec's `$` lets a trailing newline through.
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!-~](?:[ -~]*[!-~])?\Z")]
+"""A SKU or the id of a location, pool or channel: printable ASCII with no space at either end."""
+Reference = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[!-~](?:[ -~]*[!-~])?\Z")]
+"""Another system's name for its own thing: a customer, an order, an event."""
+
+Bucket = Literal["on_hand", "damaged", "quality_hold", "in_transit"]
+Mode = Literal["all", "available"]
+Strategy = Literal["priority", "nearest", "most_stock", "fewest_splits"]
+StockStatus = Literal["in_stock", "low", "held_out", "sold_out", "unknown"]
+ReservationStatus = Literal["held", "committed", "shipped", "returned", "cancelled", "released", "expired"]
+EventOutcome = Literal["applied", "duplicate", "superseded", "quarantined"]
+
+
+class Record(Struct, array_like=True, frozen=True):
+    """A struct that travels as an array."""
+
+
+# --- records: what the ledger keeps -----------------------------------------------------------------------------
+
+
+class ReservationLine(Record):
+    """A line of a reservation; the eight counts from ``held`` on add up to ``quantity``, which is what was granted."""
+
+    sku: str
+    location: str
+    quantity: int
+    requested: int
+    held: int
+    committed: int
+    picked: int
+    shipped: int
+    released: int
+    expired: int
+    cancelled: int
+    returned: int
+    promise_day: int
+
+
+class Reservation(Record, tag="hold"):
+    """A claim by one buyer. It is also the record of the hold operation that made it: they share their id."""
+
+    client: str
+    fingerprint: str
+    created_at_ms: int
+    expires_at_ms: int
+    order_id: str | None
+    channel: str | None
+    customer: str | None
+    epoch: int
+    seq: int
+    operations: list[str]
+    lines: list[ReservationLine]
+
+    @property
+    def status(self) -> ReservationStatus:
+        """DESIGN 9: held while any unit is, else committed while any is, else the ending of most units."""
+        if any(line.held for line in self.lines):
+            return "held"
+        if any(line.committed or line.picked for line in self.lines):
+            return "committed"
+        endings: tuple[ReservationStatus, ...] = ("shipped", "returned", "cancelled", "released", "expired")
+        return max(endings, key=lambda ending: sum(getattr(line, ending) for line in self.lines))
+
+
+class Position(Record):
+    """One SKU at one location. ``as_of_ms`` is when the newest stock event that reached it happened; 0 = none did."""
+
+    on_hand: int
+    held: int
+    committed: int
+    picked: int
+    safety_stock: int
+    damaged: int
+    quality_hold: int
+    in_transit: int
+    as_of_ms: int
+
+    @property
+    def available(self) -> int:
+        """What can still be promised; below 0 when a feed lowered the stock under its claims."""
+        return self.on_hand - self.held - self.committed - self.picked - self.safety_stock
+
+
+class Location(Record):
+    """A node that physically has stock; without an ``authority`` it believes every source."""
+
+    id: str
+    name: str | None = None
+    type: Literal["warehouse", "store", "dropship"] = "warehouse"
+    authority: str | None = None
+    lat: float | None = None
+    lon: float | None = None
+    priority: int = 100
+    enabled: bool = True
+
+
+class StockEvent(Record):
+    """A fact about stock, from a feed. ``key`` is derived from ``source`` and ``id`` (``ledger.identity``)."""
+
+    key: str
+    source: str
+    id: str
+    kind: Literal["snapshot", "delta", "move"]
+    sku: str
+    location: str
+    quantity: int
+    occurred_at_ms: int
+    bucket: Bucket = "on_hand"
+    to_bucket: Bucket | None = None
+    sequence: int | None = None
+    reason: str | None = None
+    reference_reservation: str | None = None
+    reference_line: int | None = None
+
+
+# --- operations: what the ledger is asked to do -----------------------------------------------------------------
+
+
+class HoldLine(Record):
+    sku: str
+    quantity: int
+    location: str | None = None
+
+
+class UnitsOfLine(Record):
+    """Part of a line, counted from 1."""
+
+    line: int
+    quantity: int
+
+
+class Hold(Record, tag="hold"):
+    """Claim units for a buyer until ``ttl_ms`` from now. ``id`` names the operation and the reservation alike."""
+
+    id: str
+    fingerprint: str
+    client: str
+    lines: list[HoldLine]
+    ttl_ms: int
+    mode: Mode = "all"
+    channel: str | None = None
+    customer: str | None = None
+    strategy: Strategy = "priority"
+    max_splits: int | None = None
+    near: tuple[float, float] | None = None
+
+
+class Extend(Record, tag="extend"):
+    """Let a hold live ``ttl_ms`` from now."""
+
+    id: str
+    fingerprint: str
+    client: str
+    reservation: str
+    ttl_ms: int
+
+
+class Commit(Record, tag="commit"):
+    """Turn all held units into an order's."""
+
+    id: str
+    fingerprint: str
+    client: str
+    reservation: str
+    order_id: str
+    reacquire: bool = False
+
+
+class Release(Record, tag="release"):
+    """Give held units back; without ``lines``, all of them."""
+
+    id: str
+    fingerprint: str
+    client: str
+    reservation: str
+    lines: list[UnitsOfLine] | None = None
+
+
+class Ship(Record, tag="ship"):
+    """Units leave the building: picked ones first, then committed ones; without ``lines``, all of them."""
+
+    id: str
+    fingerprint: str
+    client: str
+    reservation: str
+    lines: list[UnitsOfLine] | None = None
+    occurred_at_ms: int | None = None
+
+
+class Expire(Record, tag="expire"):
+    """End what is overdue, up to ``reservations_max`` of it: the keeper's, for when nobody asks."""
+
+    reservations_max: int = 1_000
+
+
+class Apply(Record, tag="apply"):
+    """Stock events, each judged by itself."""
+
+    client: str
+    events: list[StockEvent]
+
+
+class Count(Record, tag="count"):
+    """A person's count of some SKUs at one location: snapshots under one ``count_id`` that are always believed."""
+
+    fingerprint: str
+    client: str
+    location: str
+    count_id: str
+    events: list[StockEvent]
+
+
+class ReadItem(Record):
+    """A SKU, at the named locations or, with None, at every enabled one."""
+
+    sku: str
+    locations: list[str] | None = None
+
+
+class Read(Record, tag="read"):
+    """The positions of some SKUs as they are now."""
+
+    items: list[ReadItem]
+
+
+class Find(Record, tag="find"):
+    """An operation or a reservation by its id, if it is this client's."""
+
+    id: str
+    client: str
+
+
+class PutLocation(Record, tag="put_location"):
+    """Create or replace a location."""
+
+    client: str
+    location: Location
+
+
+class Locations(Record, tag="locations"):
+    """Every location, by id."""
+
+
+Verb = Hold | Extend | Commit | Release | Ship
+"""Operations on a reservation: each has a key of its own and is answered again identically."""
+Operation = Verb | Expire | Apply | Count | Read | Find | PutLocation | Locations
+
+# --- outcomes: what the ledger answers --------------------------------------------------------------------------
+
+
+class Done(Record, tag="done"):
+    """The operation took effect, now or (``replayed``) when it was first asked for; the reservation as it is now."""
+
+    replayed: bool
+    id: str
+    reservation: Reservation
+
+
+class ShortLine(Record):
+    """A line that could not be granted, and what was left for it."""
+
+    line: int
+    sku: str
+    location: str | None
+    requested: int
+    available: int
+    status: StockStatus
+
+
+class Insufficient(Record, tag="insufficient"):
+    """Every short line of the request; nothing was changed."""
+
+    lines: list[ShortLine]
+
+
+class UnknownSku(Record, tag="unknown-sku"):
+    line: int
+    sku: str
+
+
+class UnknownLocation(Record, tag="unknown-location"):
+    line: int
+    location: str
+
+
+class WrongState(Record, tag="wrong-state"):
+    """The reservation has not the units that the verb takes; ``allowed`` are the verbs that it would take now."""
+
+    status: ReservationStatus
+    allowed: list[str]
+
+
+class ReservationExpired(Record, tag="reservation-expired"):
+    expired_at_ms: int
+
+
+class NotFound(Record, tag="not-found"):
+    """No such thing, or another client's."""
+
+
+class KeyReused(Record, tag="key-reused"):
+    """The key was used before for something else; ``fingerprint`` is that of the first use."""
+
+    fingerprint: str
+
+
+class EventResult(Record):
+    """What became of one event; ``on_hand`` and ``previous`` are the bucket's number after and before it."""
+
+    outcome: EventOutcome
+    reason: str | None
+    on_hand: int
+    previous: int
+
+
+class Applied(Record, tag="applied"):
+    """A result for each event, in order."""
+
+    results: list[EventResult]
+
+
+class Counted(Record, tag="counted"):
+    """A result for each line of the count, in order; ``replayed`` when this very count was taken before."""
+
+    replayed: bool
+    results: list[EventResult]
+
+
+class PositionAt(Record):
+    location: str
+    position: Position
+
+
+class ItemPositions(Record):
+    """``known`` tells whether the SKU was ever seen, anywhere; ``next_expiry_ms`` when the next hold here ends."""
+
+    known: bool
+    next_expiry_ms: int | None
+    positions: list[PositionAt]
+
+
+class Positions(Record, tag="positions"):
+    """An entry for each item asked for, in order, and the ledger's clock."""
+
+    now_ms: int
+    items: list[ItemPositions]
+
+
+class Found(Record, tag="found"):
+    """The operation ``verb`` and the reservation that it was done to, as it is now."""
+
+    verb: str
+    id: str
+    reservation: Reservation
+
+
+class Expired(Record, tag="expired"):
+    """How many reservations lost held units, and whether more are overdue."""
+
+    reservations: int
+    more: bool
+
+
+class LocationStored(Record, tag="location-stored"):
+    location: Location
+
+
+class LocationList(Record, tag="location-list"):
+    locations: list[Location]
+
+
+class Busy(Record, tag="busy"):
+    """More overdue holds than one call may end stand in the way: nothing was changed, ask again at once."""
+
+
+class JournalFull(Record, tag="journal-full"):
+    """The journal's backlog is at its bound: holds wait until Postgres has caught up."""
+
+
+VerbOutcome = Done | WrongState | ReservationExpired | NotFound | KeyReused
+HoldOutcome = Done | Insufficient | UnknownSku | UnknownLocation | KeyReused
+CountOutcome = Counted | KeyReused | UnknownLocation
+Outcome = (
+    Done
+    | Insufficient
+    | UnknownSku
+    | UnknownLocation
+    | WrongState
+    | ReservationExpired
+    | NotFound
+    | KeyReused
+    | Applied
+    | Counted
+    | Positions
+    | Found
+    | Expired
+    | LocationStored
+    | LocationList
+    | Busy
+    | JournalFull
+)
+
+# --- the journal: what the ledger writes down -------------------------------------------------------------------
+
+
+class Movement(Record):
+    """Units going from one bucket to another; ``event`` is the stock event's key, when there is one.
+
+    Buckets: ``available held committed picked shipped released expired cancelled returned`` for the units of a
+    reservation, ``on_hand damaged quality_hold in_transit`` for stock, and ``outside`` for the rest of the world.
+    """
+
+    sku: str
+    location: str
+    from_bucket: str
+    to_bucket: str
+    quantity: int
+    reason: str
+    event: str | None = None
+
+
+class JournalOperation(Record):
+    """One operation that changed something.
+
+    ``subject`` is the reservation's id, ``sku@location`` or the location's id; ``operation_id`` and ``fingerprint``
+    are the operation's own. ``body`` is the record after it: a ``Reservation`` for the verbs and ``expire``, a
+    ``StockEvent`` for ``apply``, a ``Location`` for ``put_location``, the ``EventResult`` list for ``count``.
+    """
+
+    verb: str
+    subject: str
+    client: str
+    operation_id: str
+    fingerprint: str
+    body: msgspec.Raw
+    movements: list[Movement]
+
+
+class PositionAfter(Record):
+    sku: str
+    location: str
+    position: Position
+
+
+class JournalEntry(Record):
+    """All that one call of the ledger's script changed; ``seq`` has no gaps within a shard."""
+
+    epoch: int
+    seq: int
+    at_ms: int
+    operations: list[JournalOperation]
+    positions: list[PositionAfter]
