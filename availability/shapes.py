@@ -1,0 +1,134 @@
+"""The JSON shapes that both HTTP answers and events show: a reservation, a position (DESIGN 9 and 10). Pure functions."""
+
+from datetime import UTC, date, datetime, timedelta
+
+from msgspec import Struct
+
+from ledger import Position, Reservation, ReservationLine
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_DAY = date(1970, 1, 1)
+
+
+class LineJson(Struct, frozen=True):
+    """A line of a reservation; the counts from ``held`` on add up to ``quantity``."""
+
+    line: int
+    sku: str
+    quantity: int
+    location: str
+    promise_date: str
+    requested: int
+    held: int
+    committed: int
+    picked: int
+    shipped: int
+    released: int
+    expired: int
+    cancelled: int
+    returned: int
+
+
+class ReceiptJson(Struct, frozen=True):
+    """Where the last operation on a reservation stands in the journal, and how safely."""
+
+    shard: int
+    epoch: int
+    seq: int
+    durability: str = "fsync"
+
+
+class ReservationJson(Struct, frozen=True):
+    """A reservation as clients see it."""
+
+    id: str
+    status: str
+    expires_at: str
+    order_id: str | None
+    channel: str | None
+    customer: str | None
+    lines: list[LineJson]
+    receipt: ReceiptJson
+
+
+class LocationEntryJson(Struct, frozen=True):
+    """One SKU at one location, as in the ``locations`` of an ATP answer; ``available`` is never below 0."""
+
+    location: str
+    available: int
+    on_hand: int
+    held: int
+    committed: int
+    picked: int
+    safety_stock: int
+    damaged: int
+    quality_hold: int
+    in_transit: int
+    as_of: str | None
+    age_ms: int | None
+    stale: bool
+
+
+def time_text(at_ms: int) -> str:
+    """RFC 3339 in UTC with milliseconds, as in ``2026-11-23T10:00:00.000Z``; ``at_ms`` from 0 to TIME_MS_MAX."""
+    moment = _EPOCH + timedelta(milliseconds=at_ms)
+    return f"{moment.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+
+
+def day_text(day: int) -> str:
+    """``YYYY-MM-DD`` of a day counted since 1970."""
+    return (_EPOCH_DAY + timedelta(days=day)).isoformat()
+
+
+def reservation_json(reservation_id: str, shard: int, reservation: Reservation) -> ReservationJson:
+    """The reservation as HTTP answers and events show it."""
+    return ReservationJson(
+        id=reservation_id,
+        status=reservation.status,
+        expires_at=time_text(reservation.expires_at_ms),
+        order_id=reservation.order_id,
+        channel=reservation.channel,
+        customer=reservation.customer,
+        lines=[_line_json(number, line) for number, line in enumerate(reservation.lines, 1)],
+        receipt=ReceiptJson(shard=shard, epoch=reservation.epoch, seq=reservation.seq),
+    )
+
+
+def location_entry(location: str, position: Position, *, now_ms: int, stale_after_ms: int) -> LocationEntryJson:
+    """The position at ``location`` as seen at ``now_ms``; one that no stock event ever reached is stale."""
+    known = position.as_of_ms > 0
+    age_ms = max(0, now_ms - position.as_of_ms) if known else None
+    return LocationEntryJson(
+        location=location,
+        available=max(0, position.available),
+        on_hand=position.on_hand,
+        held=position.held,
+        committed=position.committed,
+        picked=position.picked,
+        safety_stock=position.safety_stock,
+        damaged=position.damaged,
+        quality_hold=position.quality_hold,
+        in_transit=position.in_transit,
+        as_of=time_text(position.as_of_ms) if known else None,
+        age_ms=age_ms,
+        stale=age_ms is None or age_ms > stale_after_ms,
+    )
+
+
+def _line_json(number: int, line: ReservationLine) -> LineJson:
+    return LineJson(
+        line=number,
+        sku=line.sku,
+        quantity=line.quantity,
+        location=line.location,
+        promise_date=day_text(line.promise_day),
+        requested=line.requested,
+        held=line.held,
+        committed=line.committed,
+        picked=line.picked,
+        shipped=line.shipped,
+        released=line.released,
+        expired=line.expired,
+        cancelled=line.cancelled,
+        returned=line.returned,
+    )
