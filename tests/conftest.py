@@ -1,0 +1,65 @@
+"""Owns the fixtures that every test may use: the real servers, clean for each test, and how async tests run.
+
+An async test is marked ``@pytest.mark.anyio`` (or its module says ``pytestmark = pytest.mark.anyio``) and runs on
+asyncio with uvloop, as the processes do. A fixture that is used by async tests may be async too.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import RunningServer, empty_nats, empty_valkey, fresh_database, nats_server, postgres, running, valkey
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """What ``@pytest.mark.anyio`` runs on."""
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The Valkey of the session; a test that kills it starts it again."""
+    with running(valkey, tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nats_server_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The NATS of the session; a test that kills it starts it again."""
+    with running(nats_server, tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The Postgres of the session; a test that kills it starts it again."""
+    with running(postgres, tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey_url(valkey_server: RunningServer) -> str:
+    """An empty Valkey."""
+    empty_valkey(valkey_server.url)
+    return valkey_server.url
+
+
+@pytest.fixture
+def nats_url(nats_server_of_session: RunningServer) -> str:
+    """A NATS without streams."""
+    empty_nats(nats_server_of_session.url)
+    return nats_server_of_session.url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: RunningServer) -> Iterator[str]:
+    """A new, empty database."""
+    with fresh_database(postgres_server.url) as url:
+        yield url
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path) -> Path:
+    """A place for the data of an ``availability up``."""
+    return tmp_path / "data"
