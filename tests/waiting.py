@@ -19,7 +19,7 @@ async def wait_until(condition: Callable[[], Awaitable[Value]], timeout_s: float
             if answer := await condition():
                 return answer
             said = repr(answer)
-        except Exception as failure:
+        except Exception as failure:  # noqa: BLE001 - whatever fails now may work in a moment
             error, said = failure, repr(failure)
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s} s; it last said {said}") from error

@@ -1,0 +1,49 @@
+# Every target sets up what it needs in .venv: the first time from the network, after that without it.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PORT ?= 8000
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+INSTALL_SELF := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index
+
+.PHONY: help up test lint format bench lock clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 10
+
+up: .venv/dev ## Run everything on this machine, with a demo retailer, in .availability/ (PORT=8000)
+	@exec $(BIN)/availability up --demo --data-dir .availability --port $(PORT)
+
+test: .venv/dev ## Run the tests, against real servers that they start themselves
+	@$(BIN)/python -m pytest
+
+lint: .venv/dev ## Check style and types, of code and tests
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy
+
+format: .venv/dev ## Put the code into its one format
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+bench: .venv/bench ## Measure, and replay real baskets; ends in a report
+	@$(BIN)/python -m bench $(BENCH)
+
+lock: .venv/dev ## Choose the newest of all packages and write the lock files
+	@config/lock.sh --upgrade
+
+clean: ## Remove what the targets made, except the data in .availability/
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks build *.egg-info
+
+.venv/dev: pyproject.toml config/requirements-dev.txt | .venv/bin/python
+	@$(INSTALL) -r config/requirements-dev.txt
+	@$(INSTALL_SELF) --editable .
+	@touch $@
+
+.venv/bench: config/requirements-bench.txt .venv/dev
+	@$(INSTALL) -r config/requirements-bench.txt
+	@touch $@
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11, 4) or sys.exit("Python 3.11.4 or newer is needed: make PYTHON=…")'
+	@$(PYTHON) -m venv .venv
