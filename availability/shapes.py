@@ -1,4 +1,4 @@
-"""The JSON shapes that both HTTP answers and events show: a reservation, a position (DESIGN 9 and 10). Pure functions."""
+"""Owns the JSON shapes that both HTTP answers and events show: a reservation, a position (DESIGN 9 and 10)."""
 
 from datetime import UTC, date, datetime, timedelta
 

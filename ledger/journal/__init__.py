@@ -1,0 +1,36 @@
+"""The journal: what the ledger did, kept in Postgres, and what stands beside it there: quarantine and feed status."""
+
+from ledger.journal.feed_status import FeedStatus
+from ledger.journal.follower import Follower, Observer
+from ledger.journal.migrations import ChangedMigration, migrate
+from ledger.journal.outbox import Outbox
+from ledger.journal.postgres import FAILED as JOURNAL_FAILED
+from ledger.journal.quarantine import Quarantine, QuarantinedEvent, QuarantineRow
+from ledger.journal.reader import Journal, Problem, ShardStatus, SourceStatus, Status
+from ledger.journal.records import Cursor, Place, Unreadable
+from ledger.journal.stream import StreamStatus
+from ledger.journal.writer import JournalWriter, Written
+
+__all__ = [
+    "JOURNAL_FAILED",
+    "ChangedMigration",
+    "Cursor",
+    "FeedStatus",
+    "Follower",
+    "Journal",
+    "JournalWriter",
+    "Observer",
+    "Outbox",
+    "Place",
+    "Problem",
+    "Quarantine",
+    "QuarantineRow",
+    "QuarantinedEvent",
+    "ShardStatus",
+    "SourceStatus",
+    "Status",
+    "StreamStatus",
+    "Unreadable",
+    "Written",
+    "migrate",
+]

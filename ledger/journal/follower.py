@@ -1,0 +1,115 @@
+"""Owns the journaling of one shard for as long as the process lives: stream to Postgres, through every outage."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ledger.journal.postgres import FAILED, connect, now_ms
+from ledger.journal.stream import STREAM_FAILED, JournalStream, StreamStatus
+from ledger.journal.writer import Fenced, JournalWriter, Written
+
+CHORES_EVERY_S = 1.0
+BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Whom the follower tells: what it wrote, and what it saw of the stream. They must be quick."""
+
+    written: Callable[[int, Written], None]
+    status: Callable[[int, StreamStatus], None]
+
+
+@dataclass
+class Follower:
+    """Journals one shard. ``run`` returns only after ``stop``, with the batch in hand stored or surely not."""
+
+    redis_url: str
+    postgres_url: str
+    shard: int
+    observer: Observer
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def stop(self) -> None:
+        """End after the batch in hand."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Follow the stream; when anything fails, begin again from the cursor that Postgres then tells."""
+        pause_s = BACKOFF_FIRST_S
+        while not self._stopping.is_set():
+            began_at = asyncio.get_running_loop().time()
+            try:
+                await self._follow()
+            except (*FAILED, *STREAM_FAILED, Fenced) as error:
+                if asyncio.get_running_loop().time() - began_at > BACKOFF_LAST_S:
+                    pause_s = BACKOFF_FIRST_S
+                logger.warning(
+                    "shard %d: journaling stopped (%s: %s), again in %.1f s",
+                    *(self.shard, type(error).__name__, error, pause_s),
+                )
+                await self._pause(pause_s)
+                pause_s = min(2 * pause_s, BACKOFF_LAST_S)
+
+    async def _follow(self) -> None:
+        """Take the shard and journal it until something fails or ``stop``."""
+        writer = await self._open()
+        if writer is None:
+            return
+        stream = JournalStream(self.redis_url, self.shard)
+        stream.rewind(writer.cursor.place)
+        chores = asyncio.create_task(self._chores(writer))
+        try:
+            while not self._stopping.is_set():
+                if chores.done():
+                    await chores
+                if entries := await stream.read():
+                    self.observer.written(self.shard, await writer.write(entries))
+        finally:
+            chores.cancel()
+            with contextlib.suppress(asyncio.CancelledError, *FAILED, *STREAM_FAILED):
+                await chores
+            await stream.close()
+            await writer.close()
+
+    async def _chores(self, writer: JournalWriter) -> None:
+        """Trim behind what is committed, and say how far behind the stream the journal is."""
+        stream = JournalStream(self.redis_url, self.shard)
+        connection = await connect(self.postgres_url)
+        try:
+            while True:
+                await stream.trim(writer.cursor.place)
+                status = await stream.status(writer.cursor.place)
+                if status.ledger_behind:
+                    logger.error("shard %d: the ledger is behind its journal (%s)", self.shard, writer.cursor.place)
+                self.observer.status(self.shard, status)
+                await connection.execute(
+                    "insert into availability.journal_status values ($1, $2, $3, $4, $5) on conflict (shard) do update"
+                    " set backlog_entries = $2, lag_ms = $3, ledger_behind = $4, checked_at_ms = $5",
+                    *(self.shard, status.backlog_entries, status.lag_ms, status.ledger_behind, now_ms()),
+                )
+                await asyncio.sleep(CHORES_EVERY_S)
+        finally:
+            connection.terminate()
+            await stream.close()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def _open(self) -> JournalWriter | None:
+        """The shard's writer, as soon as no other has it; None when told to stop before that."""
+        opening = asyncio.create_task(JournalWriter.open(self.postgres_url, self.shard))
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if opening.done():
+            return await opening
+        opening.cancel()
+        with contextlib.suppress(asyncio.CancelledError, *FAILED):
+            await (await opening).close()
+        return None

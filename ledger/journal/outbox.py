@@ -1,0 +1,72 @@
+"""Owns what of a shard's journal is still to be announced: entries behind the outbox's cursor, for one announcer."""
+
+import asyncpg
+
+from ledger.journal import records
+from ledger.journal.postgres import FAILED, connect, take_lock
+from ledger.journal.records import Place
+from ledger.messages import JournalEntry
+
+OUTBOX_LOCK = 0x6F75_7462
+"""The class of the advisory locks that make a shard's announcer the only one ("outb")."""
+
+
+class Outbox:
+    """The outbox of one shard; made by ``open``. Every method raises one of ``FAILED``; then make a new one."""
+
+    def __init__(self, connection: asyncpg.Connection, shard: int, cursor: Place) -> None:
+        self.shard = shard
+        self.cursor = cursor
+        self._connection = connection
+
+    @classmethod
+    async def open(cls, postgres_url: str, shard: int) -> "Outbox":
+        """Wait until no other announcer has the shard, then take it."""
+        connection = await connect(postgres_url)
+        try:
+            await take_lock(connection, OUTBOX_LOCK, shard)
+            row = await connection.fetchrow(
+                "insert into availability.outbox_cursor (shard) values ($1)"
+                " on conflict (shard) do update set shard = excluded.shard returning epoch, seq",
+                shard,
+            )
+        except BaseException:
+            connection.terminate()
+            raise
+        assert row is not None
+        return cls(connection, shard, Place(row["epoch"], row["seq"]))
+
+    async def close(self) -> None:
+        """Let go of the shard; safe after any failure."""
+        try:
+            await self._connection.close(timeout=2.0)
+        except FAILED:
+            self._connection.terminate()
+
+    async def take(self, entries_max: int) -> tuple[list[JournalEntry], Place]:
+        """The next entries and the place to pass to ``done`` once they are announced.
+
+        Unreadable entries are passed over: they are among the rejects.
+        """
+        rows = await self._connection.fetch(
+            "select epoch, seq, body from availability.entry"
+            " where shard = $1 and (epoch, seq) > ($2, $3) order by epoch, seq limit $4",
+            *(self.shard, self.cursor.epoch, self.cursor.seq, entries_max),
+        )
+        entries: list[JournalEntry] = []
+        place = self.cursor
+        for row in rows:
+            place = Place(row["epoch"], row["seq"])
+            try:
+                entries.append(records.decode(place, row["body"]))
+            except records.Unreadable:
+                continue
+        return entries, place
+
+    async def done(self, place: Place) -> None:
+        """Everything up to ``place`` was announced and acknowledged."""
+        await self._connection.execute(
+            "update availability.outbox_cursor set epoch = $1, seq = $2 where shard = $3",
+            *(place.epoch, place.seq, self.shard),
+        )
+        self.cursor = place

@@ -1,0 +1,59 @@
+"""Owns how the journal reaches Postgres: connections with limits on every wait, locks, and what each error means."""
+
+import asyncio
+import logging
+import time
+
+import asyncpg
+
+CONNECT_TIMEOUT_S = 10.0
+COMMAND_TIMEOUT_S = 30.0
+LOCK_PAUSE_S = 0.25
+
+logger = logging.getLogger(__name__)
+
+FAILED = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError)
+"""The server is away, full, restarting or not set up yet. Whether the last commit happened is unknown; asking again on
+a new connection will tell."""
+
+REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ValueError, TypeError, OverflowError)
+"""A row cannot be stored, and never will be. Look for these before ``FAILED``, which has some of them too."""
+
+
+async def connect(postgres_url: str) -> asyncpg.Connection:
+    """A connection on which no wait is endless; raises one of ``FAILED``."""
+    return await asyncpg.connect(
+        postgres_url,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=COMMAND_TIMEOUT_S,
+        server_settings={"application_name": "availability journal"},
+    )
+
+
+async def open_pool(postgres_url: str, size: int = 2) -> asyncpg.Pool:
+    """Connections for short questions; the first is made when it is needed."""
+    return await asyncpg.create_pool(
+        postgres_url,
+        min_size=0,
+        max_size=size,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=COMMAND_TIMEOUT_S,
+        server_settings={"application_name": "availability"},
+    )
+
+
+async def take_lock(connection: asyncpg.Connection, lock_class: int, shard: int) -> None:
+    """Wait until no other session has this lock, then have it for as long as the session lives."""
+    waited = False
+    while True:
+        if await connection.fetchval("select pg_try_advisory_lock($1, $2)", lock_class, shard):
+            return
+        if not waited:
+            logger.info("another process has lock %x of shard %d; waiting for it to end", lock_class, shard)
+            waited = True
+        await asyncio.sleep(LOCK_PAUSE_S)
+
+
+def now_ms() -> int:
+    """This machine's clock, for when the journaler met something; what the ledger did carries the ledger's own time."""
+    return time.time_ns() // 1_000_000

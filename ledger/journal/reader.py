@@ -1,0 +1,143 @@
+"""Owns the reading of the journal: its entries in order, its cursor, its chain, and how the whole is doing."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import asyncpg
+from msgspec import Struct
+
+from ledger.journal import records
+from ledger.journal.postgres import now_ms, open_pool
+from ledger.journal.records import START, Cursor, Place
+from ledger.messages import JournalEntry
+
+PAGE_ENTRIES = 500
+
+
+class ShardStatus(Struct, frozen=True):
+    """How far a shard's journal has come; ``lag_ms`` and ``backlog_entries`` were seen ``checked_ms_ago``.
+
+    ``checked_ms_ago`` is None when no journaler has ever looked; when it grows, none is running.
+    """
+
+    shard: int
+    epoch: int
+    seq: int
+    backlog_entries: int
+    lag_ms: int
+    ledger_behind: bool
+    checked_ms_ago: int | None
+    outbox_epoch: int
+    outbox_seq: int
+
+
+class SourceStatus(Struct, frozen=True):
+    """When a feed's source was last heard, and how new the newest thing was that it said."""
+
+    source: str
+    newest_occurred_at_ms: int
+    heard_at_ms: int
+
+
+class Status(Struct, frozen=True):
+    """The journal's database at a glance, for metrics and readiness."""
+
+    shards: list[ShardStatus]
+    sources: list[SourceStatus]
+    quarantine_open: int
+    rejects: int
+
+
+class Problem(Struct, frozen=True):
+    """A place where the journal is not what it must be. ``kind``: ``gap``, ``hash``, ``cursor``."""
+
+    kind: str
+    place: Place
+    detail: str
+
+
+@dataclass
+class Journal:
+    """The journal as readers see it; made by ``open``. Every method raises one of ``FAILED`` when Postgres is away."""
+
+    _pool: asyncpg.Pool
+
+    @classmethod
+    async def open(cls, postgres_url: str) -> "Journal":
+        """Connect when first asked something."""
+        return cls(await open_pool(postgres_url))
+
+    async def close(self) -> None:
+        self._pool.terminate()
+
+    async def cursor(self, shard: int) -> Cursor:
+        """The last entry of the shard that is surely in the journal, and the chain's hash there."""
+        row = await self._pool.fetchrow("select epoch, seq, hash from availability.cursor where shard = $1", shard)
+        return Cursor(Place(row["epoch"], row["seq"]), row["hash"]) if row else Cursor(START, records.GENESIS)
+
+    async def entries(self, shard: int, after: Place = START) -> AsyncIterator[JournalEntry]:
+        """Every entry of the shard behind ``after``, in order; ``Unreadable`` at one that cannot be decoded."""
+        async for row in self._rows(shard, after):
+            yield records.decode(Place(row["epoch"], row["seq"]), row["body"])
+
+    async def verify_chain(self, shard: int) -> list[Problem]:
+        """Every gap, every entry whose bytes or hash were changed, and a cursor that is not at the end."""
+        problems: list[Problem] = []
+        before = Cursor(START, records.GENESIS)
+        async for row in self._rows(shard, START):
+            place = Place(row["epoch"], row["seq"])
+            if not records.follows(before.place, place):
+                problems.append(Problem("gap", place, f"after {before.place} comes {place}"))
+            if records.chained(before.hash, row["body"]) != row["hash"]:
+                problems.append(Problem("hash", place, f"entry {place} is not what the chain says"))
+            before = Cursor(place, row["hash"])
+        cursor = await self.cursor(shard)
+        if cursor != before:
+            problems.append(
+                Problem("cursor", cursor.place, f"the cursor is at {cursor.place}, the end at {before.place}")
+            )
+        return problems
+
+    async def status(self) -> Status:
+        """How the journal, the feeds and the quarantine are doing."""
+        async with self._pool.acquire() as connection, connection.transaction(readonly=True):
+            shards = await connection.fetch("select * from availability.status order by shard")
+            sources = await connection.fetch("select * from availability.feed_status order by source")
+            quarantined = await connection.fetchval("select count(*) from availability.quarantine where state = 'open'")
+            rejects = await connection.fetchval("select count(*) from availability.reject")
+        at_ms = now_ms()
+        return Status(
+            shards=[_shard_status(row, at_ms) for row in shards],
+            sources=[SourceStatus(row["source"], row["newest_occurred_at_ms"], row["heard_at_ms"]) for row in sources],
+            quarantine_open=quarantined,
+            rejects=rejects,
+        )
+
+    async def _rows(self, shard: int, after: Place) -> AsyncIterator[asyncpg.Record]:
+        """Entries page by page: no transaction is held open while the reader thinks."""
+        while True:
+            rows = await self._pool.fetch(
+                "select epoch, seq, body, hash from availability.entry"
+                " where shard = $1 and (epoch, seq) > ($2, $3) order by epoch, seq limit $4",
+                *(shard, after.epoch, after.seq, PAGE_ENTRIES),
+            )
+            for row in rows:
+                yield row
+            if len(rows) < PAGE_ENTRIES:
+                return
+            after = Place(rows[-1]["epoch"], rows[-1]["seq"])
+
+
+def _shard_status(row: asyncpg.Record, at_ms: int) -> ShardStatus:
+    checked_at_ms = row["checked_at_ms"]
+    return ShardStatus(
+        shard=row["shard"],
+        epoch=row["epoch"],
+        seq=row["seq"],
+        backlog_entries=row["backlog_entries"] or 0,
+        lag_ms=row["lag_ms"] or 0,
+        ledger_behind=bool(row["ledger_behind"]),
+        checked_ms_ago=None if checked_at_ms is None else max(0, at_ms - checked_at_ms),
+        outbox_epoch=row["outbox_epoch"] or 0,
+        outbox_seq=row["outbox_seq"] or 0,
+    )

@@ -1,0 +1,97 @@
+"""Owns the reading of one shard's stream in Valkey: in order, from any place, and its trimming behind a place."""
+
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from ledger.journal import records
+from ledger.journal.records import START, Place, RawEntry, Unreadable
+
+FIELD = b"e"
+TAIL_ENTRIES = 1_000
+"""Entries that stay in the stream behind the journal's cursor: what a new connection compares with the journal."""
+BLOCK_MS = 500
+SOCKET_TIMEOUT_S = 10.0
+BATCH_BYTES = 4_000_000
+BATCH_ENTRIES_MIN, BATCH_ENTRIES_MAX = 16, 4_096
+
+STREAM_FAILED = (RedisError, OSError, TimeoutError)
+"""The server is away, loading or refuses; ask again later, on a new connection."""
+
+
+@dataclass(frozen=True)
+class StreamStatus:
+    """What of the stream the journal has not got: how many entries, and the age of the oldest."""
+
+    backlog_entries: int
+    lag_ms: int
+    ledger_behind: bool
+    """The stream has never reached the journal's cursor: the ledger has lost entries."""
+
+
+class JournalStream:
+    """The stream of one shard, read from ``position`` on. Methods raise one of ``STREAM_FAILED``."""
+
+    def __init__(self, redis_url: str, shard: int) -> None:
+        self.position = START
+        self._key = f"{{s{shard}}}:journal"
+        self._batch_entries = BATCH_ENTRIES_MIN
+        self._client = Redis.from_url(
+            redis_url,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=SOCKET_TIMEOUT_S,
+        )
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    def rewind(self, cursor: Place) -> None:
+        """Read on from a tail before the journal's cursor: what lies between is to be compared with the journal."""
+        self.position = Place(cursor.epoch, max(0, cursor.seq - TAIL_ENTRIES))
+
+    async def read(self, block_ms: int = BLOCK_MS) -> list[RawEntry]:
+        """The next entries, about ``BATCH_BYTES`` of them at most; none when none came within ``block_ms``."""
+        answer = await self._client.xread({self._key: str(self.position)}, count=self._batch_entries, block=block_ms)
+        if not answer:
+            return []
+        [(_, items)] = answer
+        entries = [RawEntry(_place(item_id), fields.get(FIELD, b"")) for item_id, fields in items]
+        self.position = entries[-1].place
+        size = sum(len(entry.body) for entry in entries) // len(entries) + 1
+        self._batch_entries = min(max(BATCH_BYTES // size, BATCH_ENTRIES_MIN), BATCH_ENTRIES_MAX)
+        return entries
+
+    async def trim(self, cursor: Place) -> None:
+        """Forget what lies more than a tail behind ``cursor``, which must be committed."""
+        if cursor.seq > TAIL_ENTRIES:
+            oldest_kept = Place(cursor.epoch, cursor.seq - TAIL_ENTRIES + 1)
+            await self._client.xtrim(self._key, minid=str(oldest_kept), approximate=True)
+
+    async def status(self, cursor: Place) -> StreamStatus:
+        """What the journal, which has come to ``cursor``, has not got yet."""
+        last = await self._client.xrevrange(self._key, count=1)
+        newest = _place(last[0][0]) if last else START
+        oldest_missing = await self._client.xrange(self._key, min=f"({cursor}", count=1)
+        if not oldest_missing:
+            return StreamStatus(0, 0, ledger_behind=newest < cursor)
+        item_id, fields = oldest_missing[0]
+        seconds, microseconds = await self._client.time()
+        ledger_now_ms = int(seconds) * 1_000 + int(microseconds) // 1_000
+        try:
+            at_ms = records.decode(_place(item_id), fields.get(FIELD, b"")).at_ms
+        except Unreadable:
+            at_ms = ledger_now_ms
+        return StreamStatus(
+            backlog_entries=max(1, newest.seq - cursor.seq if newest.epoch == cursor.epoch else newest.seq),
+            lag_ms=max(0, ledger_now_ms - at_ms),
+            ledger_behind=False,
+        )
+
+
+def _place(item_id: bytes) -> Place:
+    epoch, _, seq = item_id.partition(b"-")
+    return Place(int(epoch), int(seq))
