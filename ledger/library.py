@@ -1,0 +1,51 @@
+"""The Lua library: joined from ``lua/*.lua``, named by its content, loaded into a server once.
+
+The name holds a hash of the text, so old and new versions of the service call their own text side by side.
+"""
+
+import hashlib
+from functools import cache
+from importlib import resources
+from typing import NamedTuple
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
+
+_FIRST = ("prelude", "convergence", "locations")
+_LAST = ("flush", "batch")
+
+
+class Library(NamedTuple):
+    """``text`` is what FUNCTION LOAD takes; ``batch`` and ``batch_allow_oom`` are its functions' names."""
+
+    name: str
+    text: str
+    batch: str
+    batch_allow_oom: str
+
+
+@cache
+def library() -> Library:
+    """The library of this version of the service."""
+    folder = resources.files("ledger") / "lua"
+    names = sorted(file.name.removesuffix(".lua") for file in folder.iterdir() if file.name.endswith(".lua"))
+    verbs = [name for name in names if name not in _FIRST + _LAST]
+    body = "\n".join((folder / f"{name}.lua").read_text() for name in (*_FIRST, *verbs, *_LAST))
+    version = hashlib.sha256(body.encode()).hexdigest()[:12]
+    name = f"availability_{version}"
+    return Library(
+        name,
+        f"#!lua name={name}\n{body.replace('VERSION', version)}",
+        f"batch_{version}",
+        f"batch_allow_oom_{version}",
+    )
+
+
+async def load(connection: AbstractConnection, library: Library) -> None:
+    """Loads the library unless the server has it already; its name tells its content."""
+    try:
+        await connection.send_command("FUNCTION", "LOAD", library.text)
+        await connection.read_response()
+    except ResponseError as error:
+        if "already exists" not in str(error):
+            raise

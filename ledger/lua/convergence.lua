@@ -1,0 +1,222 @@
+-- Stock that converges (DESIGN 6): a bucket is its newest snapshot plus every delta that happened after it, whatever
+-- the order in which they arrive. The window keeps the events that this needs, by key; ledger/README.md has a worked case.
+
+local WINDOW_EVENTS_MAX = 512       -- more than this and the oldest fold into the base ...
+local WINDOW_EVENTS_KEPT = 384      -- ... down to this many
+local WINDOW_MS = 48 * 3600000      -- and so does what was received longer ago
+local WINDOW_SLACK_MS = 3600000     -- at most once an hour
+
+-- Fields of an event in the window.
+local KIND, BUCKET, AMOUNT, OCCURRED, SEQUENCE, TO_BUCKET, RECEIVED = 1, 2, 3, 4, 5, 6, 7
+
+local function window_of(position)
+  local window = windows[position]
+  if not window then
+    local key = prefix .. 'feed:' .. place_of(position.sku.name, position.location)
+    local packed = call('HGET', key, '')
+    window = {key = key, events = {}, changed = {}, meta = packed and decode(packed)
+      or {bases = {}, horizon_ms = -1, count = 0, oldest_received_ms = now_ms}}
+    windows[position] = window
+  end
+  return window
+end
+
+local function base_of(window, bucket)
+  return window.meta.bases[bucket] or {0, -1, -1, ''}   -- quantity, as_of_ms, sequence, event id
+end
+
+local function event_in(window, key)
+  local event = window.events[key]
+  if event == nil then
+    local packed = not window.complete and call('HGET', window.key, key)
+    event = packed and decode(packed) or false
+    window.events[key] = event
+  end
+  return event
+end
+
+local function remember(window, key, event)
+  window.events[key], window.changed[key] = event, true
+  window.meta.count = window.meta.count + 1
+  window.meta.oldest_received_ms = min(window.meta.oldest_received_ms, event[RECEIVED])
+end
+
+local function load_all(window)
+  if window.complete then return end
+  local flat = call('HGETALL', window.key)
+  for i = 1, #flat, 2 do
+    if flat[i] ~= '' and window.events[flat[i]] == nil then window.events[flat[i]] = decode(flat[i + 1]) end
+  end
+  window.complete = true
+end
+
+-- The units that an event adds to a bucket, apart from any snapshot.
+local function effect(event, bucket)
+  local sum = 0
+  if event[KIND] ~= 'snapshot' and event[BUCKET] == bucket then
+    sum = event[KIND] == 'move' and -event[AMOUNT] or event[AMOUNT]
+  end
+  if event[TO_BUCKET] == bucket then sum = sum + event[AMOUNT] end
+  return sum
+end
+
+-- Folds the oldest events into the bases once the window is full or old. From then on, whatever happened before the
+-- horizon comes too late to be judged.
+local function compact(window)
+  local meta = window.meta
+  local aged = meta.oldest_received_ms < now_ms - WINDOW_MS - WINDOW_SLACK_MS
+  if meta.count <= WINDOW_EVENTS_MAX and not aged then return end
+  load_all(window)
+  local order = {}
+  for key, event in pairs(window.events) do
+    if event then order[#order + 1] = {key = key, event = event} end
+  end
+  table.sort(order, function(a, b)
+    if a.event[OCCURRED] ~= b.event[OCCURRED] then return a.event[OCCURRED] < b.event[OCCURRED] end
+    return a.key < b.key
+  end)
+  if #order > WINDOW_EVENTS_MAX then
+    meta.horizon_ms = max(meta.horizon_ms, order[#order - WINDOW_EVENTS_KEPT].event[OCCURRED])
+  end
+  for _, item in ipairs(order) do
+    if item.event[RECEIVED] < now_ms - WINDOW_MS then meta.horizon_ms = max(meta.horizon_ms, item.event[OCCURRED]) end
+  end
+  meta.count, meta.oldest_received_ms = 0, now_ms
+  for _, item in ipairs(order) do
+    local event = item.event
+    if event[OCCURRED] <= meta.horizon_ms then
+      for _, bucket in ipairs({event[BUCKET], event[TO_BUCKET]}) do
+        local base = base_of(window, bucket)
+        if bucket ~= '' and event[OCCURRED] > base[2] then
+          meta.bases[bucket] = {base[1] + effect(event, bucket), base[2], base[3], base[4]}
+        end
+      end
+      window.events[item.key], window.changed[item.key] = false, true
+    else
+      meta.count, meta.oldest_received_ms = meta.count + 1, min(meta.oldest_received_ms, event[RECEIVED])
+    end
+  end
+end
+
+local function same_event(first, second)
+  for _, field in ipairs({KIND, BUCKET, AMOUNT, OCCURRED, SEQUENCE, TO_BUCKET}) do
+    if first[field] ~= second[field] then return false end
+  end
+  return true
+end
+
+local function change_bucket(position, bucket, quantity, reason, key, movements)
+  if quantity == 0 then return end
+  position[bucket], position.dirty = position[bucket] + quantity, true
+  local from, to = 'outside', bucket
+  if quantity < 0 then from, to = bucket, 'outside' end
+  movements[#movements + 1] = {position.sku.name, position.location, from, to, math.abs(quantity), reason, key}
+end
+
+local function is_newer(event, id, base)
+  if event[OCCURRED] ~= base[2] then return event[OCCURRED] > base[2] end
+  if event[SEQUENCE] ~= base[3] then return event[SEQUENCE] > base[3] end
+  return id > base[4]
+end
+
+-- A snapshot becomes the base if it is the newest, and the later deltas are added to it again.
+local function take_snapshot(position, window, event, key, id, movements)
+  local bucket = event[BUCKET]
+  local base = base_of(window, bucket)
+  if not is_newer(event, id, base) then return 'superseded' end
+  if event[OCCURRED] <= window.meta.horizon_ms then return 'quarantined', 'late' end
+  load_all(window)
+  local number = event[AMOUNT]
+  for _, other in pairs(window.events) do
+    if other and other[OCCURRED] > event[OCCURRED] then number = number + effect(other, bucket) end
+  end
+  window.meta.bases[bucket] = {event[AMOUNT], event[OCCURRED], event[SEQUENCE], id}
+  change_bucket(position, bucket, number - position[bucket], 'snapshot', key, movements)
+  return 'applied'
+end
+
+-- A delta, or the two halves of a move: each counts unless its bucket's base was counted later.
+local function add_delta(position, window, event, key, movements)
+  local counted_later, later = true, {}
+  for _, bucket in ipairs({event[BUCKET], event[TO_BUCKET]}) do
+    if bucket ~= '' and event[OCCURRED] > base_of(window, bucket)[2] then
+      later[#later + 1], counted_later = bucket, false
+    end
+  end
+  if counted_later then return 'superseded' end
+  if event[OCCURRED] <= window.meta.horizon_ms then return 'quarantined', 'late' end
+  if #later == 2 then
+    local from, to = event[BUCKET], event[TO_BUCKET]
+    position[from], position[to], position.dirty = position[from] - event[AMOUNT], position[to] + event[AMOUNT], true
+    movements[#movements + 1] = {position.sku.name, position.location, from, to, event[AMOUNT], 'move', key}
+  else
+    change_bucket(position, later[1], effect(event, later[1]), event[KIND], key, movements)
+  end
+  return 'applied'
+end
+
+-- One event of a feed: its outcome, the reason if it is quarantined, and the position; changes nothing if it is refused.
+local function converge(fields, by_person, movements)
+  local key, source, id, kind, sku, location = fields[1], fields[2], fields[3], fields[4], fields[5], fields[6]
+  local place = location_of(location)
+  if not place then return 'quarantined', 'unknown-location' end
+  local event = {kind, fields[9], whole(fields[7], -1000000000, 1000000000), whole(fields[8], 0, 253402300799999),
+    fields[11] or -1, fields[10] or '', now_ms}
+  if kind == 'snapshot' and event[BUCKET] == 'on_hand' and not by_person
+    and place[PLACE_AUTHORITY] and place[PLACE_AUTHORITY] ~= source then
+    return 'quarantined', 'not-authoritative'
+  end
+  local position = position_at(sku, location)
+  local window = window_of(position)
+  local seen = event_in(window, key)
+  if seen then
+    if same_event(seen, event) then return 'duplicate', nil, position end
+    return 'quarantined', 'conflict', position
+  end
+  local outcome, reason
+  if kind == 'snapshot' then
+    outcome, reason = take_snapshot(position, window, event, key, id, movements)
+  else
+    outcome, reason = add_delta(position, window, event, key, movements)
+  end
+  if outcome == 'quarantined' then return outcome, reason, position end
+  position.exists, position.sku.known, position.dirty = true, true, true
+  position.as_of_ms = max(position.as_of_ms, event[OCCURRED])
+  if event[OCCURRED] > window.meta.horizon_ms then remember(window, key, event) end
+  compact(window)
+  return outcome, nil, position
+end
+
+-- Judges one event and journals it; replies an EventResult.
+local function apply_event(fields, by_person, client)
+  local movements = {}
+  local position = location_of(fields[6]) and position_at(fields[5], fields[6])
+  local previous = position and position[fields[9]] or 0
+  local outcome, reason = converge(fields, by_person, movements)
+  if outcome == 'applied' or outcome == 'superseded' then
+    journal[#journal + 1] = '\151' .. encode('apply', fields[5] .. '@' .. fields[6], client, fields[1], '') .. '\158'
+      .. encode(fields[1], fields[2], fields[3], fields[4], fields[5], fields[6], fields[7], fields[8], fields[9],
+        fields[10], fields[11], fields[12], fields[13], fields[14]) .. encode(movements)
+  end
+  return '\148' .. encode(outcome, reason, position and position[fields[9]] or 0, previous)
+end
+
+-- The ledger's own delta of on-hand (a shipment): it is done in any case, and counts unless a later count has it.
+local function record_own_delta(line, quantity, occurred_at_ms, key, movements)
+  local position = position_at(line[SKU], line[LOCATION])
+  local window = window_of(position)
+  local base = base_of(window, 'on_hand')
+  position.dirty = true
+  if occurred_at_ms > base[2] then
+    position.on_hand = position.on_hand + quantity
+  else
+    movements[#movements + 1] = {line[SKU], line[LOCATION], 'outside', 'on_hand', -quantity, 'counted', key}
+  end
+  if occurred_at_ms > window.meta.horizon_ms then
+    remember(window, key, {'delta', 'on_hand', quantity, occurred_at_ms, -1, '', now_ms})
+    compact(window)
+  elseif occurred_at_ms > base[2] then
+    window.meta.bases.on_hand = {base[1] + quantity, base[2], base[3], base[4]}
+    window.changed_meta = true
+  end
+end

@@ -1,0 +1,26 @@
+-- A person's count of some SKUs at one location: snapshots under one count_id, believed whoever the authority is.
+
+local COUNT_KEPT_MS = 48 * 3600000   -- as long as the window remembers its events
+
+verbs.count = function(op)
+  local fingerprint, client, location, count_id, events = op[2], op[3], op[4], op[5], op[6]
+  if not location_of(location) then return '\147' .. encode('unknown-location', 0, location) end
+  local key = prefix .. 'count:' .. escaped(location) .. ':' .. escaped(client) .. ':' .. escaped(count_id)
+  local first = counts[key] and counts[key].fingerprint or call('GET', key)
+  if first and first ~= fingerprint then return '\146' .. encode('key-reused', first) end
+  local results = {}
+  for i, fields in ipairs(events) do
+    if first then
+      local position = position_at(fields[5], location)
+      results[i] = '\148' .. encode('duplicate', nil, position.on_hand, position.on_hand)
+    else
+      results[i] = apply_event(fields, true, client)
+    end
+  end
+  local packed = array_header(#results) .. table.concat(results)
+  if not first then
+    counts[key] = {fingerprint = fingerprint, kept_ms = COUNT_KEPT_MS}
+    journal[#journal + 1] = '\151' .. encode('count', location, client, count_id, fingerprint) .. packed .. encode({})
+  end
+  return '\147' .. encode('counted', first and true or false) .. packed
+end

@@ -1,0 +1,105 @@
+-- The only place that writes: every changed key once, and the journal entry first, because it alone could be refused.
+
+local ARGUMENTS_MAX = 1000   -- of one command; Lua's stack holds 8,000
+
+-- Calls a command with its arguments in portions, each a whole number of `step`s.
+local function call_in_portions(command, key, arguments, step)
+  local portion = ARGUMENTS_MAX - ARGUMENTS_MAX % step
+  for i = 1, #arguments, portion do
+    call(command, key, unpack(arguments, i, min(i + portion - 1, #arguments)))
+  end
+end
+
+local function collect_positions(after)
+  for _, sku in pairs(skus) do
+    local fields = {}
+    for location, position in pairs(sku.positions) do
+      if position.dirty then
+        local packed = encode_position(position)
+        fields[#fields + 1], fields[#fields + 2] = location, packed
+        after[#after + 1] = '\147' .. encode(sku.name, location) .. packed
+      end
+    end
+    sku.fields = fields
+  end
+end
+
+local function write_deadlines(position)
+  local place = place_of(position.sku.name, position.location)
+  local added, removed, soonest = {}, {}, nil
+  for id, deadline in pairs(position.deadlines) do
+    if deadline then
+      added[#added + 1], added[#added + 2] = deadline, id
+      soonest = min(soonest or deadline, deadline)
+    else
+      removed[#removed + 1] = id
+    end
+  end
+  if #added > 0 then call_in_portions('ZADD', prefix .. 'held:' .. place, added, 2) end
+  if #removed > 0 then call_in_portions('ZREM', prefix .. 'held:' .. place, removed, 1) end
+  if soonest then call('ZADD', prefix .. 'deadlines', 'LT', soonest, place) end
+end
+
+local function write_record(record)
+  local key = prefix .. 'op:' .. record.id
+  if record.verb ~= 'hold' then
+    call('SET', key, encode({record.verb, record.client, record.fingerprint, record.reservation}))
+  elseif is_live(record) then
+    call('SET', key, record.packed)
+  else
+    call('SET', key, record.packed, 'PX', READABLE_MS)
+  end
+end
+
+-- An ended reservation and the operations on it stay readable for a day; no stock hangs on them any more.
+local function let_operations_end(reservation)
+  for _, id in ipairs(reservation.operations) do call('PEXPIRE', prefix .. 'op:' .. id, READABLE_MS) end
+end
+
+local function write_window(window)
+  local set, gone = {}, {}
+  for key in pairs(window.changed) do
+    local event = window.events[key]
+    if event then set[#set + 1], set[#set + 2] = key, encode(event) else gone[#gone + 1] = key end
+  end
+  if #set > 0 or #gone > 0 or window.changed_meta then
+    set[#set + 1], set[#set + 2] = '', encode(window.meta)
+    call_in_portions('HSET', window.key, set, 2)
+    if #gone > 0 then call_in_portions('HDEL', window.key, gone, 1) end
+  end
+end
+
+local function write_entry(after)
+  local entry = '\149' .. encode(epoch, seq, now_ms) .. array_header(#journal) .. table.concat(journal)
+    .. array_header(#after) .. table.concat(after)
+  call('XADD', prefix .. 'journal', ('%.0f-%.0f'):format(epoch, seq), 'e', entry)
+  call('SET', prefix .. 'shard', encode({epoch, seq, now_ms}))
+end
+
+local function flush()
+  for place, deadline in pairs(deadlines) do
+    if deadline then call('ZADD', prefix .. 'deadlines', deadline, place)
+    else call('ZREM', prefix .. 'deadlines', place) end
+  end
+  if #journal == 0 then return end
+  local after = {}
+  collect_positions(after)
+  write_entry(after)
+  for _, sku in pairs(skus) do
+    if #sku.fields > 0 then call_in_portions('HSET', sku.key, sku.fields, 2) end
+    for _, position in pairs(sku.positions) do
+      if position.deadlines then write_deadlines(position) end
+    end
+  end
+  for _, record in pairs(records) do
+    if record and record.dirty then write_record(record) end
+  end
+  for _, record in pairs(records) do
+    if record and record.dirty and record.verb == 'hold' and not is_live(record) then let_operations_end(record) end
+  end
+  for _, window in pairs(windows) do write_window(window) end
+  for id, place in pairs(places) do
+    if place and place.dirty then call('HSET', prefix .. 'locations', id, encode_location(place)) end
+  end
+  for key, count in pairs(counts) do call('SET', key, count.fingerprint, 'PX', count.kept_ms) end
+end

@@ -1,0 +1,389 @@
+-- What every verb shares: the caches of one call, the clock, expiry, and the one place that writes.
+--
+-- A call brings a batch of operations. Each verb decides on the tables cached here and never writes; when all
+-- are decided, `flush` (flush.lua) writes every changed key once and appends one journal entry. Redis has no
+-- rollback, so nothing that can fail may stand between the first write and the last.
+
+local call, encode, decode = redis.call, cmsgpack.pack, cmsgpack.unpack
+local floor, max, min = math.floor, math.max, math.min
+
+-- Fields of a reservation's line (ReservationLine in messages.py).
+local SKU, LOCATION, QUANTITY, REQUESTED, HELD, COMMITTED, PICKED = 1, 2, 3, 4, 5, 6, 7
+local SHIPPED, RELEASED, EXPIRED, CANCELLED, RETURNED, PROMISE_DAY = 8, 9, 10, 11, 12, 13
+local STATES = {
+  [HELD] = 'held', [COMMITTED] = 'committed', [PICKED] = 'picked', [SHIPPED] = 'shipped', [RELEASED] = 'released',
+  [EXPIRED] = 'expired', [CANCELLED] = 'cancelled', [RETURNED] = 'returned',
+}
+local ENDINGS = {SHIPPED, RETURNED, CANCELLED, RELEASED, EXPIRED}
+
+-- Fields of a location (Location in messages.py).
+local PLACE_AUTHORITY, PLACE_LAT, PLACE_LON, PLACE_PRIORITY, PLACE_ENABLED = 4, 5, 6, 7, 8
+
+local DUE_MAX = 1000               -- overdue reservations ended per position and call
+local READABLE_MS = 24 * 3600000   -- how long an ended reservation can still be read
+local CLOCK_JUMP_MS = 60000        -- a larger step of the server's clock is not believed
+local DAY_MS = 24 * 3600000
+
+local verbs = {}
+
+-- The call under way; `begin` sets every one of these anew.
+local prefix, now_ms, clock_jumped, epoch, seq, backlog_entries_max, low_stock
+local skus, records, windows, places
+local journal, deadlines, counts, backlog_full
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Keys (ledger/README.md lists type, fields, writer and life of each)
+
+local function escaped(text)
+  if text:find('[%%:{}]') then
+    text = text:gsub('[%%:{}]', function(c) return ('%%%02X'):format(c:byte()) end)
+  end
+  return text
+end
+
+local function place_of(sku, location) return escaped(sku) .. ':' .. escaped(location) end
+
+local function whole(value, low, high)
+  assert(type(value) == 'number' and value == floor(value) and value >= low and value <= high, 'not a whole number in range')
+  return value
+end
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Positions
+
+local function sku_of(name)
+  local sku = skus[name]
+  if not sku then
+    sku = {name = name, key = prefix .. 'sku:' .. escaped(name), positions = {}}
+    skus[name] = sku
+  end
+  return sku
+end
+
+local function cache_position(sku, location, packed)
+  local numbers = packed and decode(packed)
+  local position = {sku = sku, location = location, exists = numbers ~= nil}
+  if not numbers then numbers = {0, 0, 0, 0, 0, 0, 0, 0, 0} end
+  position.on_hand, position.held, position.committed, position.picked = numbers[1], numbers[2], numbers[3], numbers[4]
+  position.safety_stock, position.damaged, position.quality_hold = numbers[5], numbers[6], numbers[7]
+  position.in_transit, position.as_of_ms = numbers[8], numbers[9]
+  sku.positions[location] = position
+  if packed then sku.known = true end
+  return position
+end
+
+-- The position as the call has left it so far; `exists` is false where the SKU was never counted.
+local function position_at(sku_name, location)
+  local sku = sku_of(sku_name)
+  return sku.positions[location] or cache_position(sku, location, call('HGET', sku.key, location) or nil)
+end
+
+-- Every position of a SKU, by location.
+local function positions_of(sku_name)
+  local sku = sku_of(sku_name)
+  if not sku.complete then
+    local flat = call('HGETALL', sku.key)
+    for i = 1, #flat, 2 do
+      if not sku.positions[flat[i]] then cache_position(sku, flat[i], flat[i + 1]) end
+    end
+    sku.complete, sku.known = true, sku.known or #flat > 0
+  end
+  return sku.positions
+end
+
+local function is_known(sku_name)
+  local sku = sku_of(sku_name)
+  if sku.known == nil then sku.known = call('EXISTS', sku.key) == 1 end
+  return sku.known
+end
+
+local function available(position)
+  return position.on_hand - position.held - position.committed - position.picked - position.safety_stock
+end
+
+local function encode_position(position)
+  return encode({
+    position.on_hand, position.held, position.committed, position.picked, position.safety_stock,
+    position.damaged, position.quality_hold, position.in_transit, position.as_of_ms,
+  })
+end
+
+local function location_of(id)
+  local place = places[id]
+  if place == nil then
+    local packed = call('HGET', prefix .. 'locations', id)
+    place = packed and decode(packed) or false
+    places[id] = place
+  end
+  return place
+end
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Reservations, and the records of other operations, under one kind of key
+
+local function encode_reservation(r)
+  return '\156' .. encode('hold', r.client, r.fingerprint, r.created_at_ms, r.expires_at_ms, r.order_id, r.channel,
+    r.customer, r.epoch, r.seq, r.operations, r.lines)
+end
+
+-- The record of an operation: a reservation (verb 'hold'), or {verb, client, fingerprint, reservation}; nil if none.
+local function record_of(id)
+  local record = records[id]
+  if record == nil then
+    local packed = call('GET', prefix .. 'op:' .. id)
+    if packed then
+      local fields = decode(packed)
+      if fields[1] == 'hold' then
+        record = {
+          id = id, verb = 'hold', client = fields[2], fingerprint = fields[3], created_at_ms = fields[4],
+          expires_at_ms = fields[5], order_id = fields[6], channel = fields[7], customer = fields[8],
+          epoch = fields[9], seq = fields[10], operations = fields[11], lines = fields[12], packed = packed,
+        }
+      else
+        record = {id = id, verb = fields[1], client = fields[2], fingerprint = fields[3], reservation = fields[4]}
+      end
+    end
+    records[id] = record or false
+  end
+  return record or nil
+end
+
+local function units(reservation, state)
+  local sum = 0
+  for _, line in ipairs(reservation.lines) do sum = sum + line[state] end
+  return sum
+end
+
+local function status_of(reservation)
+  if units(reservation, HELD) > 0 then return 'held' end
+  if units(reservation, COMMITTED) + units(reservation, PICKED) > 0 then return 'committed' end
+  local most, ending = -1, nil
+  for _, state in ipairs(ENDINGS) do
+    local count = units(reservation, state)
+    if count > most then most, ending = count, STATES[state] end
+  end
+  return ending
+end
+
+local function is_live(reservation)
+  for _, line in ipairs(reservation.lines) do
+    if line[HELD] + line[COMMITTED] + line[PICKED] > 0 then return true end
+  end
+  return false
+end
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Changes: each verb makes them through these, so that positions, lines and journal cannot disagree
+
+local COUNTED_IN = {[HELD] = 'held', [COMMITTED] = 'committed', [PICKED] = 'picked'}
+
+-- Moves `quantity` units of a line from one state to another, in the line and in its position.
+local function move_units(line, from, to, quantity, reason, movements)
+  local position = position_at(line[SKU], line[LOCATION])
+  line[from], line[to] = line[from] - quantity, line[to] + quantity
+  if COUNTED_IN[from] then position[COUNTED_IN[from]] = position[COUNTED_IN[from]] - quantity end
+  if COUNTED_IN[to] then position[COUNTED_IN[to]] = position[COUNTED_IN[to]] + quantity end
+  position.dirty = true
+  movements[#movements + 1] = {line[SKU], line[LOCATION], STATES[from], STATES[to], quantity, reason}
+end
+
+-- Remembers a hold's deadline at each of its positions, or forgets it once no unit is held there.
+local function set_deadlines(reservation)
+  local held_at = {}
+  for _, line in ipairs(reservation.lines) do
+    if line[QUANTITY] > 0 then
+      local position = position_at(line[SKU], line[LOCATION])
+      held_at[position] = (held_at[position] or 0) + line[HELD]
+    end
+  end
+  for position, quantity in pairs(held_at) do
+    position.deadlines = position.deadlines or {}
+    position.deadlines[reservation.id] = quantity > 0 and reservation.expires_at_ms or false
+  end
+end
+
+-- Stamps the reservation with this call's receipt and writes the operation into the journal entry.
+local function record_change(verb, reservation, operation_id, fingerprint, client, movements)
+  reservation.epoch, reservation.seq, reservation.dirty = epoch, seq, true
+  reservation.packed = encode_reservation(reservation)
+  journal[#journal + 1] = '\151' .. encode(verb, reservation.id, client, operation_id, fingerprint)
+    .. reservation.packed .. encode(movements)
+end
+
+local function expire_reservation(reservation)
+  local movements = {}
+  for _, line in ipairs(reservation.lines) do
+    if line[HELD] > 0 then move_units(line, HELD, EXPIRED, line[HELD], 'expire', movements) end
+  end
+  set_deadlines(reservation)
+  record_change('expire', reservation, '', '', reservation.client, movements)
+end
+
+local function is_overdue(reservation)
+  return reservation.expires_at_ms <= now_ms and units(reservation, HELD) > 0
+end
+
+-- Ends what is overdue at a position, so that the next decision has its units. Once per position and call.
+local function settle(position)
+  if position.settled then return end
+  position.settled = true
+  if position.held == 0 then return end
+  local key = prefix .. 'held:' .. place_of(position.sku.name, position.location)
+  local due = call('ZRANGEBYSCORE', key, '-inf', now_ms, 'LIMIT', 0, DUE_MAX)
+  for _, id in ipairs(due) do
+    local reservation = record_of(id)
+    if reservation and is_overdue(reservation) then expire_reservation(reservation) end
+  end
+  position.more_due = #due == DUE_MAX
+end
+
+-- The earliest deadline among the holds at a position that outlive this call, or nil.
+local function next_expiry(position)
+  local key = prefix .. 'held:' .. place_of(position.sku.name, position.location)
+  local first = call('ZRANGEBYSCORE', key, '(' .. ('%.0f'):format(now_ms), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  return first[2] and tonumber(first[2])
+end
+
+-- The client's reservation for a verb, overdue units ended first; nil if there is none.
+local function reservation_of(id, client)
+  local reservation = record_of(id)
+  if not reservation or reservation.verb ~= 'hold' or reservation.client ~= client then return nil end
+  if is_overdue(reservation) then expire_reservation(reservation) end
+  return reservation
+end
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Answers (the outcomes of messages.py)
+
+local function array_header(count) return '\220' .. string.char(floor(count / 256), count % 256) end
+
+local NOT_FOUND = '\145' .. encode('not-found')
+local BUSY = '\145' .. encode('busy')
+local JOURNAL_FULL = '\145' .. encode('journal-full')
+
+local function done(replayed, reservation)
+  return '\148' .. encode('done', replayed, reservation.id) .. reservation.packed
+end
+
+local function key_reused(record) return '\146' .. encode('key-reused', record.fingerprint) end
+
+-- How a position with this much left is called to a buyer who wanted more.
+local function stock_status(left, held)
+  if left > 0 then return left <= low_stock and 'low' or 'in_stock' end
+  return held > 0 and 'held_out' or 'sold_out'
+end
+
+local ALLOWED = {
+  {HELD, {'commit', 'extend', 'release'}}, {COMMITTED, {'ship'}},
+}
+
+local function wrong_state(reservation)
+  local allowed = {}
+  for _, rule in ipairs(ALLOWED) do
+    if units(reservation, rule[1]) > 0 then
+      for _, verb in ipairs(rule[2]) do allowed[#allowed + 1] = verb end
+    end
+  end
+  return '\147' .. encode('wrong-state', status_of(reservation), allowed)
+end
+
+-- What a verb says when it found no unit that it takes.
+local function nothing_to_take(reservation)
+  if not is_live(reservation) and units(reservation, EXPIRED) > 0 then
+    return '\146' .. encode('reservation-expired', reservation.expires_at_ms)
+  end
+  return wrong_state(reservation)
+end
+
+-- The answer to an operation whose key was used before, or nil for a new key.
+local function answered_before(id, fingerprint)
+  local record = record_of(id)
+  if not record then return nil end
+  if record.fingerprint ~= fingerprint then return key_reused(record) end
+  if record.verb == 'hold' then return done(true, reservation_of(id, record.client)) end
+  local reservation = reservation_of(record.reservation, record.client)
+  return reservation and done(true, reservation) or NOT_FOUND
+end
+
+-- Runs one verb on a reservation: replay, ownership, the verb's own rule, then the record of the operation.
+-- `apply(reservation, movements)` makes the change and returns nil, or changes nothing and returns a refusal.
+local function operate(verb, op, apply)
+  local id, fingerprint, client, target = op[2], op[3], op[4], op[5]
+  local before = answered_before(id, fingerprint)
+  if before then return before end
+  local reservation = reservation_of(target, client)
+  if not reservation then return NOT_FOUND end
+  local movements = {}
+  local refusal = apply(reservation, movements)
+  if refusal then return refusal end
+  reservation.operations[#reservation.operations + 1] = id
+  set_deadlines(reservation)
+  record_change(verb, reservation, id, fingerprint, client, movements)
+  records[id] = {
+    id = id, verb = verb, client = client, fingerprint = fingerprint, reservation = target, dirty = true,
+  }
+  return done(false, reservation)
+end
+
+-- The units that `wanted` (or, without it, everything) takes from a reservation in these states, each line's first
+-- state first, as {line, state, quantity}; nil when a line has fewer, an empty list when there is nothing at all.
+local function units_to_take(reservation, wanted, states)
+  local taken, left = {}, {}
+  local function take(line, quantity)
+    for _, state in ipairs(states) do
+      left[line] = left[line] or {}
+      local has = left[line][state] or line[state]
+      local part = min(has, quantity)
+      if part > 0 then
+        taken[#taken + 1] = {line, state, part}
+        left[line][state], quantity = has - part, quantity - part
+      end
+    end
+    return quantity
+  end
+  if not wanted then
+    for _, line in ipairs(reservation.lines) do take(line, line[QUANTITY]) end
+    return taken
+  end
+  for _, want in ipairs(wanted) do
+    local line = reservation.lines[want[1]]
+    if not line or take(line, whole(want[2], 1, 1000000)) > 0 then return nil end
+  end
+  return taken
+end
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- The call
+
+-- The server's clock, never running back. A step of more than a minute against what the caller's own monotonic
+-- clock expects is not believed: time goes on as the caller counts it, so that nothing expires en masse.
+local function clock(given_ms, expected_ms, last_ms)
+  clock_jumped = false
+  if given_ms > 0 then return max(given_ms, last_ms) end
+  local time = call('TIME')
+  local server_ms = tonumber(time[1]) * 1000 + floor(tonumber(time[2]) / 1000)
+  if expected_ms > 0 and math.abs(server_ms - expected_ms) > CLOCK_JUMP_MS then
+    clock_jumped, server_ms = true, expected_ms
+  end
+  return max(server_ms, last_ms)
+end
+
+-- Starts a call; nil when the caller belongs to another epoch.
+local function begin(shard_key, header)
+  prefix = shard_key:match('^{s%d+}:')
+  assert(prefix, 'the shard key has no hash tag')
+  skus, records, windows, places, journal, deadlines, counts, backlog_full = {}, {}, {}, {}, {}, {}, {}, nil
+  local packed = call('GET', shard_key)
+  local shard = packed and decode(packed) or {1, 0, 0}
+  epoch, seq = shard[1], shard[2] + 1
+  if header[3] ~= 0 and header[3] ~= epoch then return nil end
+  now_ms = clock(header[1], header[2], shard[3])
+  backlog_entries_max, low_stock = header[4], header[5]
+  return true
+end
+
+-- Whether the journal is so far ahead of Postgres that nothing new may be promised.
+local function is_backlog_full()
+  if backlog_full == nil then backlog_full = call('XLEN', prefix .. 'journal') >= backlog_entries_max end
+  return backlog_full
+end

@@ -1,0 +1,16 @@
+-- Units leave the building: picked ones first, then committed ones. It is a delta of on-hand like any other, at the
+-- time it happened: a count taken after that time already misses the units, so they are not subtracted twice.
+
+verbs.ship = function(op)
+  return operate('ship', op, function(reservation, movements)
+    if units(reservation, PICKED) + units(reservation, COMMITTED) == 0 then return wrong_state(reservation) end
+    local taken = units_to_take(reservation, op[6], {PICKED, COMMITTED})
+    if not taken then return wrong_state(reservation) end
+    local occurred_at_ms = op[7] or now_ms
+    for number, part in ipairs(taken) do
+      local line = part[1]
+      move_units(line, part[2], SHIPPED, part[3], 'ship', movements)
+      record_own_delta(line, -part[3], occurred_at_ms, op[2] .. ':' .. number, movements)
+    end
+  end)
+end

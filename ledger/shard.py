@@ -1,0 +1,225 @@
+"""One shard's link to its server: sends batches to the Lua library and says what a failure means for each operation.
+
+The client's own retries are off: a lost reply is settled by the operation's key, never by running it again blindly.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+
+from ledger import messages as m
+from ledger.coalescer import Answer
+from ledger.errors import Overloaded, Unavailable, Unknown
+from ledger.keys import shard_key
+from ledger.library import library, load
+from ledger.server_check import SETTINGS, unsafe_settings, unsafe_version
+
+logger = logging.getLogger(__name__)
+
+CLOCK_DIFFERENCE_MAX_MS = 60_000
+BUSY_TRIES_MAX = 100
+FREEING = (m.Release, m.Expire, m.Ship, m.Read, m.Find, m.Locations)
+"""What goes on when the server is out of memory: it gives memory back, or only looks."""
+
+
+class Reply(msgspec.Struct, array_like=True):
+    """What one call answers."""
+
+    epoch: int
+    now_ms: int
+    clock_jumped: bool
+    outcomes: list[m.Outcome]
+
+
+class Limits(NamedTuple):
+    """Sent with every call; see the settings of the same names."""
+
+    backlog_entries_max: int
+    low_stock: int
+    timeout_ms: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Reply).decode
+
+
+def _monotonic_ms() -> int:
+    """Milliseconds that also pass while the machine is suspended."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+class Shard:
+    """A shard as this process sees it: one connection, one call under way at a time."""
+
+    def __init__(
+        self, url: str, number: int, limits: Limits, *, now_ms: Callable[[], int] | None, observe: Callable[[int, float], None]
+    ) -> None:
+        self._pool = Redis.from_url(
+            url,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=None,  # each call has a deadline of its own
+            socket_connect_timeout=limits.timeout_ms / 1000,
+            protocol=2,
+        ).connection_pool
+        self._key = shard_key(number)
+        self._limits = limits
+        self._now_ms = now_ms
+        self._observe = observe
+        self._connection: AbstractConnection | None = None
+        self._epoch = 0
+        self._clock: tuple[int, int] | None = None
+        self.reasons: list[str] = ["not connected yet"]
+
+    async def send(self, operations: Sequence[m.Operation]) -> list[Answer]:
+        """Runs a batch; for each operation its outcome, or what its failure means. Never raises."""
+        try:
+            return await self._send(operations)
+        except Exception as failure:
+            logger.exception("a batch of %d operations failed in an unforeseen way", len(operations))
+            return [Unknown(f"unforeseen: {type(failure).__name__}")] * len(operations)
+
+    async def _send(self, operations: Sequence[m.Operation]) -> list[Answer]:
+        answers = await self._call(operations, library().batch)
+        for _ in range(BUSY_TRIES_MAX):
+            busy = [index for index, answer in enumerate(answers) if isinstance(answer, m.Busy)]
+            if not busy:
+                break
+            again = await self._call([operations[index] for index in busy], library().batch)
+            for index, answer in zip(busy, again, strict=True):
+                answers[index] = answer
+        return [_failure_of(answer) for answer in answers]
+
+    async def _call(self, operations: Sequence[m.Operation], function: str) -> list[Answer]:
+        try:
+            connection = await self._connected()
+        except (RedisError, OSError, TimeoutError, Unavailable) as failure:
+            self.reasons = [_reason(failure)]
+            return [Unavailable(self.reasons[0])] * len(operations)
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._limits.timeout_ms / 1000):
+                packed = await self._command(connection, "FCALL", function, 1, self._key, self._argument(operations))
+        except OutOfMemoryError:
+            return await self._call_without_memory(operations, function)
+        except ResponseError as refusal:
+            return await self._refused(operations, function, str(refusal))
+        except (RedisError, OSError, TimeoutError) as failure:
+            await self._disconnect(f"the ledger's answer was lost ({_reason(failure)})")
+            return [Unknown("the ledger's answer was lost")] * len(operations)
+        except asyncio.CancelledError:
+            await self._disconnect("a call was cancelled")
+            raise
+        reply = _decode(packed)
+        self._observe(len(operations), time.perf_counter() - started)
+        self._learn(reply)
+        return list(reply.outcomes)
+
+    def _argument(self, operations: Sequence[m.Operation]) -> bytes:
+        given_ms = self._now_ms() if self._now_ms else 0
+        expected_ms = self._clock[0] + _monotonic_ms() - self._clock[1] if self._clock else 0
+        limits = self._limits
+        return _encode((given_ms, expected_ms, self._epoch, limits.backlog_entries_max, limits.low_stock, operations))
+
+    def _learn(self, reply: Reply) -> None:
+        self._epoch = reply.epoch
+        self._clock = (reply.now_ms, _monotonic_ms())
+        if reply.clock_jumped:
+            self.reasons = ["the ledger's clock jumped: its time goes on as this process counts it; mend the server's clock"]
+            logger.error(self.reasons[0])
+        elif self.reasons:
+            self.reasons = []
+
+    async def _call_without_memory(self, operations: Sequence[m.Operation], function: str) -> list[Answer]:
+        """The server is at its memory limit: what frees goes on, the rest is refused."""
+        answers: list[Answer] = [Overloaded("the ledger's memory is full")] * len(operations)
+        freeing = [index for index, operation in enumerate(operations) if isinstance(operation, FREEING)]
+        if freeing and function != library().batch_allow_oom:
+            freed = await self._call([operations[index] for index in freeing], library().batch_allow_oom)
+            for index, answer in zip(freeing, freed, strict=True):
+                answers[index] = answer
+        return answers
+
+    async def _refused(self, operations: Sequence[m.Operation], function: str, refusal: str) -> list[Answer]:
+        """The server answered with an error, so nothing of the batch was done (but see the last case)."""
+        if refusal.startswith("DECISION"):
+            if len(operations) == 1:
+                return [AssertionError(f"the ledger could not decide a {type(operations[0]).__name__}")]
+            alone = [await self._call([operation], function) for operation in operations]
+            return [answers[0] for answers in alone]
+        if refusal.startswith("Function not found"):
+            await self._disconnect("the library is gone from the server")
+            return await self._call(operations, function)
+        await self._disconnect(refusal.split(" ", 1)[0])
+        if refusal.startswith(("EPOCH", "LOADING", "READONLY", "MASTERDOWN", "MISCONF", "BUSY", "NOPERM", "NOAUTH")):
+            self._epoch = 0
+            return [Unavailable(f"the ledger's server refuses: {refusal.split(' ', 1)[0]}")] * len(operations)
+        logger.critical("the ledger failed while writing: %s", refusal)
+        return [Unknown("the ledger failed while writing")] * len(operations)
+
+    async def _connected(self) -> AbstractConnection:
+        if self._connection is None:
+            async with asyncio.timeout(self._limits.timeout_ms / 1000):
+                connection = self._pool.make_connection()
+                try:
+                    await connection.connect()
+                    await self._check(connection)
+                except BaseException:
+                    await connection.disconnect(nowait=True)
+                    raise
+            self._connection = connection
+            self.reasons = []
+        return self._connection
+
+    async def _check(self, connection: AbstractConnection) -> None:
+        """Raises Unavailable when the server must not be trusted with promises; loads the library."""
+        lines = (await self._command(connection, "INFO", "server")).decode().splitlines()
+        info = dict(line.split(":", 1) for line in lines if ":" in line)
+        flat = [value.decode() for value in await self._command(connection, "CONFIG", "GET", *SETTINGS)]
+        reasons = unsafe_version(info) + unsafe_settings(dict(zip(flat[::2], flat[1::2], strict=True)))
+        seconds, microseconds = await self._command(connection, "TIME")
+        server_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        if abs(server_ms - time.time_ns() // 1_000_000) > CLOCK_DIFFERENCE_MAX_MS:
+            reasons.append("the server's clock and this machine's differ by more than a minute: mend the wrong one")
+        if reasons:
+            raise Unavailable("; ".join(reasons))
+        await load(connection, library())
+
+    async def _command(self, connection: AbstractConnection, *words: Any) -> Any:
+        await connection.send_command(*words)
+        return await connection.read_response()
+
+    async def _disconnect(self, reason: str) -> None:
+        self.reasons = [reason]
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+    async def close(self) -> None:
+        """Drops the connection."""
+        await self._disconnect("closed")
+
+
+def _failure_of(answer: Answer) -> Answer:
+    """An outcome that means "not now" as the failure that callers know."""
+    match answer:
+        case m.Busy():
+            return Overloaded("many overdue holds are being ended first", retry_after_ms=1_000)
+        case m.JournalFull():
+            return Overloaded("the journal is too far behind to promise more", retry_after_ms=5_000)
+        case _:
+            return answer
+
+
+def _reason(failure: BaseException) -> str:
+    if isinstance(failure, Unavailable):
+        return failure.detail
+    return f"no connection to the ledger's server: {type(failure).__name__}"

@@ -1,0 +1,125 @@
+"""The ledger on a Valkey or Redis server: one method a verb, each one call of the coalescer."""
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar, cast
+
+from ledger import messages as m
+from ledger.coalescer import Coalescer
+from ledger.errors import LedgerError
+from ledger.shard import Limits, Shard
+
+APPLY_EVENTS_MAX = 256
+"""Events in one operation: a longer list goes in several, so that no call keeps the others waiting for long."""
+BATCH_WEIGHT_MAX = 4_096
+
+O_ = TypeVar("O_", bound=m.Outcome)
+
+
+class State(NamedTuple):
+    """Whether the ledger may promise; ``reasons`` say why not."""
+
+    ready: bool
+    reasons: list[str]
+    queue_depth: int
+
+
+class Ledger:
+    """The door to the ledger.
+
+    Every method takes a message and answers its outcome. Each may raise Overloaded or Unavailable (surely not done)
+    or Unknown (asking again with the same id settles it).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        operations_max: int = 256,
+        queue_operations_max: int = 20_000,
+        backlog_entries_max: int = 200_000,
+        low_stock: int = 5,
+        timeout_ms: int = 2_000,
+        now_ms: Callable[[], int] | None = None,
+        observe: Callable[[int, float], None] = lambda _operations, _seconds: None,
+    ) -> None:
+        """Connects to nothing yet: the first operation, or ``check``, does.
+
+        ``now_ms`` sets the ledger's clock, for tests and simulation only. ``observe`` is told of each call: how many
+        operations it carried and the seconds it took.
+        """
+        limits = Limits(backlog_entries_max, low_stock, timeout_ms)
+        self._shard = Shard(url, 0, limits, now_ms=now_ms, observe=observe)
+        self._coalescer = Coalescer(
+            self._shard.send,
+            operations_max=operations_max,
+            weight_max=BATCH_WEIGHT_MAX,
+            queue_operations_max=queue_operations_max,
+        )
+
+    @classmethod
+    async def open(cls, url: str, **options: object) -> "Ledger":
+        """A ledger whose server was tried once; it need not be there yet (see ``state``)."""
+        ledger = cls(url, **options)  # type: ignore[arg-type]
+        await ledger.check()
+        return ledger
+
+    async def close(self) -> None:
+        """Answers what is queued, then drops the connection."""
+        await self._coalescer.close()
+        await self._shard.close()
+
+    async def check(self) -> State:
+        """Asks the server something harmless, so that ``state`` is of now."""
+        try:
+            await self.find(m.Find("", ""))
+        except LedgerError:
+            pass  # the state says why
+        return self.state()
+
+    def state(self) -> State:
+        """As the last call left it."""
+        reasons = list(self._shard.reasons)
+        return State(not reasons, reasons, self._coalescer.depth)
+
+    async def hold(self, hold: m.Hold) -> m.HoldOutcome:
+        return cast(m.HoldOutcome, await self._coalescer.submit(hold))
+
+    async def extend(self, extend: m.Extend) -> m.VerbOutcome:
+        return cast(m.VerbOutcome, await self._coalescer.submit(extend))
+
+    async def commit(self, commit: m.Commit) -> m.VerbOutcome | m.Insufficient:
+        return cast("m.VerbOutcome | m.Insufficient", await self._coalescer.submit(commit))
+
+    async def release(self, release: m.Release) -> m.VerbOutcome:
+        return cast(m.VerbOutcome, await self._coalescer.submit(release))
+
+    async def ship(self, ship: m.Ship) -> m.VerbOutcome:
+        return cast(m.VerbOutcome, await self._coalescer.submit(ship))
+
+    async def expire(self, expire: m.Expire) -> m.Expired:
+        return cast(m.Expired, await self._coalescer.submit(expire))
+
+    async def apply(self, apply: m.Apply) -> m.Applied:
+        """Order is kept within a position; a failure part-way leaves the earlier events applied, and repeating is safe."""
+        portions = [
+            self._coalescer.submit(m.Apply(apply.client, apply.events[start : start + APPLY_EVENTS_MAX]))
+            for start in range(0, len(apply.events), APPLY_EVENTS_MAX)
+        ]
+        outcomes = cast("list[m.Applied]", await asyncio.gather(*portions))
+        return m.Applied([result for outcome in outcomes for result in outcome.results])
+
+    async def count(self, count: m.Count) -> m.CountOutcome:
+        return cast(m.CountOutcome, await self._coalescer.submit(count))
+
+    async def read(self, read: m.Read) -> m.Positions:
+        return cast(m.Positions, await self._coalescer.submit(read))
+
+    async def find(self, find: m.Find) -> m.Found | m.NotFound:
+        return cast("m.Found | m.NotFound", await self._coalescer.submit(find))
+
+    async def put_location(self, put_location: m.PutLocation) -> m.LocationStored:
+        return cast(m.LocationStored, await self._coalescer.submit(put_location))
+
+    async def locations(self, locations: m.Locations) -> m.LocationList:
+        return cast(m.LocationList, await self._coalescer.submit(locations))
