@@ -81,10 +81,8 @@ from ledger.messages import (
 from ledger.rules import (
     RulesLedger,
 )
-from ledger.store import (
-    Ledger,
-    State,
-)
+from ledger.state import State
+from ledger.store import Ledger
 
 __all__ = [
     "Applied",

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ledger import messages as m
 from ledger.convergence import BUCKETS, History
+from ledger.state import State
 
 DAY_MS = 24 * 3_600_000
 ENDINGS = ("shipped", "returned", "cancelled", "released", "expired")
@@ -558,9 +559,7 @@ class RulesLedger:
         self.rules = Rules(low_stock=low_stock)
         self._now_ms = now_ms
 
-    def state(self) -> "tuple[bool, list[str], int]":
-        from ledger.store import State
-
+    def state(self) -> State:
         return State(ready=True, reasons=[], queue_depth=0)
 
     async def _decide(self, operation: m.Operation) -> Any:

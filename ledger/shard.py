@@ -222,4 +222,6 @@ def _failure_of(answer: Answer) -> Answer:
 def _reason(failure: BaseException) -> str:
     if isinstance(failure, Unavailable):
         return failure.detail
+    if isinstance(failure, ResponseError):
+        return f"the ledger's server refuses: {str(failure).split(' ', 1)[0]}"
     return f"no connection to the ledger's server: {type(failure).__name__}"

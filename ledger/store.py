@@ -2,26 +2,17 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar, cast
+from typing import cast
 
 from ledger import messages as m
 from ledger.coalescer import Coalescer
 from ledger.errors import LedgerError
 from ledger.shard import Limits, Shard
+from ledger.state import State
 
 APPLY_EVENTS_MAX = 256
 """Events in one operation: a longer list goes in several, so that no call keeps the others waiting for long."""
 BATCH_WEIGHT_MAX = 4_096
-
-O_ = TypeVar("O_", bound=m.Outcome)
-
-
-class State(NamedTuple):
-    """Whether the ledger may promise; ``reasons`` say why not."""
-
-    ready: bool
-    reasons: list[str]
-    queue_depth: int
 
 
 class Ledger:

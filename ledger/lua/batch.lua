@@ -6,17 +6,19 @@
 --   EPOCH     the caller belongs to another generation of the ledger; nothing was done
 --   DECISION  an operation broke a rule that the edges guarantee (a bug); nothing was done
 
-local function decide(operations)
+-- The outcomes, or nil when another generation of the ledger is in force.
+local function decide(shard_key, argument)
+  local operations = begin(shard_key, argument)
+  if not operations then return nil end
   local outcomes = {}
   for i, op in ipairs(operations) do outcomes[i] = verbs[op[1]](op) end
   return outcomes
 end
 
 local function batch(keys, args)
-  local header = decode(args[1])
-  if not begin(keys[1], header) then return redis.error_reply('EPOCH another generation of the ledger is in force') end
-  local decided, outcomes = pcall(decide, header[6])
+  local decided, outcomes = pcall(decide, keys[1], args[1])
   if not decided then return redis.error_reply('DECISION an operation could not be decided') end
+  if not outcomes then return redis.error_reply('EPOCH another generation of the ledger is in force') end
   flush()
   return '\148' .. encode(epoch, now_ms, clock_jumped) .. array_header(#outcomes) .. table.concat(outcomes)
 end

@@ -4,9 +4,6 @@
 -- are decided, `flush` (flush.lua) writes every changed key once and appends one journal entry. Redis has no
 -- rollback, so nothing that can fail may stand between the first write and the last.
 
-local call, encode, decode = redis.call, cmsgpack.pack, cmsgpack.unpack
-local floor, max, min = math.floor, math.max, math.min
-
 -- Fields of a reservation's line (ReservationLine in messages.py).
 local SKU, LOCATION, QUANTITY, REQUESTED, HELD, COMMITTED, PICKED = 1, 2, 3, 4, 5, 6, 7
 local SHIPPED, RELEASED, EXPIRED, CANCELLED, RETURNED, PROMISE_DAY = 8, 9, 10, 11, 12, 13
@@ -26,7 +23,9 @@ local DAY_MS = 24 * 3600000
 
 local verbs = {}
 
--- The call under way; `begin` sets every one of these anew.
+-- The call under way; `begin` sets every one of these anew, the borrowed functions too: no global exists while a
+-- library is loaded.
+local call, encode, decode, floor, max, min
 local prefix, now_ms, clock_jumped, epoch, seq, backlog_entries_max, low_stock
 local skus, records, windows, places
 local journal, deadlines, counts, backlog_full
@@ -257,9 +256,9 @@ end
 
 local function array_header(count) return '\220' .. string.char(floor(count / 256), count % 256) end
 
-local NOT_FOUND = '\145' .. encode('not-found')
-local BUSY = '\145' .. encode('busy')
-local JOURNAL_FULL = '\145' .. encode('journal-full')
+local NOT_FOUND = '\145\169not-found'
+local BUSY = '\145\164busy'
+local JOURNAL_FULL = '\145\172journal-full'
 
 local function done(replayed, reservation)
   return '\148' .. encode('done', replayed, reservation.id) .. reservation.packed
@@ -368,18 +367,20 @@ local function clock(given_ms, expected_ms, last_ms)
   return max(server_ms, last_ms)
 end
 
--- Starts a call; nil when the caller belongs to another epoch.
-local function begin(shard_key, header)
+-- Starts a call; the operations, or nil when the caller belongs to another epoch.
+local function begin(shard_key, argument)
+  call, encode, decode = redis.call, cmsgpack.pack, cmsgpack.unpack
+  floor, max, min = math.floor, math.max, math.min
   prefix = shard_key:match('^{s%d+}:')
   assert(prefix, 'the shard key has no hash tag')
   skus, records, windows, places, journal, deadlines, counts, backlog_full = {}, {}, {}, {}, {}, {}, {}, nil
+  local given_ms, expected_ms, caller_epoch, operations
+  given_ms, expected_ms, caller_epoch, backlog_entries_max, low_stock, operations = unpack(decode(argument))
   local packed = call('GET', shard_key)
   local shard = packed and decode(packed) or {1, 0, 0}
-  epoch, seq = shard[1], shard[2] + 1
-  if header[3] ~= 0 and header[3] ~= epoch then return nil end
-  now_ms = clock(header[1], header[2], shard[3])
-  backlog_entries_max, low_stock = header[4], header[5]
-  return true
+  if caller_epoch ~= 0 and caller_epoch ~= shard[1] then return nil end
+  epoch, seq, now_ms = shard[1], shard[2] + 1, clock(given_ms, expected_ms, shard[3])
+  return operations
 end
 
 -- Whether the journal is so far ahead of Postgres that nothing new may be promised.
