@@ -12,7 +12,7 @@ LOCK_PAUSE_S = 0.25
 
 logger = logging.getLogger(__name__)
 
-FAILED = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError)
+FAILED = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError)
 """The server is away, full, restarting or not set up yet. Whether the last commit happened is unknown; asking again on
 a new connection will tell."""
 

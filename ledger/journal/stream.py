@@ -1,6 +1,7 @@
 """Owns the reading of one shard's stream in Valkey: in order, from any place, and its trimming behind a place."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -55,11 +56,13 @@ class JournalStream:
 
     async def read(self, block_ms: int = BLOCK_MS) -> list[RawEntry]:
         """The next entries, about ``BATCH_BYTES`` of them at most; none when none came within ``block_ms``."""
-        answer = await self._client.xread({self._key: str(self.position)}, count=self._batch_entries, block=block_ms)
+        answer: Any = await self._client.xread(
+            {self._key: str(self.position)}, count=self._batch_entries, block=block_ms
+        )
         if not answer:
             return []
         [(_, items)] = answer
-        entries = [RawEntry(_place(item_id), fields.get(FIELD, b"")) for item_id, fields in items]
+        entries = [_entry(item) for item in items]
         self.position = entries[-1].place
         size = sum(len(entry.body) for entry in entries) // len(entries) + 1
         self._batch_entries = min(max(BATCH_BYTES // size, BATCH_ENTRIES_MIN), BATCH_ENTRIES_MAX)
@@ -73,16 +76,15 @@ class JournalStream:
 
     async def status(self, cursor: Place) -> StreamStatus:
         """What the journal, which has come to ``cursor``, has not got yet."""
-        last = await self._client.xrevrange(self._key, count=1)
-        newest = _place(last[0][0]) if last else START
-        oldest_missing = await self._client.xrange(self._key, min=f"({cursor}", count=1)
-        if not oldest_missing:
+        last: Any = await self._client.xrevrange(self._key, count=1)
+        missing: Any = await self._client.xrange(self._key, min=f"({cursor}", count=1)
+        newest = _entry(last[0]).place if last else START
+        if not missing:
             return StreamStatus(0, 0, ledger_behind=newest < cursor)
-        item_id, fields = oldest_missing[0]
         seconds, microseconds = await self._client.time()
         ledger_now_ms = int(seconds) * 1_000 + int(microseconds) // 1_000
         try:
-            at_ms = records.decode(_place(item_id), fields.get(FIELD, b"")).at_ms
+            at_ms = records.decode(*_entry(missing[0])).at_ms
         except Unreadable:
             at_ms = ledger_now_ms
         return StreamStatus(
@@ -92,6 +94,8 @@ class JournalStream:
         )
 
 
-def _place(item_id: bytes) -> Place:
+def _entry(item: tuple[bytes, dict[bytes, bytes]]) -> RawEntry:
+    """An item of the stream as redis-py gives it; its own types name every protocol and decoding at once."""
+    item_id, fields = item
     epoch, _, seq = item_id.partition(b"-")
-    return Place(int(epoch), int(seq))
+    return RawEntry(Place(int(epoch), int(seq)), fields.get(FIELD, b""))
