@@ -61,8 +61,10 @@ def effect(event: StockEvent, bucket: Bucket) -> int:
     return given + (event.quantity if event.to_bucket == bucket else 0)
 
 
-def _age(snapshot: StockEvent) -> tuple[int, int, str]:
-    return snapshot.occurred_at_ms, -1 if snapshot.sequence is None else snapshot.sequence, snapshot.id
+def _age(snapshot: StockEvent) -> tuple[int, int, str, str]:
+    """What orders snapshots; the key, last, tells apart two sources that use the same id."""
+    sequence = -1 if snapshot.sequence is None else snapshot.sequence
+    return snapshot.occurred_at_ms, sequence, snapshot.id, snapshot.key
 
 
 def _same(first: StockEvent, second: StockEvent) -> bool:

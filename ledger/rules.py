@@ -90,7 +90,7 @@ class Rules:
 
     def __init__(self, *, low_stock: int = 5) -> None:
         self.low_stock = low_stock
-        self.now_ms = 0
+        self.now_ms = self.last_ms = 0
         self.seq = 0
         self.locations: dict[str, m.Location] = {}
         self.stock: dict[Place, Stock] = {}
@@ -99,11 +99,12 @@ class Rules:
         self.counts: dict[tuple[str, str, str], str] = {}
 
     def decide(self, operation: m.Operation, now_ms: int) -> m.Outcome:
-        """What the operation comes to at ``now_ms``, which never runs back."""
-        self.now_ms = max(self.now_ms, now_ms)
+        """What the operation comes to at ``now_ms``, which never runs back behind the last change."""
+        self.now_ms = max(self.last_ms, now_ms)
         self._changed = False
         outcome = self._decide(operation)
-        self.seq += self._changed
+        if self._changed:
+            self.seq, self.last_ms = self.seq + 1, self.now_ms
         return outcome
 
     def _decide(self, operation: m.Operation) -> m.Outcome:

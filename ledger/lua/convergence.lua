@@ -22,7 +22,7 @@ local function window_of(position)
 end
 
 local function base_of(window, bucket)
-  return window.meta.bases[bucket] or {0, -1, -1, ''}   -- quantity, as_of_ms, sequence, event id
+  return window.meta.bases[bucket] or {0, -1, -1, '', ''}   -- quantity, as_of_ms, sequence, event id, event key
 end
 
 local function event_in(window, key)
@@ -88,7 +88,7 @@ local function compact(window)
       for _, bucket in ipairs({event[BUCKET], event[TO_BUCKET]}) do
         local base = base_of(window, bucket)
         if bucket ~= '' and event[OCCURRED] > base[2] then
-          meta.bases[bucket] = {base[1] + effect(event, bucket), base[2], base[3], base[4]}
+          meta.bases[bucket] = {base[1] + effect(event, bucket), base[2], base[3], base[4], base[5]}
         end
       end
       window.events[item.key], window.changed[item.key] = false, true
@@ -113,24 +113,25 @@ local function change_bucket(position, bucket, quantity, reason, key, movements)
   movements[#movements + 1] = {position.sku.name, position.location, from, to, math.abs(quantity), reason, key}
 end
 
-local function is_newer(event, id, base)
+local function is_newer(event, id, key, base)
   if event[OCCURRED] ~= base[2] then return event[OCCURRED] > base[2] end
   if event[SEQUENCE] ~= base[3] then return event[SEQUENCE] > base[3] end
-  return id > base[4]
+  if id ~= base[4] then return id > base[4] end
+  return key > base[5]   -- two sources that use the same id
 end
 
 -- A snapshot becomes the base if it is the newest, and the later deltas are added to it again.
 local function take_snapshot(position, window, event, key, id, movements)
   local bucket = event[BUCKET]
   local base = base_of(window, bucket)
-  if not is_newer(event, id, base) then return 'superseded' end
+  if not is_newer(event, id, key, base) then return 'superseded' end
   if event[OCCURRED] <= window.meta.horizon_ms then return 'quarantined', 'late' end
   load_all(window)
   local number = event[AMOUNT]
   for _, other in pairs(window.events) do
     if other and other[OCCURRED] > event[OCCURRED] then number = number + effect(other, bucket) end
   end
-  window.meta.bases[bucket] = {event[AMOUNT], event[OCCURRED], event[SEQUENCE], id}
+  window.meta.bases[bucket] = {event[AMOUNT], event[OCCURRED], event[SEQUENCE], id, key}
   change_bucket(position, bucket, number - position[bucket], 'snapshot', key, movements)
   return 'applied'
 end
@@ -216,7 +217,7 @@ local function record_own_delta(line, quantity, occurred_at_ms, key, movements)
     remember(window, key, {'delta', 'on_hand', quantity, occurred_at_ms, -1, '', now_ms})
     compact(window)
   elseif occurred_at_ms > base[2] then
-    window.meta.bases.on_hand = {base[1] + quantity, base[2], base[3], base[4]}
+    window.meta.bases.on_hand = {base[1] + quantity, base[2], base[3], base[4], base[5]}
     window.changed_meta = true
   end
 end

@@ -1,0 +1,63 @@
+"""Folds a ledger's journal into positions, for the tests that compare it with the live ledger (P6, P7)."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+from redis import Redis
+
+from ledger.messages import JournalEntry, Position
+
+decode_entry = msgspec.msgpack.Decoder(JournalEntry).decode
+CLAIMS = ("held", "committed", "picked")
+STOCK = ("on_hand", "damaged", "quality_hold", "in_transit")
+Place = tuple[str, str]
+
+
+def journal_of(client: "Redis[Any]", shard: int = 0) -> list[JournalEntry]:
+    """Every entry of a shard's stream, in order."""
+    return [decode_entry(fields[b"e"]) for _, fields in client.xrange(f"{{s{shard}}}:journal")]
+
+
+def fold(entries: Iterable[JournalEntry]) -> dict[Place, Counter[str]]:
+    """The units in each bucket of each position, from the movements alone."""
+    books: dict[Place, Counter[str]] = defaultdict(Counter)
+    for entry in entries:
+        for operation in entry.operations:
+            for movement in operation.movements:
+                book = books[movement.sku, movement.location]
+                if movement.from_bucket in CLAIMS + STOCK:
+                    book[movement.from_bucket] -= movement.quantity
+                if movement.to_bucket in CLAIMS + STOCK:
+                    book[movement.to_bucket] += movement.quantity
+                if movement.to_bucket == "shipped":
+                    book["on_hand"] -= movement.quantity
+    return books
+
+
+def numbers(position: Position) -> dict[str, int]:
+    """A position's buckets, as ``fold`` names them."""
+    return {name: getattr(position, name) for name in CLAIMS + STOCK}
+
+
+def live_positions(client: "Redis[Any]", shard: int = 0) -> dict[Place, Position]:
+    """Every position of a shard, read from its keys."""
+    decode = msgspec.msgpack.Decoder(Position).decode
+    return {
+        (unquote(key.decode().split(":", 2)[2]), location.decode()): decode(packed)
+        for key in client.scan_iter(f"{{s{shard}}}:sku:*")
+        for location, packed in client.hgetall(key).items()
+    }
+
+
+def assert_books_balance(client: "Redis[Any]", shard: int = 0) -> None:
+    """The journal has no gap, folds to the live positions, and its last word on each position is the live one."""
+    entries = journal_of(client, shard)
+    assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
+    books, live = fold(entries), live_positions(client, shard)
+    last = {(after.sku, after.location): after.position for entry in entries for after in entry.positions}
+    assert last == live
+    for place, position in live.items():
+        assert {name: books[place][name] for name in CLAIMS + STOCK} == numbers(position), place

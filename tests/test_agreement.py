@@ -1,0 +1,223 @@
+"""The Lua library and the plain-Python rules never differ (P1, P3, P5, P6, P8): same steps, same answers, any program.
+
+Few ids, so that steps collide; time moves to the edges of holds, -1/0/+1 ms.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterator
+
+import pytest
+from books import assert_books_balance
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from redis import Redis
+
+from ledger import messages as m
+from ledger.identity import event_key, operation_id
+from ledger.rules import Rules
+from ledger.store import Ledger
+
+START_MS = 1_800_000_000_000
+SKUS = ["A", "B:{}%1", "never"]
+LOCATIONS = ["L1", "L2:%", "L3"]
+CLIENTS = ["web", "app"]
+EXAMPLES = int(os.environ.get("AGREEMENT_EXAMPLES", "150"))
+
+skus = st.sampled_from(SKUS)
+locations = st.sampled_from([*LOCATIONS, "nowhere"])
+clients = st.sampled_from(CLIENTS)
+keys = st.sampled_from(["k1", "k2", "k3", "k4", "k5", "k6"])
+fingerprints = st.sampled_from(["call:a", "call:a", "call:b"])
+small = st.integers(1, 6)
+ttls_ms = st.sampled_from([1, 2, 50, 60_000])
+lines = st.lists(st.builds(m.HoldLine, skus, small, st.none() | locations), min_size=1, max_size=4)
+units = st.none() | st.lists(st.builds(m.UnitsOfLine, st.integers(1, 3), small), min_size=1, max_size=3)
+happened_ms = st.integers(START_MS - 5, START_MS + 5)
+buckets = st.sampled_from(["on_hand", "on_hand", "damaged"])
+
+
+@st.composite
+def stock_events(draw: st.DrawFn) -> m.StockEvent:
+    """Few sources, ids and times, so that events repeat, contradict, tie and overtake each other."""
+    source, name = draw(st.sampled_from(["wms", "erp"])), draw(st.sampled_from(list("abcdefgh")))
+    kind = draw(st.sampled_from(["snapshot", "delta", "move"]))
+    bucket = draw(buckets)
+    return m.StockEvent(
+        event_key(source, name),
+        source,
+        name,
+        kind,
+        draw(skus.filter(lambda sku: sku != "never")),
+        draw(locations),
+        draw(st.integers(-5, 9)) if kind == "delta" else draw(st.integers(0, 9)),
+        draw(happened_ms),
+        bucket,
+        {"on_hand": "damaged", "damaged": "on_hand"}[bucket] if kind == "move" else None,
+        draw(st.none() | st.integers(0, 2)),
+    )
+
+
+class Agreement(RuleBasedStateMachine):
+    """Runs each step on both ledgers and compares the answers."""
+
+    ledger: Ledger
+    redis: "Redis[bytes]"
+    runner: asyncio.Runner
+    clock: list[int]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.redis.flushall()
+        self.rules = Rules()
+        self.clock[0] = START_MS
+        self.reservations: set[str] = set()
+
+    def step(self, operation: m.Operation) -> m.Outcome:
+        method = "put_location" if isinstance(operation, m.PutLocation) else type(operation).__name__.lower()
+        actual = self.runner.run(getattr(self.ledger, method)(operation))
+        expected = self.rules.decide(operation, self.clock[0])
+
+        assert expected == actual
+        if isinstance(actual, m.Done):
+            self.reservations.add(actual.id)
+        return expected
+
+    @initialize(counted=st.lists(st.integers(0, 9), min_size=6, max_size=6))
+    def open_the_shops(self, counted: list[int]) -> None:
+        for index, location in enumerate(LOCATIONS):
+            self.step(m.PutLocation("ops", m.Location(location, priority=index % 2, lat=index * 10.0, lon=0.0)))
+            for number, sku in enumerate(SKUS[:2]):
+                name = f"opening-{sku}-{location}"
+                quantity = counted[index * 2 + number]
+                event = m.StockEvent(
+                    event_key("wms", name), "wms", name, "snapshot", sku, location, quantity, START_MS - 10
+                )
+                self.step(m.Apply("ops", [event]))
+
+    @rule(location=st.sampled_from(LOCATIONS), enabled=st.booleans(), authority=st.sampled_from([None, "wms"]))
+    def change_location(self, location: str, enabled: bool, authority: str | None) -> None:  # noqa: FBT001 a drawn value
+        self.step(m.PutLocation("ops", m.Location(location, enabled=enabled, authority=authority)))
+        self.step(m.Locations())
+
+    @rule(
+        client=clients,
+        key=keys,
+        fingerprint=fingerprints,
+        lines=lines,
+        ttl_ms=ttls_ms,
+        mode=st.sampled_from(["all", "available"]),
+        strategy=st.sampled_from(["priority", "nearest", "most_stock", "fewest_splits"]),
+        max_splits=st.sampled_from([None, None, 0, 1]),
+    )
+    def hold(self, client, key, fingerprint, lines, ttl_ms, mode, strategy, max_splits) -> None:  # type: ignore[no-untyped-def]
+        near = (21.0, 0.0) if strategy == "nearest" else None
+        self.step(
+            m.Hold(
+                operation_id(client, key), fingerprint, client, lines, ttl_ms, mode, "web", None, strategy, max_splits, near
+            )
+        )
+
+    @precondition(lambda self: self.reservations)
+    @rule(
+        data=st.data(),
+        client=clients,
+        key=keys,
+        fingerprint=fingerprints,
+        verb=st.sampled_from(["extend", "commit", "reacquire", "release", "ship"]),
+        lines=units,
+        ttl_ms=ttls_ms,
+        occurred_at_ms=st.none() | happened_ms,
+    )
+    def operate(self, data, client, key, fingerprint, verb, lines, ttl_ms, occurred_at_ms) -> None:  # type: ignore[no-untyped-def]
+        target = data.draw(st.sampled_from(sorted(self.reservations)))
+        head = (operation_id(client, key), fingerprint, client, target)
+        match verb:
+            case "extend":
+                self.step(m.Extend(*head, ttl_ms))
+            case "commit" | "reacquire":
+                self.step(m.Commit(*head, "order", verb == "reacquire"))
+            case "release":
+                self.step(m.Release(*head, lines))
+            case _:
+                self.step(m.Ship(*head, lines, occurred_at_ms))
+
+    @rule(events=st.lists(stock_events(), min_size=1, max_size=5))
+    def apply(self, events: list[m.StockEvent]) -> None:
+        self.step(m.Apply("feed", events))
+
+    @rule(
+        client=clients,
+        count_id=st.sampled_from(["c1", "c2"]),
+        fingerprint=fingerprints,
+        location=locations,
+        quantity=st.integers(0, 9),
+        as_of_ms=happened_ms,
+    )
+    def count(self, client, count_id, fingerprint, location, quantity, as_of_ms) -> None:  # type: ignore[no-untyped-def]
+        name = f"{count_id}:A"
+        key = event_key(client, f"count:{location}:{count_id}:A")
+        event = m.StockEvent(key, client, name, "snapshot", "A", location, quantity, as_of_ms)
+        self.step(m.Count(fingerprint, client, location, count_id, [event]))
+
+    @rule(items=st.lists(st.builds(m.ReadItem, skus, st.none() | st.lists(locations, unique=True)), max_size=3))
+    def read(self, items: list[m.ReadItem]) -> None:
+        self.step(m.Read(items))
+
+    @rule(client=clients, key=keys)
+    def find(self, client: str, key: str) -> None:
+        self.step(m.Find(operation_id(client, key), client))
+
+    @rule()
+    def expire(self) -> None:
+        self.step(m.Expire())
+
+    @rule(milliseconds=st.sampled_from([0, 1, 49, 1_000]))
+    def wait(self, milliseconds: int) -> None:
+        self.clock[0] += milliseconds
+
+    @precondition(lambda self: self.rules.claims)
+    @rule(data=st.data(), past_ms=st.sampled_from([-1, 0, 1]))
+    def wait_for_a_deadline(self, data: st.DataObject, past_ms: int) -> None:
+        """The edge of a hold: one millisecond before it, on it, and one after."""
+        deadlines = sorted({claim.expires_at_ms for claim in self.rules.claims.values()})
+        self.clock[0] = max(self.clock[0], data.draw(st.sampled_from(deadlines)) + past_ms)
+
+    @rule()
+    def clock_runs_back(self) -> None:
+        """The server's clock does; the ledger's must not."""
+        self.clock[0] -= 30
+
+    def teardown(self) -> None:
+        everything = [m.ReadItem(sku) for sku in SKUS]
+        self.step(m.Read(everything))
+        assert_books_balance(self.redis)
+
+
+@pytest.fixture
+def machine(valkey_url: str) -> Iterator[type[Agreement]]:
+    """The state machine, connected to a real server."""
+    clock = [START_MS]
+    with asyncio.Runner() as runner, Redis.from_url(valkey_url) as client:
+        ledger = Ledger(valkey_url, now_ms=lambda: clock[0])
+
+        class Connected(Agreement):
+            pass
+
+        Connected.ledger, Connected.redis, Connected.runner, Connected.clock = ledger, client, runner, clock
+        yield Connected
+        runner.run(ledger.close())
+
+
+def test_lua_and_rules_agree_on_every_program(machine: type[Agreement]) -> None:
+    """P1, P3, P5, P6, P8."""
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        machine,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
