@@ -1,0 +1,1 @@
+"""Stock events on their way in: decoding, taking them to the ledger, and the consumer of the stream ``STOCK``."""

@@ -1,0 +1,217 @@
+"""Takes the stock events of the stream ``STOCK`` to the ledger, batch by batch, whatever happens to the servers.
+
+A batch is applied, then what could not be applied is put into quarantine, then its messages are acknowledged. Until
+then the stream has them: after a crash at any point they come again, and the ledger knows them by their ids.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from typing import Final, Protocol
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from availability.feeds import stream
+from availability.feeds.decoding import now_ms
+from availability.feeds.intake import Applies, RawEvent, Stores, Taken, take_all
+from availability.feeds.messages import events_of, stored_at_ms, waiting_behind
+from availability.feeds.metrics import FeedMetrics
+from availability.feeds.pulling import Broken, Pulling, TolerantClient
+from ledger import JOURNAL_FAILED, LedgerError, Overloaded
+
+CLIENT: Final = "ingest"
+"""The author of what comes over NATS; the event itself names its source."""
+CONNECT_TIMEOUT_S: Final = 10.0
+PAUSE_S: Final = 0.05
+PAUSE_MAX_S: Final = 2.0
+STATUS_INTERVAL_S: Final = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class Hears(Protocol):
+    """Where it is noted when each source was heard. Raises one of ``JOURNAL_FAILED`` when it cannot be."""
+
+    async def heard(self, sources: list[tuple[str, int, int]], /) -> None: ...
+
+
+class Feed:
+    """The consumer of the stream; one task calls ``run``, any may call ``stop``."""
+
+    def __init__(self, nats_url: str, ledger: Applies, quarantine: Stores, status: Hears, metrics: FeedMetrics) -> None:
+        self._nats_url = nats_url
+        self._ledger = ledger
+        self._quarantine = quarantine
+        self._status = status
+        self._metrics = metrics
+        self._stopping = asyncio.Event()
+        self._pulling: Pulling | None = None
+        self._pause_s = PAUSE_S
+        self._heard: dict[str, tuple[int, int]] = {}
+
+    async def run(self) -> None:
+        """Take events until ``stop``: the batch under way is finished and acknowledged first.
+
+        A connection that is closed, a consumer or stream that is gone, and silence all end in the same way: everything
+        about the connection is made anew. nats-py itself only bridges short interruptions.
+        """
+        reporter = asyncio.create_task(self._report())
+        try:
+            while not self._stopping.is_set():
+                try:
+                    await self._consume()
+                except (Broken, NatsError, OSError, TimeoutError) as error:
+                    logger.warning("the feed is interrupted: %s", str(error) or type(error).__name__)
+                    self._metrics.restarts.inc()
+                    await self._rest()
+        finally:
+            self._stopping.set()
+            await reporter
+
+    def stop(self) -> None:
+        """Let ``run`` return soon."""
+        self._stopping.set()
+        if self._pulling is not None:
+            self._pulling.stop()
+
+    async def _consume(self) -> None:
+        """Connect, see to the stream and the consumer, and take batches; returns only when it is to stop."""
+        client = TolerantClient()
+        try:
+            await self._connect(client)
+            jetstream = client.jetstream()
+            flaws = await stream.ensure(jetstream)
+            for flaw in flaws:
+                logger.warning("unsafe: %s", flaw)
+            self._metrics.flaws.set(len(flaws))
+            pulling = self._pulling = Pulling(client, stream.STREAM, stream.DURABLE)
+            if self._stopping.is_set():
+                return
+            await pulling.open()
+            logger.info("taking stock events from the stream %s", stream.STREAM)
+            self._metrics.connected.set(1)
+            while messages := await pulling.batch():
+                self._pause_s = PAUSE_S
+                await self._settle(messages, pulling)
+            await client.flush()
+        finally:
+            self._metrics.connected.set(0)
+            self._pulling = None
+            await client.close()
+
+    async def _connect(self, client: Client) -> None:
+        """Connect, or fail after a while; what happens to the connection later is told to the pulling."""
+
+        async def closed() -> None:
+            if self._pulling is not None:
+                self._pulling.fail("the connection was closed")
+
+        async def reconnected() -> None:
+            if self._pulling is not None:
+                self._pulling.forget_request()
+
+        async def failed(error: Exception) -> None:
+            logger.info("NATS: %s", str(error) or type(error).__name__)
+
+        connecting = asyncio.create_task(
+            client.connect(
+                self._nats_url,
+                name="availability ingest",
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.5,  # type: ignore[arg-type]  # seconds, and any number will do
+                ping_interval=5,
+                closed_cb=closed,
+                reconnected_cb=reconnected,
+                error_cb=failed,
+            )
+        )
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({connecting, stopping}, timeout=CONNECT_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done():
+                raise Broken("NATS cannot be reached")
+            await connecting
+        finally:
+            for task in (connecting, stopping):
+                task.cancel()
+            await asyncio.wait({connecting, stopping})
+
+    async def _settle(self, messages: list[Msg], pulling: Pulling) -> None:
+        """Apply a batch, quarantine what must be, and only then let the stream forget its messages."""
+        carried = [events_of(message) for message in messages]
+        taken = await self._take([event for events in carried for event in events], messages, pulling)
+        if taken is None:
+            return
+        results = iter(taken.results)
+        applied_at_ms = now_ms()
+        for message, events in zip(messages, carried, strict=True):
+            outcomes = {next(results).outcome for _ in events}
+            if outcomes == {"quarantined"}:
+                await message.term()
+                self._metrics.terminated.inc()
+            else:
+                await message.ack()
+                self._metrics.acknowledged.inc()
+            self._metrics.lag.observe(max(0, applied_at_ms - stored_at_ms(message)) / 1_000)
+        self._metrics.waiting.set(waiting_behind(messages[-1]))
+        for outcome, count in Counter(result.outcome for result in taken.results).items():
+            self._metrics.events.labels(outcome).inc(count)
+        for source, newest_ms in taken.newest_ms.items():
+            known_ms, _ = self._heard.get(source, (0, 0))
+            self._heard[source] = max(known_ms, newest_ms), applied_at_ms
+
+    async def _take(self, events: list[RawEvent], messages: list[Msg], pulling: Pulling) -> Taken | None:
+        """Try until the ledger and the quarantine have taken the events; None when told to stop before that.
+
+        Meanwhile the stream hears that the messages are in work, so that it gives none of them out again.
+        """
+        pause_s = PAUSE_S
+        told_at = time.monotonic()
+        while True:
+            try:
+                taken = await take_all(self._ledger, self._quarantine, CLIENT, events, "nats")
+            except LedgerError as error:
+                self._metrics.retries.inc()
+                if pause_s == PAUSE_S:
+                    logger.warning("events wait: %s", error)
+                hint_s = error.retry_after_ms / 1_000 if isinstance(error, Overloaded) else 0
+            else:
+                if pause_s != PAUSE_S:
+                    logger.info("events are taken again")
+                return taken
+            if await self._stops_within(max(pause_s, hint_s)):
+                return None
+            pause_s = min(2 * pause_s, PAUSE_MAX_S)
+            if time.monotonic() > told_at + stream.ACK_WAIT_S / 3:
+                told_at = time.monotonic()
+                for message in (*messages, *pulling.waiting):
+                    await message.in_progress()
+
+    async def _report(self) -> None:
+        """Note once a second which sources were heard; the last time after the feed was stopped."""
+        stopped = False
+        while not stopped:
+            stopped = await self._stops_within(STATUS_INTERVAL_S)
+            heard, self._heard = self._heard, {}
+            if not heard:
+                continue
+            try:
+                await self._status.heard([(source, newest_ms, at_ms) for source, (newest_ms, at_ms) in heard.items()])
+            except JOURNAL_FAILED as error:
+                logger.info("cannot note which sources were heard: %s", str(error) or type(error).__name__)
+                self._heard = heard | self._heard
+
+    async def _rest(self) -> None:
+        await self._stops_within(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, PAUSE_MAX_S)
+
+    async def _stops_within(self, duration_s: float) -> bool:
+        """Wait that long, or until told to stop; whether it was."""
+        try:
+            async with asyncio.timeout(duration_s):
+                return await self._stopping.wait()
+        except TimeoutError:
+            return False

@@ -1,0 +1,185 @@
+"""The one way of stock events into the ledger, for NATS and HTTP alike: decode, apply, quarantine what must be."""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Literal, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from availability.feeds import decoding
+from availability.feeds.decoding import EventDefaults, Undecodable, decode_event, location_of
+from ledger import (
+    JOURNAL_FAILED,
+    Applied,
+    Apply,
+    EventOutcome,
+    LedgerError,
+    QuarantinedEvent,
+    StockEvent,
+    Unavailable,
+    Unknown,
+)
+
+EVENTS_PER_APPLY: Final = 256
+APPLIES_IN_FLIGHT: Final = 2
+"""Together they bound how long the ledger is busy with one caller's events while holds wait for it."""
+
+Channel = Literal["nats", "http"]
+
+
+class Applies(Protocol):
+    """The one verb of the ledger that is needed here."""
+
+    async def apply(self, operation: Apply, /) -> Applied: ...
+
+
+class Stores(Protocol):
+    """The quarantine: keeps events until a person has looked. Raises one of ``JOURNAL_FAILED`` when it cannot."""
+
+    async def store(self, events: list[QuarantinedEvent], /) -> None: ...
+
+
+class RawEvent(Struct, frozen=True):
+    """One event as it came, with what is known of it from outside."""
+
+    raw: bytes | msgspec.Raw
+    defaults: EventDefaults | None = None
+    subject: str | None = None
+    subject_source: str | None = None
+    """The only source that may send on ``subject``."""
+    received_at_ms: int | None = None
+    """When the stream got it; None = now."""
+    refused: Undecodable | None = None
+    """Set when the envelope was already found wrong: ``raw`` is then the whole message."""
+
+
+class Result(Struct, frozen=True, omit_defaults=True):
+    """What became of one event, in the words of DESIGN 9; ``id`` is None when it could not be read."""
+
+    id: str | None
+    outcome: EventOutcome
+    reason: str | None = None
+
+
+class Taken(Struct, frozen=True):
+    """The results, one for each event in order, and when each source's newest event happened."""
+
+    results: list[Result]
+    newest_ms: dict[str, int]
+
+
+async def take(
+    ledger: Applies,
+    quarantine: Stores,
+    client: str,
+    events: Sequence[RawEvent],
+    channel: Channel,
+    *,
+    now_ms: int | None = None,
+) -> list[Result]:
+    """Apply the events, each judged by itself, and answer for each.
+
+    What could not be applied is in quarantine when this returns. A ``LedgerError`` means what it says when nothing was
+    applied yet, and is ``Unknown`` otherwise; sending the same events again is always right, since each has its id.
+    """
+    return (await take_all(ledger, quarantine, client, events, channel, now_ms=now_ms)).results
+
+
+async def take_all(
+    ledger: Applies,
+    quarantine: Stores,
+    client: str,
+    events: Sequence[RawEvent],
+    channel: Channel,
+    *,
+    now_ms: int | None = None,
+) -> Taken:
+    """Like ``take``, and says for each source how new its newest event was."""
+    at_ms = decoding.now_ms() if now_ms is None else now_ms
+    decoded = [
+        event.refused or decode_event(event.raw, event.defaults, now_ms=at_ms, expected_source=event.subject_source)
+        for event in events
+    ]
+    good = [event for event in decoded if isinstance(event, StockEvent)]
+    applied = await _apply(ledger, client, good)
+    answers = iter(applied)
+    results: list[Result] = []
+    refused: list[QuarantinedEvent] = []
+    for event, found in zip(events, decoded, strict=True):
+        if isinstance(found, StockEvent):
+            result, detail = next(answers), ""
+        else:
+            result, detail = Result(found.id, "quarantined", found.reason), found.detail
+        results.append(result)
+        if result.outcome == "quarantined":
+            refused.append(_quarantined(event, found, result.reason, detail, client, channel, at_ms))
+    if refused:
+        try:
+            await quarantine.store(refused)
+        except JOURNAL_FAILED as error:
+            failure = Unavailable("the quarantine cannot keep events now")
+            raise (_partly(failure) if good else failure) from error
+    return Taken(results, _newest(good))
+
+
+def locations_of(raws: Iterable[bytes | msgspec.Raw]) -> set[str]:
+    """Every location that the events name, for callers that may touch only some of them."""
+    return {location for raw in raws if (location := location_of(raw)) is not None}
+
+
+async def _apply(ledger: Applies, client: str, events: list[StockEvent]) -> list[Result]:
+    """The ledger's results in order; a few calls at a time, so that it has time for others between them."""
+    results: list[Result] = []
+    for start in range(0, len(events), EVENTS_PER_APPLY * APPLIES_IN_FLIGHT):
+        parts = list(_parts(events[start : start + EVENTS_PER_APPLY * APPLIES_IN_FLIGHT]))
+        answers = await asyncio.gather(*(ledger.apply(Apply(client, part)) for part in parts), return_exceptions=True)
+        for part, answer in zip(parts, answers, strict=True):
+            if isinstance(answer, BaseException):
+                mixed = bool(results) or any(isinstance(other, Applied) for other in answers)
+                raise _partly(answer) if mixed and isinstance(answer, LedgerError) else answer
+            results += [
+                Result(event.id, result.outcome, result.reason)
+                for event, result in zip(part, answer.results, strict=True)
+            ]
+    return results
+
+
+def _parts(events: list[StockEvent]) -> Iterator[list[StockEvent]]:
+    for start in range(0, len(events), EVENTS_PER_APPLY):
+        yield events[start : start + EVENTS_PER_APPLY]
+
+
+def _partly(error: LedgerError) -> Unknown:
+    """Some events are applied and some are not: only "unknown" is honest for the whole."""
+    return Unknown(f"some of the events may have been applied, send them again: {error}")
+
+
+def _quarantined(
+    event: RawEvent,
+    found: StockEvent | Undecodable,
+    reason: str | None,
+    detail: str,
+    client: str,
+    channel: Channel,
+    at_ms: int,
+) -> QuarantinedEvent:
+    """The record for the quarantine; its source is the one that was allowed to send, where that is known."""
+    return QuarantinedEvent(
+        source=event.subject_source or found.source or client,
+        event=found.id,
+        reason=reason or "unknown",
+        detail=detail,
+        raw=bytes(event.raw),
+        channel=channel,
+        subject=event.subject,
+        received_at_ms=at_ms if event.received_at_ms is None else event.received_at_ms,
+    )
+
+
+def _newest(events: list[StockEvent]) -> dict[str, int]:
+    newest: dict[str, int] = {}
+    for event in events:
+        if event.occurred_at_ms > newest.get(event.source, -1):
+            newest[event.source] = event.occurred_at_ms
+    return newest

@@ -1,0 +1,65 @@
+"""A message of the stream ``STOCK`` into the events that it carries, each with what its subject and envelope say."""
+
+import re
+from functools import lru_cache
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from nats.aio.msg import Msg
+
+from availability.feeds.cloudevents import unpack
+from availability.feeds.decoding import Undecodable
+from availability.feeds.intake import RawEvent
+from ledger import Name
+
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
+_SUBJECT_LENGTH_MAX: Final = 256
+_NANOSECONDS_A_MILLISECOND: Final = 1_000_000
+_PARTS: Final = 9
+_TIME_AT: Final = 7
+
+
+def events_of(message: Msg) -> list[RawEvent]:
+    """The events in order; a message that cannot be taken apart is one refused event with all of its bytes."""
+    subject = _CONTROLS.sub("?", message.subject)[:_SUBJECT_LENGTH_MAX]
+    received_at_ms = stored_at_ms(message)
+    source = _source(message.subject)
+    if source is None:
+        refusal = Undecodable("source-mismatch", "the subject names no source")
+        return [RawEvent(message.data, None, subject, None, received_at_ms, refusal)]
+    parts = unpack(message.data, message.headers)
+    if isinstance(parts, Undecodable):
+        return [RawEvent(message.data, None, subject, source, received_at_ms, parts)]
+    return [RawEvent(part.raw, part.defaults, subject, source, received_at_ms) for part in parts]
+
+
+def stored_at_ms(message: Msg) -> int:
+    """When the stream got the message."""
+    return int(_delivery(message)[0]) // _NANOSECONDS_A_MILLISECOND
+
+
+def waiting_behind(message: Msg) -> int:
+    """How many messages the stream had left to give out after this one."""
+    return int(_delivery(message)[1])
+
+
+def _delivery(message: Msg) -> tuple[str, str]:
+    """Time and messages left, from the address to which the message is acknowledged, in its older or its newer form.
+
+    ``$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<left>``; the newer has two parts
+    more in front of the stream, and may have one more at the end.
+    """
+    parts = message.reply.split(".")
+    time_at = _TIME_AT if len(parts) == _PARTS else _TIME_AT + 2
+    return parts[time_at], parts[time_at + 1]
+
+
+@lru_cache(maxsize=4_096)
+def _source(subject: str) -> str | None:
+    """The second part of ``stock.<source>.<anything>``; characters that a subject cannot have are percent-encoded."""
+    try:
+        name = unquote_to_bytes(subject.split(".")[1]).decode("utf-8")
+        return msgspec.convert(name, Name)
+    except (IndexError, UnicodeDecodeError, msgspec.ValidationError):
+        return None

@@ -1,0 +1,82 @@
+"""The stream ``STOCK`` and the consumer ``ingest`` as DESIGN 10 wants them, and what is unsafe about those found.
+
+The stream is a work queue: an acknowledged message is gone. So ``discard: new`` refuses publishers only when that much is
+really waiting, and a consumer that has to be made anew starts with what nobody has taken, not with all of history.
+"""
+
+from typing import Final
+
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import BadRequestError, NotFoundError
+
+STREAM: Final = "STOCK"
+SUBJECTS: Final = "stock.>"
+DURABLE: Final = "ingest"
+BACKLOG_BYTES_MAX: Final = 1 << 30
+DUPLICATE_WINDOW_S: Final = 120
+ACK_WAIT_S: Final = 30
+"""After this long without a word from us, a message is given out again."""
+UNACKNOWLEDGED_MAX: Final = 50_000
+
+
+async def ensure(jetstream: JetStreamContext) -> list[str]:
+    """Make the stream and the consumer if they are not there; what is unsafe about those that were, in words."""
+    try:
+        found = (await jetstream.stream_info(STREAM)).config
+    except NotFoundError:
+        found = await _create(jetstream)
+    return [*_flaws(found), *await _ensure_consumer(jetstream)]
+
+
+async def _create(jetstream: JetStreamContext) -> StreamConfig:
+    wanted = StreamConfig(
+        name=STREAM,
+        subjects=[SUBJECTS],
+        storage=StorageType.FILE,
+        retention=RetentionPolicy.WORK_QUEUE,
+        discard=DiscardPolicy.NEW,
+        max_bytes=BACKLOG_BYTES_MAX,
+        duplicate_window=DUPLICATE_WINDOW_S,
+    )
+    return (await jetstream.add_stream(wanted)).config
+
+
+async def _ensure_consumer(jetstream: JetStreamContext) -> list[str]:
+    wanted = ConsumerConfig(
+        durable_name=DURABLE,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=ACK_WAIT_S,
+        deliver_policy=DeliverPolicy.ALL,
+        max_ack_pending=UNACKNOWLEDGED_MAX,
+        max_deliver=-1,
+    )
+    try:
+        await jetstream.add_consumer(STREAM, wanted)
+    except BadRequestError as error:
+        return [f"the consumer {DURABLE} is not ours to change: {error.description}"]
+    return []
+
+
+def _flaws(config: StreamConfig) -> list[str]:
+    """What of a stream's settings can lose events, or lets none in."""
+    subjects = config.subjects or []
+    flaws = {
+        f"does not take {SUBJECTS}": SUBJECTS not in subjects and ">" not in subjects,
+        "is not kept in files": config.storage != StorageType.FILE,
+        "drops unread events when it is full (discard is not new)": config.discard != DiscardPolicy.NEW,
+        "drops unread events by age": bool(config.max_age),
+        "takes events without acknowledging them": config.no_ack,
+        "keeps acknowledged events until it is full and then takes none (retention is limits)": (
+            config.retention == RetentionPolicy.LIMITS and (config.max_bytes or -1) > 0
+        ),
+    }
+    return [f"the stream {STREAM} {flaw}" for flaw, is_so in flaws.items() if is_so]
