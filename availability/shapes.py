@@ -2,7 +2,7 @@
 
 from datetime import UTC, date, datetime, timedelta
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ledger import Position, Reservation, ReservationLine
 
@@ -69,6 +69,12 @@ class LocationEntryJson(Struct, frozen=True):
     stale: bool
 
 
+class PositionJson(LocationEntryJson, frozen=True):
+    """A position by itself: its entry in an ATP answer, and whose it is."""
+
+    sku: str
+
+
 def time_text(at_ms: int) -> str:
     """RFC 3339 in UTC with milliseconds, as in ``2026-11-23T10:00:00.000Z``; ``at_ms`` from 0 to TIME_MS_MAX."""
     moment = _EPOCH + timedelta(milliseconds=at_ms)
@@ -113,6 +119,12 @@ def location_entry(location: str, position: Position, *, now_ms: int, stale_afte
         age_ms=age_ms,
         stale=age_ms is None or age_ms > stale_after_ms,
     )
+
+
+def position_json(sku: str, location: str, position: Position, *, now_ms: int, stale_after_ms: int) -> PositionJson:
+    """The position as the event ``availability.stock.changed`` shows it."""
+    entry = location_entry(location, position, now_ms=now_ms, stale_after_ms=stale_after_ms)
+    return PositionJson(**structs.asdict(entry), sku=sku)
 
 
 def _line_json(number: int, line: ReservationLine) -> LineJson:
