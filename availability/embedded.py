@@ -7,8 +7,10 @@ server is asked whether it is ready in a few bytes of its own protocol.
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -24,6 +26,7 @@ NOBODY_UID = 65_534
 """Who Postgres runs as when we are root, which it refuses to be."""
 USER = "availability"
 PROBE_TIMEOUT_S = 2.0
+LISTENING_PORTS = range(20_000, 32_000)
 
 VALKEY_SETTINGS = {
     "appendonly": "yes",
@@ -79,6 +82,28 @@ class Server:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
             await asyncio.sleep(0.02)
+
+
+def free_port() -> int:
+    """A port that nobody listens on, below those that the system lends to outgoing connections.
+
+    So a server that is killed finds its port again.
+    """
+    while True:
+        port = LISTENING_PORTS.start + secrets.randbelow(len(LISTENING_PORTS))
+        if is_free(port):
+            return port
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on the port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
 
 
 def valkey(folder: Path, port: int, password: str) -> Server:

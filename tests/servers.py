@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,14 +17,6 @@ from availability import embedded
 from availability.embedded import Server
 
 PASSWORD = "of-the-tests"
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((embedded.HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -77,15 +68,15 @@ def running(make: Callable[[Path], Server], folder: Path) -> Iterator[RunningSer
 
 
 def valkey(folder: Path) -> Server:
-    return embedded.valkey(folder, free_port(), PASSWORD)
+    return embedded.valkey(folder, embedded.free_port(), PASSWORD)
 
 
 def nats_server(folder: Path) -> Server:
-    return embedded.nats(folder, free_port(), PASSWORD)
+    return embedded.nats(folder, embedded.free_port(), PASSWORD)
 
 
 def postgres(folder: Path) -> Server:
-    return embedded.postgres(folder, free_port(), PASSWORD, sync=False)
+    return embedded.postgres(folder, embedded.free_port(), PASSWORD, sync=False)
 
 
 def empty_valkey(url: str) -> None:

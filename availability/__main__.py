@@ -1,0 +1,5 @@
+"""``python -m availability`` is the command ``availability``."""
+
+from availability.cli import main
+
+main()

@@ -1,0 +1,110 @@
+"""Owns the data folder of an ``availability up``: one ``up`` at a time, its ports and passwords, and what it tells.
+
+DIR/instance.json    ports and passwords, made once, for its owner's eyes only
+DIR/up.json          the addresses and process ids of the ``up`` that runs now
+DIR/keys             the token issuer's keys
+DIR/{valkey,nats,postgres}   the servers' data;  DIR/logs   what each process wrote
+"""
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from availability import embedded
+
+SERVERS = ("valkey", "nats", "postgres")
+
+
+class Refused(Exception):
+    """This ``up`` cannot run; the text says why and what to do."""
+
+
+class Known(Struct):
+    """What is the same at every start, as far as the machine allows."""
+
+    ports: dict[str, int]
+    passwords: dict[str, str]
+
+
+class Running(Struct):
+    """DESIGN 12: the URLs, with this instance's own credentials, and the process ids."""
+
+    api: str
+    nats: str
+    redis: str
+    postgres: str
+    pids: dict[str, int]
+
+
+class Instance:
+    """A data folder that this process has to itself; ``Refused`` when another ``up`` has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.logs.mkdir(exist_ok=True)
+        self._lock = self._take_lock()
+        self.known = self._load_known()
+
+    @property
+    def keys(self) -> Path:
+        return self.folder / "keys"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    def port(self, name: str) -> int:
+        """The port of last time when it is free, otherwise another, from then on."""
+        port = self.known.ports.get(name)
+        if port is None or not embedded.is_free(port):
+            port = self.known.ports[name] = embedded.free_port()
+            self._save(self.folder / "instance.json", self.known)
+        return port
+
+    def tell(self, running: Running) -> None:
+        """Write up.json anew, whole."""
+        self._save(self.folder / "up.json", running)
+
+    def untell(self) -> None:
+        """Nothing runs here now."""
+        (self.folder / "up.json").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let another ``up`` have the folder."""
+        os.close(self._lock)
+
+    def _take_lock(self) -> int:
+        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.read(descriptor, 32).decode().strip()
+            os.close(descriptor)
+            raise Refused(f"another `availability up` (process {owner}) is running in {self.folder}") from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        return descriptor
+
+    def _load_known(self) -> Known:
+        file = self.folder / "instance.json"
+        try:
+            return msgspec.json.decode(file.read_bytes(), type=Known)
+        except FileNotFoundError:
+            known = Known(ports={}, passwords={name: secrets.token_hex(16) for name in SERVERS})
+            self._save(file, known)
+            return known
+        except msgspec.DecodeError as error:
+            raise Refused(f"{file} cannot be read ({error}); it holds the passwords of the data next to it") from error
+
+    def _save(self, file: Path, content: Struct) -> None:
+        """Replace a file at once, so that a reader finds the old or the new one; only its owner may read it."""
+        fresh = file.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        fresh.touch(mode=0o600)
+        fresh.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+        fresh.replace(file)

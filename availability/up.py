@@ -1,0 +1,191 @@
+"""Owns ``availability up``: all of the service on one machine, with embedded servers, supervised (DESIGN 12)."""
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import msgspec
+
+from availability import embedded, issuer, launch
+from availability.embedded import Server
+from availability.instance import Instance, Refused, Running
+from availability.settings import Settings, environment_of_child
+from availability.supervisor import Child, rotate, stop_in_order
+
+POLL_STARTING_S = 0.1
+POLL_RUNNING_S = 2.0
+URL_SETTINGS = {"valkey": "redis_url", "nats": "nats_url", "postgres": "postgres_url"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``up`` was asked for: ``port`` 0 is any free one; ``workers`` API processes share the port."""
+
+    data_folder: Path
+    port: int = 0
+    workers: int = 1
+    demo: bool = False
+
+
+async def run(settings: Settings, plan: Plan) -> None:
+    """Run everything until SIGINT or SIGTERM; ``Refused`` when it cannot be started at all."""
+    instance = Instance(plan.data_folder)
+    try:
+        with _reserve(settings.api_host, plan.port or instance.port("api")) as reservation:
+            await _Up(settings, plan, instance, reservation.getsockname()[1]).run()
+    finally:
+        instance.untell()
+        instance.close()
+
+
+class _Up:
+    def __init__(self, settings: Settings, plan: Plan, instance: Instance, port: int) -> None:
+        self._plan = plan
+        self._instance = instance
+        self._settings = self._with_tokens(msgspec.structs.replace(settings, api_port=port))
+        self._host = "127.0.0.1" if settings.api_host == "0.0.0.0" else settings.api_host  # noqa: S104 - an address asked for
+        self._servers: list[Child] = []
+        self._processes: list[Child] = []
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Prepare, start, watch, stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        issuer.create_keys(self._instance.keys)
+        await self._prepare_servers()
+        self._prepare_processes()
+        children = [*self._servers, *self._processes]
+        for child in children:
+            rotate(child.log)
+        tasks = [asyncio.create_task(child.run(self._tell, _say)) for child in children]
+        watch = asyncio.create_task(self._watch())
+        await asyncio.wait([asyncio.create_task(self._stop.wait()), *tasks, watch], return_when=asyncio.FIRST_COMPLETED)
+        watch.cancel()
+        await self._end()
+        # A failure of ours, if that is why we stop, is raised here; a child's death is not one.
+        await asyncio.gather(*tasks)
+
+    def _on_signal(self) -> None:
+        """The first asks everything to stop; another one insists."""
+        if self._stop.is_set():
+            for child in [*self._processes, *self._servers]:
+                child.kill()
+        self._stop.set()
+
+    async def _end(self) -> None:
+        """Who asks stops before who answers: traffic, the edges, the journal that reads the ledger, the servers."""
+        first = [child for child in self._processes if child.name == "demo"]
+        last = [child for child in self._processes if child.name == "journal"]
+        edges = [child for child in self._processes if child not in first + last]
+        await stop_in_order([first, edges, last, self._servers])
+
+    def _with_tokens(self, settings: Settings) -> Settings:
+        """With our own issuer's keys, unless the settings name another's."""
+        if settings.jwks_file or settings.jwks_url:
+            return settings
+        return msgspec.structs.replace(
+            settings,
+            jwks_file=str(issuer.jwks_file(self._instance.keys)),
+            token_issuer=settings.token_issuer or issuer.ISSUER,
+        )
+
+    async def _prepare_servers(self) -> None:
+        """Prepare each server whose URL the settings do not give; a new Postgres cluster takes a moment."""
+        instance = self._instance
+        made: dict[str, Callable[[Path, int, str], Server]] = {
+            "valkey": embedded.valkey,
+            "nats": lambda folder, port, password: embedded.nats(
+                folder, port, password, sync_interval=self._settings.nats_stream_sync
+            ),
+            "postgres": embedded.postgres,
+        }
+        for name, make in made.items():
+            if getattr(self._settings, URL_SETTINGS[name]):
+                continue
+            port, password = instance.port(name), instance.known.passwords[name]
+            server = await asyncio.to_thread(make, instance.folder / name, port, password)
+            self._settings = msgspec.structs.replace(self._settings, **{URL_SETTINGS[name]: server.url})
+            log = instance.logs / f"{name}.log"
+            self._servers.append(Child(name, server.argv, server.env, log, stop_signal=server.stop_signal))
+
+    def _prepare_processes(self) -> None:
+        names = ["api", *(f"api-{number}" for number in range(2, self._plan.workers + 1))]
+        commands = {name: ["serve"] for name in names}
+        commands |= {name: [name] for name in ("ingest", "journal", "keeper")}
+        if self._plan.demo:
+            commands["demo"] = ["demo-traffic", "--data-dir", str(self._instance.folder)]
+        environment = environment_of_child(self._settings)
+        for name, arguments in commands.items():
+            # They keep nothing that a clean stop would save: when we are killed, they end at once.
+            argv = launch.command([sys.executable, "-m", "availability", *arguments], death_signal=signal.SIGKILL)
+            self._processes.append(Child(name, argv, environment, self._instance.logs / f"{name}.log"))
+
+    def _tell(self) -> None:
+        """After each start of a child, once all have been started."""
+        pids = {child.name: child.pid for child in [*self._processes, *self._servers]}
+        if 0 in pids.values():
+            return
+        settings = self._settings
+        self._instance.tell(Running(self._url, settings.nats_url, settings.redis_url, settings.postgres_url, pids))
+
+    @property
+    def _url(self) -> str:
+        return f"http://{self._host}:{self._settings.api_port}"
+
+    async def _watch(self) -> None:
+        """Say ``ready`` on standard output, once; before and after, say on standard error why it is not."""
+        said: list[str] = []
+        was_ready = False
+        while True:
+            reasons = await _not_ready(self._host, self._settings.api_port)
+            if not reasons and not was_ready:
+                click.echo(f"ready {self._url}")
+            elif reasons != said:
+                _say(f"not ready: {'; '.join(reasons)}" if reasons else "ready again")
+            was_ready, said = was_ready or not reasons, reasons
+            await asyncio.sleep(POLL_RUNNING_S if was_ready else POLL_STARTING_S)
+
+
+def _reserve(host: str, port: int) -> socket.socket:
+    """Bind the API's port without listening: only our API processes, which share it, can then listen on it."""
+    if port and not embedded.is_free(port):
+        raise Refused(f"port {port} is in use: choose another with --port, or --port 0 for any that is free")
+    reservation = socket.socket()
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reservation.bind((host, port))
+    return reservation
+
+
+async def _not_ready(host: str, port: int) -> list[str]:
+    """What /health/ready says against it; nothing when it is ready."""
+    request = f"GET /health/ready HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
+    try:
+        async with asyncio.timeout(2.0):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(request.encode())
+                answer = await reader.read()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return ["the API does not answer yet"]
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if head.split(b" ", 2)[1:2] == [b"200"]:
+        return []
+    try:
+        reasons = json.loads(body)["reasons"]
+    except (ValueError, KeyError, TypeError):
+        return [f"the API answers {head[:60]!r}"]
+    return [str(reason) for reason in reasons]
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

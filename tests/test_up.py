@@ -1,0 +1,129 @@
+"""``availability up`` starts all, keeps all running, stops all, and has its folder to itself (DESIGN 12)."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import jwt
+import nats
+import pytest
+from redis.asyncio import Redis
+from running_up import Up, command, is_alive, start
+from waiting import wait_until_plain
+
+NAMES = {"api", "api-2", "ingest", "journal", "keeper", "valkey", "nats", "postgres"}
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with start(tmp_path_factory.mktemp("up") / "data", "--workers", "2") as running:
+        running.wait_ready()
+        yield running
+
+
+def test_it_says_where_it_is_when_it_is_ready(up: Up) -> None:
+    assert up.output.read_text() == f"ready {up.url}\n"
+    assert up.is_ready()
+
+
+def test_up_json_tells_every_process(up: Up) -> None:
+    assert set(up.told()) == {"api", "nats", "redis", "postgres", "pids"}
+    assert set(up.pids()) == NAMES
+    assert all(is_alive(pid) for pid in up.pids().values())
+
+
+def test_what_holds_a_password_is_for_its_owner_alone(up: Up) -> None:
+    """P10."""
+    for name in ("up.json", "instance.json", "keys/issuer.pem", "valkey/valkey.conf", "nats/nats.conf"):
+        assert (up.folder / name).stat().st_mode & 0o077 == 0, name
+
+
+def test_a_second_start_on_the_folder_is_refused(up: Up) -> None:
+    second = subprocess.run(command(up.folder), capture_output=True, text=True, timeout=20, check=False)
+    assert second.returncode == 1
+    assert f"process {up.process.pid}" in second.stderr
+    assert up.is_ready()
+
+
+@pytest.mark.parametrize("name", ["api", "keeper", "journal", "ingest", "nats", "valkey", "postgres"])
+def test_a_child_that_dies_is_started_again_where_it_was(up: Up, name: str) -> None:
+    before = up.told()
+    up.wait_ready()
+    pid = up.pids()[name]
+    os.kill(pid, signal.SIGKILL)
+    up.wait_restarted(name, pid)
+    after = up.told()
+    assert {**after, "pids": None} == {**before, "pids": None}
+    assert f"{name} ended (SIGKILL) and is started again" in up.errors.read_text()
+
+
+def test_a_token_of_the_instance_verifies_with_its_keys(up: Up) -> None:
+    argv = [sys.executable, "-m", "availability", "token", "--data-dir", str(up.folder), "--client", "shop"]
+    printed = subprocess.run(
+        [*argv, "--scope", "atp:read", "--ttl", "60"], capture_output=True, text=True, timeout=20, check=True
+    )
+    key = jwt.PyJWKClient(f"{up.url}/.well-known/jwks.json").get_signing_key_from_jwt(printed.stdout.strip())
+    claims = jwt.decode(printed.stdout.strip(), key, algorithms=["ES256"], audience="availability")
+    assert (claims["sub"], claims["scope"]) == ("shop", "atp:read")
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_everything_cleanly(tmp_path: Path, by: signal.Signals) -> None:
+    with start(tmp_path / "data") as up:
+        up.wait_ready()
+        pids = up.pids()
+        assert up.stop(by) == 0
+        assert not [name for name, pid in pids.items() if is_alive(pid)]
+        assert not (up.folder / "up.json").exists()
+
+
+@pytest.mark.anyio
+async def test_data_is_kept_between_runs(tmp_path: Path) -> None:
+    with start(tmp_path / "data") as up:
+        up.wait_ready()
+        first = up.told()
+        async with Redis.from_url(str(first["redis"])) as valkey:
+            await valkey.set("kept", "yes")
+        connection = await asyncpg.connect(str(first["postgres"]))
+        await connection.execute("CREATE TABLE kept (answer text)")
+        await connection.close()
+        stream = await nats.connect(str(first["nats"]))
+        await stream.jetstream().add_stream(name="KEPT", subjects=["kept"])
+        await stream.close()
+        assert up.stop() == 0
+    with start(tmp_path / "data") as up:
+        up.wait_ready()
+        second = up.told()
+        assert {**second, "pids": None} == {**first, "pids": None}
+        async with Redis.from_url(str(second["redis"])) as valkey:
+            assert await valkey.get("kept") == b"yes"
+        connection = await asyncpg.connect(str(second["postgres"]))
+        assert await connection.fetchval("SELECT count(*) FROM kept") == 0
+        await connection.close()
+        stream = await nats.connect(str(second["nats"]))
+        assert (await stream.jetstream().stream_info("KEPT")).config.name == "KEPT"
+        await stream.close()
+
+
+def test_when_it_is_killed_its_children_end_and_it_can_start_again(tmp_path: Path) -> None:
+    with start(tmp_path / "data") as up:
+        up.wait_ready()
+        pids = up.pids()
+        up.stop(signal.SIGKILL)
+        with start(tmp_path / "data") as again:
+            again.wait_ready()
+            wait_until_plain(lambda: not [name for name, pid in pids.items() if is_alive(pid)])
+
+
+def test_a_port_in_use_is_refused_by_number(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        argv = [*command(tmp_path / "data"), "--port", port]
+        refused = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    assert refused.returncode == 1
+    assert f"port {port} is in use" in refused.stderr
