@@ -1,4 +1,4 @@
-"""The process ``journal``: the ledger's streams into Postgres, and from there its events to NATS, until told to stop."""
+"""The process ``journal``: the ledger's streams into Postgres, and from there its events to NATS."""
 
 import asyncio
 import logging
@@ -110,11 +110,12 @@ async def _journal(settings: Settings, metrics: JournalMetrics, stopping: asynci
     followers = [
         Follower(settings.redis_url, settings.postgres_url, shard, observer) for shard in range(settings.shards)
     ]
+    workers: list[Follower | Announcer] = [*followers, *announcers.values()]
     async with asyncio.TaskGroup() as group:
-        for worker in (*followers, *announcers.values()):
+        for worker in workers:
             group.create_task(worker.run())
         await stopping.wait()
-        for worker in (*followers, *announcers.values()):
+        for worker in workers:
             worker.stop()
 
 
