@@ -152,6 +152,7 @@ def _run_process(
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line a request is the demo's noise
     _run(run(settings))
 
 
