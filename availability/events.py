@@ -100,8 +100,8 @@ class Publisher:
             async with asyncio.timeout(2.0):
                 await self._client.close()
 
-    async def publish(self, events: list[Event]) -> None:
-        """Return when the server has acknowledged every one of ``events``; raises one of ``FAILED`` otherwise.
+    async def publish(self, events: list[Event]) -> int:
+        """Return how many, when the server has acknowledged every one of ``events``; one of ``FAILED`` otherwise.
 
         They go in atomic batches, which share one acknowledgement and, where the server syncs before it answers, one
         sync. A batch that the server refuses, as it does when it has one of the events already, is sent singly: each
@@ -116,6 +116,7 @@ class Publisher:
             async with asyncio.TaskGroup() as group:
                 for event in batch:
                     group.create_task(self._publish_one(event))
+        return len(events)
 
     async def _publish_batch(self, batch: list[Event]) -> str | None:
         """Publish all or nothing; why the server refused, or None when it did not."""
@@ -212,30 +213,46 @@ class Announcer:
                 pause_s = min(2 * pause_s, BACKOFF_LAST_S)
 
     async def _announce(self) -> None:
-        """Publish what lies behind the cursor, move the cursor, wait for more; until something fails or ``stop``."""
+        """Take the shard's outbox and empty it again and again, until something fails or ``stop``."""
         outbox = await self._open_outbox()
         if outbox is None:
             return
         publisher: Publisher | None = None
-        entries_max = ENTRIES_MIN
         try:
             publisher = await Publisher.open(self.nats_url)
-            while not self._stopping:
-                self._awake.clear()
-                entries, place = await outbox.take(entries_max)
-                if place == outbox.cursor:
-                    await self._rest(POLL_S)
-                    continue
-                events = events_of(self.shard, entries, stale_after_ms=self.stale_after_ms)
-                await publisher.publish(events)
-                await outbox.done(place)
-                self.announced(self.shard, len(events))
-                entries_max = TAKE_EVENTS * len(entries) // max(1, len(events))
-                entries_max = min(max(entries_max, ENTRIES_MIN), ENTRIES_MAX)
+            await self._drain(outbox, publisher)
         finally:
             if publisher is not None:
                 await publisher.close()
             await outbox.close()
+
+    async def _drain(self, outbox: Outbox, publisher: Publisher) -> None:
+        """One batch is on its way to NATS while the next is read and made; they arrive in the journal's order."""
+        entries_max = ENTRIES_MIN
+        taken = outbox.cursor
+        under_way: asyncio.Task[int] | None = None
+        try:
+            while not self._stopping or under_way is not None:
+                self._awake.clear()
+                before = taken
+                entries, taken = await outbox.take(entries_max, after=before)
+                events = events_of(self.shard, entries, stale_after_ms=self.stale_after_ms)
+                if under_way is not None:
+                    published = await under_way
+                    await outbox.done(before)
+                    self.announced(self.shard, published)
+                    under_way = None
+                if taken == before:
+                    await self._rest(POLL_S)
+                elif not self._stopping:
+                    under_way = asyncio.create_task(publisher.publish(events))
+                    entries_max = TAKE_EVENTS * len(entries) // max(1, len(events))
+                    entries_max = min(max(entries_max, ENTRIES_MIN), ENTRIES_MAX)
+        finally:
+            if under_way is not None:
+                under_way.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await under_way
 
     async def _open_outbox(self) -> Outbox | None:
         """The shard's outbox, as soon as no other announcer has it; None when told to stop before that."""

@@ -78,7 +78,7 @@ class PositionJson(LocationEntryJson, frozen=True):
 def time_text(at_ms: int) -> str:
     """RFC 3339 in UTC with milliseconds, as in ``2026-11-23T10:00:00.000Z``; ``at_ms`` from 0 to TIME_MS_MAX."""
     moment = _EPOCH + timedelta(milliseconds=at_ms)
-    return f"{moment.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+    return f"{moment.isoformat(timespec='milliseconds')[: -len('+00:00')]}Z"
 
 
 def day_text(day: int) -> str:

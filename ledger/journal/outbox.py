@@ -43,18 +43,18 @@ class Outbox:
         except FAILED:
             self._connection.terminate()
 
-    async def take(self, entries_max: int) -> tuple[list[JournalEntry], Place]:
-        """The next entries and the place to pass to ``done`` once they are announced.
+    async def take(self, entries_max: int, after: Place) -> tuple[list[JournalEntry], Place]:
+        """The entries behind ``after``, and the place to pass to ``done`` once they are announced.
 
         Unreadable entries are passed over: they are among the rejects.
         """
         rows = await self._connection.fetch(
             "select epoch, seq, body from availability.entry"
             " where shard = $1 and (epoch, seq) > ($2, $3) order by epoch, seq limit $4",
-            *(self.shard, self.cursor.epoch, self.cursor.seq, entries_max),
+            *(self.shard, after.epoch, after.seq, entries_max),
         )
         entries: list[JournalEntry] = []
-        place = self.cursor
+        place = after
         for row in rows:
             place = Place(row["epoch"], row["seq"])
             try:
