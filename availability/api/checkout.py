@@ -1,0 +1,295 @@
+"""What checkout calls: how many can be promised, and the verbs on reservations (DESIGN 9)."""
+
+import re
+from typing import Final, TypeVar
+
+from msgspec import Struct
+
+from availability.api import examples, forms
+from availability.api.answer import Answer, ok
+from availability.api.answers import SHARD, refusal, reservation_answer
+from availability.api.edge import Edge
+from availability.api.endpoint import LARGE_BODY_BYTES_MAX, Call, Success, endpoint
+from availability.api.problems import Fault, invalid, problem
+from availability.api.promising import Asked, AtpItem, View, atp_item
+from availability.api.reading import given_fields, idempotency_key
+from availability.api.times import not_a_time, past_day
+from availability.feeds.decoding import to_ms
+from availability.shapes import ReservationJson, reservation_json
+from ledger import (
+    Commit,
+    Done,
+    Extend,
+    Find,
+    Found,
+    Hold,
+    Insufficient,
+    NotFound,
+    Positions,
+    Read,
+    ReadItem,
+    Release,
+    Ship,
+    VerbOutcome,
+    fingerprint,
+    operation_id,
+)
+
+Verb = TypeVar("Verb", bound=Struct)
+
+_RESERVATION_ID: Final = re.compile(r"[a-z2-7]{24}\Z")
+_VERB_PROBLEMS: Final = ("not-found", "wrong-state", "reservation-expired", "idempotency-key-reused")
+_REPLAY_HEADERS: Final = ("Idempotency-Replayed",)
+_IN_THE_PAST: Final = Fault("by", "must not be in the past")
+
+
+class AtpItems(Struct, frozen=True):
+    """The answers, in the order of the questions."""
+
+    items: list[AtpItem]
+
+
+class OperationJson(Struct, frozen=True):
+    """What was done under a key, and the reservation that it was done to, as it is now."""
+
+    key: str
+    operation: str
+    reservation: ReservationJson
+
+
+# --- available to promise ----------------------------------------------------------------------------------------
+
+
+@endpoint(
+    "GET",
+    "/v1/atp",
+    "atp:read",
+    summary="How many of a SKU can be promised: over all enabled locations, or those named. A location that has no "
+    "position of the SKU is answered with zeros.",
+    query=forms.AtpQuery,
+    success=Success("What can be promised", examples.ATP_ITEM),
+)
+async def atp(edge: Edge, call: Call[forms.AtpQuery]) -> Answer:
+    """One SKU."""
+    asked = call.form
+    if past_day(asked.by, edge.now_ms()):
+        return invalid(_IN_THE_PAST)
+    locations = list(dict.fromkeys(asked.location))
+    found = await edge.ledger.read(Read([ReadItem(asked.sku, locations or None)]))
+    (item,) = _items(edge, [Asked(asked.sku, asked.quantity, locations, asked.channel)], found)
+    return ok(item)
+
+
+@endpoint(
+    "POST",
+    "/v1/atp",
+    "atp:read",
+    summary="The same for many SKUs at once, answered in order.",
+    body=forms.AtpForm,
+    body_example={"items": [{"sku": "SHOE-42", "quantity": 2}, {"sku": "SHOE-43", "location": "STORE-7"}]},
+    body_bytes_max=LARGE_BODY_BYTES_MAX,
+    success=Success("What can be promised of each", AtpItems([examples.ATP_ITEM])),
+)
+async def atp_many(edge: Edge, call: Call[forms.AtpForm]) -> Answer:
+    """Many SKUs."""
+    form = call.form
+    if past_day(form.by, edge.now_ms()):
+        return invalid(_IN_THE_PAST)
+    asked = [
+        Asked(item.sku, item.quantity, [] if item.location is None else [item.location], form.channel)
+        for item in form.items
+    ]
+    found = await edge.ledger.read(Read([ReadItem(item.sku, item.locations or None) for item in asked]))
+    return ok(AtpItems(_items(edge, asked, found)))
+
+
+def _items(edge: Edge, asked: list[Asked], found: Positions) -> list[AtpItem]:
+    view = View(found.now_ms, edge.low_stock, edge.stale_after_ms)
+    return [atp_item(item, positions, view) for item, positions in zip(asked, found.items, strict=True)]
+
+
+# --- reservations ------------------------------------------------------------------------------------------------
+
+
+@endpoint(
+    "POST",
+    "/v1/reservations",
+    "reservations:write",
+    summary="Hold units for a buyer, all lines or nothing (mode `all`), or what there is (mode `available`).",
+    keyed=True,
+    body=forms.HoldForm,
+    body_example={"lines": [{"sku": "SHOE-42", "quantity": 2, "location": "STORE-7"}], "ttl_seconds": 600},
+    success=Success("Held", examples.RESERVATION, 201, _REPLAY_HEADERS),
+    problems=("insufficient-stock", "unknown-sku", "unknown-location", "idempotency-key-reused"),
+)
+async def hold(edge: Edge, call: Call[forms.HoldForm]) -> Answer:
+    """Hold."""
+    form, client = call.form, call.principal.client
+    identity = operation_id(client, call.key)
+    # A replay is answered as ever, even when its day has passed meanwhile.
+    if past_day(form.by, edge.now_ms()) and isinstance(await edge.ledger.find(Find(identity, client)), NotFound):
+        return invalid(_IN_THE_PAST)
+    operation = Hold(
+        id=identity,
+        fingerprint=fingerprint("hold", given_fields(form)),
+        client=client,
+        lines=[line.line() for line in form.lines],
+        ttl_ms=form.ttl_seconds * 1_000,
+        mode=form.mode,
+        channel=form.channel,
+        customer=form.customer,
+        strategy=form.strategy,
+        max_splits=form.max_splits,
+        near=None if form.near is None else (form.near.lat, form.near.lon),
+    )
+    outcome = await edge.deciding_ledger.hold(operation)
+    if isinstance(outcome, Done):
+        return reservation_answer(201, "held", outcome)
+    return refusal(outcome, operation.fingerprint)
+
+
+@endpoint(
+    "GET",
+    "/v1/reservations/{id}",
+    "reservations:read",
+    "reservations:write",
+    summary="A reservation of this client, as it is now.",
+    success=Success("The reservation", examples.RESERVATION),
+    problems=("not-found",),
+)
+async def reservation(edge: Edge, call: Call[None]) -> Answer:
+    """Look at one."""
+    identity = call.path["id"]
+    if _RESERVATION_ID.match(identity):
+        outcome = await edge.ledger.find(Find(identity, call.principal.client))
+        if isinstance(outcome, Found) and outcome.id == identity and outcome.verb == "hold":
+            return ok(reservation_json(identity, SHARD, outcome.reservation))
+    return refusal(NotFound())
+
+
+@endpoint(
+    "POST",
+    "/v1/reservations/{id}/extend",
+    "reservations:write",
+    summary="Let a hold live so many seconds from now.",
+    keyed=True,
+    body=forms.ExtendForm,
+    body_example={"ttl_seconds": 900},
+    success=Success("The reservation", examples.RESERVATION, headers=_REPLAY_HEADERS),
+    problems=_VERB_PROBLEMS,
+)
+async def extend(edge: Edge, call: Call[forms.ExtendForm]) -> Answer:
+    """Extend."""
+    named = _named("extend", call)
+    if isinstance(named, Answer):
+        return named
+    operation = Extend(*named, ttl_ms=call.form.ttl_seconds * 1_000)
+    return _done("extended", operation.fingerprint, await edge.deciding_ledger.extend(operation))
+
+
+@endpoint(
+    "POST",
+    "/v1/reservations/{id}/commit",
+    "reservations:write",
+    summary="Turn all held units into an order's; `reacquire` claims the units of an expired hold again, if they are "
+    "still there.",
+    keyed=True,
+    body=forms.CommitForm,
+    body_example={"order_id": "ORDER-1001"},
+    success=Success("The reservation", examples.COMMITTED, headers=_REPLAY_HEADERS),
+    problems=(*_VERB_PROBLEMS, "insufficient-stock"),
+)
+async def commit(edge: Edge, call: Call[forms.CommitForm]) -> Answer:
+    """Commit."""
+    named = _named("commit", call)
+    if isinstance(named, Answer):
+        return named
+    operation = Commit(*named, order_id=call.form.order_id, reacquire=call.form.reacquire)
+    return _done("committed", operation.fingerprint, await edge.deciding_ledger.commit(operation))
+
+
+@endpoint(
+    "POST",
+    "/v1/reservations/{id}/release",
+    "reservations:write",
+    summary="Give held units back: those named, or all of them.",
+    keyed=True,
+    body=forms.ReleaseForm,
+    body_example={"lines": [{"line": 1, "quantity": 1}]},
+    body_optional=True,
+    success=Success("The reservation", examples.RESERVATION, headers=_REPLAY_HEADERS),
+    problems=_VERB_PROBLEMS,
+)
+async def release(edge: Edge, call: Call[forms.ReleaseForm]) -> Answer:
+    """Release."""
+    named = _named("release", call) if (fault := _line_twice(call.form.lines)) is None else invalid(fault)
+    if isinstance(named, Answer):
+        return named
+    operation = Release(*named, lines=forms.units_of_lines(call.form.lines))
+    return _done("released", operation.fingerprint, await edge.deciding_ledger.release(operation))
+
+
+@endpoint(
+    "POST",
+    "/v1/reservations/{id}/ship",
+    "reservations:write",
+    summary="Units leave the building: picked ones first, then committed ones; those named, or all of them.",
+    keyed=True,
+    body=forms.ShipForm,
+    body_example={"lines": [{"line": 1, "quantity": 1}], "occurred_at": "2026-11-23T10:00:00.000Z"},
+    body_optional=True,
+    success=Success("The reservation", examples.SHIPPED, headers=_REPLAY_HEADERS),
+    problems=_VERB_PROBLEMS,
+)
+async def ship(edge: Edge, call: Call[forms.ShipForm]) -> Answer:
+    """Ship."""
+    form = call.form
+    occurred_at_ms = None if form.occurred_at is None else to_ms(form.occurred_at)
+    fault = _line_twice(form.lines) or not_a_time("occurred_at", occurred_at_ms, edge.now_ms())
+    named = _named("ship", call) if fault is None else invalid(fault)
+    if isinstance(named, Answer):
+        return named
+    operation = Ship(*named, lines=forms.units_of_lines(form.lines), occurred_at_ms=occurred_at_ms)
+    return _done("shipped", operation.fingerprint, await edge.deciding_ledger.ship(operation))
+
+
+@endpoint(
+    "GET",
+    "/v1/operations/{key}",
+    "reservations:read",
+    "reservations:write",
+    summary="What became of the operation that this client named `key`: after 500, 504 or a lost connection. "
+    "404 = it was surely not done so far.",
+    success=Success("It was done", OperationJson("cart-17-hold", "hold", examples.RESERVATION)),
+    problems=("unknown-operation",),
+)
+async def operation(edge: Edge, call: Call[None]) -> Answer:
+    """Settle an unknown."""
+    key = idempotency_key(call.path["key"].encode())
+    if key is None:
+        return invalid(Fault("key", "must be 1..255 visible ASCII characters, percent-encoded in the path"))
+    client = call.principal.client
+    outcome = await edge.ledger.find(Find(operation_id(client, key), client))
+    if isinstance(outcome, NotFound):
+        return problem("unknown-operation", "nothing was done under this key so far; it is safe to try again with it")
+    return ok(OperationJson(key, outcome.verb, reservation_json(outcome.id, SHARD, outcome.reservation)))
+
+
+def _named(verb: str, call: Call[Verb]) -> tuple[str, str, str, str] | Answer:
+    """The first four fields of an operation on a reservation: its id, fingerprint, client and reservation."""
+    reservation_id, client = call.path["id"], call.principal.client
+    if not _RESERVATION_ID.match(reservation_id):
+        return refusal(NotFound())
+    told = fingerprint(f"{verb} {reservation_id}", given_fields(call.form))
+    return operation_id(client, call.key), told, client, reservation_id
+
+
+def _done(outcome_word: str, told: str, outcome: VerbOutcome | Insufficient) -> Answer:
+    if isinstance(outcome, Done):
+        return reservation_answer(200, outcome_word, outcome)
+    return refusal(outcome, told)
+
+
+def _line_twice(lines: list[forms.UnitsForm] | None) -> Fault | None:
+    index = forms.twice([line.line for line in lines or []])
+    return None if index is None else Fault(f"lines[{index}].line", "is given more than once")

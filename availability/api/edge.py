@@ -1,0 +1,99 @@
+"""What the handlers work with: the ledger's door, the quarantine, the clock, and why the service is not ready."""
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from ledger import (
+    Applied,
+    Apply,
+    Commit,
+    Count,
+    CountOutcome,
+    Extend,
+    Find,
+    Found,
+    Hold,
+    HoldOutcome,
+    Insufficient,
+    LocationList,
+    Locations,
+    LocationStored,
+    NotFound,
+    Positions,
+    PutLocation,
+    QuarantinedEvent,
+    Read,
+    Release,
+    Ship,
+    Unavailable,
+    VerbOutcome,
+)
+
+
+class Door(Protocol):
+    """The ledger, as far as the API asks it; raises ``ledger.LedgerError`` when it gives no answer."""
+
+    async def hold(self, operation: Hold, /) -> HoldOutcome: ...
+    async def extend(self, operation: Extend, /) -> VerbOutcome: ...
+    async def commit(self, operation: Commit, /) -> VerbOutcome | Insufficient: ...
+    async def release(self, operation: Release, /) -> VerbOutcome: ...
+    async def ship(self, operation: Ship, /) -> VerbOutcome: ...
+    async def apply(self, operation: Apply, /) -> Applied: ...
+    async def count(self, operation: Count, /) -> CountOutcome: ...
+    async def read(self, operation: Read, /) -> Positions: ...
+    async def find(self, operation: Find, /) -> Found | NotFound: ...
+    async def put_location(self, operation: PutLocation, /) -> LocationStored: ...
+    async def locations(self, operation: Locations, /) -> LocationList: ...
+
+
+class Stores(Protocol):
+    """The quarantine: keeps events until a person has looked."""
+
+    async def store(self, events: list[QuarantinedEvent], /) -> None: ...
+
+
+def clock_ms() -> int:
+    """This machine's clock. What is decided about stock goes by the ledger's."""
+    return time.time_ns() // 1_000_000
+
+
+class Edge:
+    """Made by the composition root, once a process."""
+
+    def __init__(
+        self,
+        ledger: Door,
+        quarantine: Stores,
+        *,
+        low_stock: int,
+        stale_after_ms: int,
+        reasons: Callable[[], list[str]],
+        metrics: Callable[[], bytes],
+        jwks: Callable[[], bytes],
+        now_ms: Callable[[], int] = clock_ms,
+    ) -> None:
+        self.low_stock, self.stale_after_ms, self.now_ms = low_stock, stale_after_ms, now_ms
+        self.reasons, self.metrics, self.jwks = reasons, metrics, jwks
+        self.document = b""
+        self.blocked: str | None = None
+        """Why nothing may be changed now, although the ledger answers."""
+        self.ledger, self.quarantine = ledger, quarantine
+        self._heard: dict[str, int] = {}
+
+    @property
+    def deciding_ledger(self) -> Door:
+        """The ledger to change; ``Unavailable`` while it must not be."""
+        if self.blocked is not None:
+            raise Unavailable(self.blocked)
+        return self.ledger
+
+    def heard(self, newest_ms: dict[str, int]) -> None:
+        """Note how new each source's news was, for whoever calls ``take_heard``."""
+        for source, at_ms in newest_ms.items():
+            self._heard[source] = max(at_ms, self._heard.get(source, 0))
+
+    def take_heard(self) -> dict[str, int]:
+        """The sources heard since the last call, and how new the newest event of each was."""
+        heard, self._heard = self._heard, {}
+        return heard

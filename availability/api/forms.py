@@ -1,0 +1,163 @@
+"""What clients may send: one struct a body or query, each field bounded. Nothing unknown is let through."""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from availability.feeds.decoding import Instant
+from ledger import (
+    LINES_MAX,
+    QUANTITY_MAX,
+    STOCK_QUANTITY_MAX,
+    HoldLine,
+    Location,
+    Mode,
+    Name,
+    Reference,
+    Strategy,
+    UnitsOfLine,
+)
+
+ITEMS_MAX = 500
+EVENTS_MAX = 1_000
+COUNT_LINES_MAX = 10_000
+LOCATIONS_MAX = 200
+TTL_SECONDS_MAX = 86_400
+TTL_SECONDS = 600
+
+Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
+CountedQuantity = Annotated[int, Meta(ge=0, le=STOCK_QUANTITY_MAX)]
+TtlSeconds = Annotated[int, Meta(ge=1, le=TTL_SECONDS_MAX)]
+LineNumber = Annotated[int, Meta(ge=1, le=1_000_000)]
+Latitude = Annotated[float, Meta(ge=-90, le=90)]
+Longitude = Annotated[float, Meta(ge=-180, le=180)]
+Title = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+\Z")]
+
+
+class Form(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A body or a part of one. Defaults are left out when it is written, so that ``null`` and nothing are the same."""
+
+
+class AtpQuery(Form, frozen=True):
+    sku: Name
+    location: Annotated[list[Name], Meta(max_length=LOCATIONS_MAX)] = []
+    channel: Name | None = None
+    quantity: Quantity = 1
+    by: date | None = None
+
+
+class AtpItemForm(Form, frozen=True):
+    sku: Name
+    location: Name | None = None
+    quantity: Quantity = 1
+
+
+class AtpForm(Form, frozen=True):
+    items: Annotated[list[AtpItemForm], Meta(min_length=1, max_length=ITEMS_MAX)]
+    channel: Name | None = None
+    by: date | None = None
+
+
+class HoldLineForm(Form, frozen=True):
+    sku: Name
+    quantity: Quantity
+    location: Name | None = None
+
+    def line(self) -> HoldLine:
+        """As the ledger takes it."""
+        return HoldLine(self.sku, self.quantity, self.location)
+
+
+class Near(Form, frozen=True):
+    lat: Latitude
+    lon: Longitude
+
+
+class HoldForm(Form, frozen=True):
+    lines: Annotated[list[HoldLineForm], Meta(min_length=1, max_length=LINES_MAX)]
+    channel: Name | None = None
+    customer: Reference | None = None
+    ttl_seconds: TtlSeconds = TTL_SECONDS
+    mode: Mode = "all"
+    strategy: Strategy = "priority"
+    max_splits: Annotated[int, Meta(ge=0, le=LINES_MAX)] | None = None
+    by: date | None = None
+    near: Near | None = None
+
+
+class ExtendForm(Form, frozen=True):
+    ttl_seconds: TtlSeconds
+
+
+class CommitForm(Form, frozen=True):
+    order_id: Reference
+    reacquire: bool = False
+
+
+class UnitsForm(Form, frozen=True):
+    line: LineNumber
+    quantity: Quantity
+
+
+UnitsForms = Annotated[list[UnitsForm], Meta(min_length=1, max_length=LINES_MAX)]
+
+
+class ReleaseForm(Form, frozen=True):
+    lines: UnitsForms | None = None
+
+
+class ShipForm(Form, frozen=True):
+    lines: UnitsForms | None = None
+    occurred_at: Instant | None = None
+
+
+class EventsForm(Form, frozen=True):
+    """Each event is read by itself, so that a bad one stops no other."""
+
+    events: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=EVENTS_MAX)]
+
+
+class CountLine(Form, frozen=True):
+    sku: Name
+    quantity: CountedQuantity
+
+
+class CountForm(Form, frozen=True):
+    as_of: Instant
+    lines: Annotated[list[CountLine], Meta(min_length=1, max_length=COUNT_LINES_MAX)]
+
+
+class LocationForm(Form, frozen=True):
+    type: Literal["warehouse", "store", "dropship"]
+    name: Title | None = None
+    authority: Name | None = None
+    lat: Latitude | None = None
+    lon: Longitude | None = None
+    priority: Annotated[int, Meta(ge=0, le=1_000_000)] = 100
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.lat is None) != (self.lon is None):
+            raise ValueError("lat and lon come together or not at all")
+
+    def location(self, location: str) -> Location:
+        """As the ledger keeps it."""
+        return Location(location, self.name, self.type, self.authority, self.lat, self.lon, self.priority, self.enabled)
+
+
+def units_of_lines(lines: list[UnitsForm] | None) -> list[UnitsOfLine] | None:
+    """As the ledger takes them."""
+    return None if lines is None else [UnitsOfLine(line.line, line.quantity) for line in lines]
+
+
+def twice(values: Sequence[object]) -> int | None:
+    """The index of the first value that was there before."""
+    seen: set[object] = set()
+    for index, value in enumerate(values):
+        if value in seen:
+            return index
+        seen.add(value)
+    return None

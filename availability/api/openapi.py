@@ -1,0 +1,178 @@
+"""The OpenAPI 3.1 document, made from what the endpoints declare; none is declared without schema and example."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, get_type_hints
+
+import msgspec
+from msgspec import Struct
+
+from availability.api.endpoint import SCOPES, Endpoint
+from availability.api.problems import PROBLEMS, Problem
+
+TITLE: Final = "Inventory availability and reservations"
+VERSION: Final = "1"
+_REFERENCE: Final = "#/components/schemas/{name}"
+_PROBLEM_JSON: Final = "application/problem+json"
+_OF_EVERY_TOKEN: Final = ("unauthenticated", "forbidden", "overloaded", "not-ready", "unknown", "internal-error")
+_OF_EVERY_BODY: Final = ("invalid-request", "too-large", "unsupported-media-type", "request-timeout")
+_HEADERS: Final = {
+    "Idempotency-Replayed": {
+        "description": "`true` when the operation was done before, by an earlier request with this key.",
+        "schema": {"type": "string", "const": "true"},
+    },
+    "Retry-After": {"description": "Seconds until trying again makes sense.", "schema": {"type": "integer"}},
+    "WWW-Authenticate": {"description": "What kind of token is asked for.", "schema": {"type": "string"}},
+}
+_HEADERS_OF_STATUS: Final = {401: ("WWW-Authenticate",), 403: ("WWW-Authenticate",), 503: ("Retry-After",)}
+
+
+def problems_of(endpoint: Endpoint) -> list[str]:
+    """Every problem that a call can end in: its own, and those that follow from what it declares."""
+    names = list(endpoint.problems)
+    if not endpoint.public:
+        names += _OF_EVERY_TOKEN
+    if endpoint.body is not None:
+        names += _OF_EVERY_BODY
+    else:
+        names.append("invalid-request")
+    if endpoint.keyed:
+        names.append("missing-idempotency-key")
+    return [name for name in PROBLEMS if name in names]
+
+
+def document(endpoints: Sequence[Endpoint]) -> bytes:
+    """The document as JSON."""
+    shapes = _shapes(endpoints)
+    schemas, components = msgspec.json.schema_components(shapes, ref_template=_REFERENCE)
+    by_type = dict(zip(shapes, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, by_type)
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": TITLE, "version": VERSION},
+            "paths": paths,
+            "components": {
+                "schemas": components,
+                "securitySchemes": {
+                    "token": {
+                        "type": "http",
+                        "scheme": "bearer",
+                        "bearerFormat": "JWT",
+                        "description": f"Scopes: {', '.join(SCOPES)}. Any one of those that a call names is enough.",
+                    }
+                },
+            },
+        }
+    )
+
+
+def _shapes(endpoints: Iterable[Endpoint]) -> list[type]:
+    found: list[type] = [_problem_type(name) for name in PROBLEMS]
+    for endpoint in endpoints:
+        found += [type(endpoint.success.example)] if isinstance(endpoint.success.example, Struct) else []
+        found += [] if endpoint.body is None else [endpoint.body]
+    return list(dict.fromkeys(found))
+
+
+def _problem_type(name: str) -> type:
+    body = PROBLEMS[name].body
+    assert isinstance(body, type)
+    return body
+
+
+def _operation(endpoint: Endpoint, schemas: dict[type, dict[str, Any]]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": re.sub(r"[^a-z0-9]+", "_", endpoint.name.lower()).strip("_"),
+        "summary": endpoint.summary.partition(". ")[0].partition(": ")[0],
+        "description": endpoint.summary,
+        "parameters": _parameters(endpoint),
+        "responses": _responses(endpoint, schemas),
+        "security": [] if endpoint.public else [{"token": [scope]} for scope in endpoint.scopes],
+    }
+    if endpoint.body is not None:
+        assert endpoint.body_example is not None, f"{endpoint.name} has no example of its body"
+        content = {"schema": schemas[endpoint.body], "example": endpoint.body_example}
+        operation["requestBody"] = {
+            "required": not endpoint.body_optional,
+            "content": {"application/json": content},
+            "description": f"At most {endpoint.body_bytes_max} bytes.",
+        }
+    return operation
+
+
+def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", endpoint.path)
+    ]
+    if endpoint.keyed:
+        parameters.append(
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": True,
+                "description": "Names the operation; the same key again is the same operation. Quotes are optional.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+                "example": "cart-17-hold",
+            }
+        )
+    if endpoint.query is not None:
+        hints = get_type_hints(endpoint.query, include_extras=True)
+        parameters += [
+            {
+                "name": field.encode_name,
+                "in": "query",
+                "required": field.required,
+                "schema": msgspec.json.schema(hints[field.name]),
+            }
+            for field in msgspec.structs.fields(endpoint.query)
+        ]
+    return parameters
+
+
+def _responses(endpoint: Endpoint, schemas: dict[type, dict[str, Any]]) -> dict[str, Any]:
+    success = endpoint.success
+    example = msgspec.to_builtins(success.example)
+    schema = schemas.get(type(success.example)) or {"type": "string" if isinstance(example, str) else "object"}
+    responses: dict[str, Any] = {
+        str(success.status): {
+            "description": success.description,
+            "headers": {name: _HEADERS[name] for name in success.headers},
+            "content": {success.content_type: {"schema": schema, "example": example}},
+        }
+    }
+    by_status: dict[int, list[str]] = {}
+    for name in problems_of(endpoint):
+        by_status.setdefault(PROBLEMS[name].status, []).append(name)
+    for status, names in sorted(by_status.items()):
+        responses[str(status)] = _problem_response(status, names, schemas)
+    return responses
+
+
+def _problem_response(status: int, names: list[str], schemas: dict[type, dict[str, Any]]) -> dict[str, Any]:
+    alternatives = list({str(found): found for name in names if (found := schemas[_problem_type(name)])}.values())
+    return {
+        "description": "; ".join(PROBLEMS[name].title for name in names),
+        "headers": {name: _HEADERS[name] for name in _HEADERS_OF_STATUS.get(status, ())},
+        "content": {
+            _PROBLEM_JSON: {
+                "schema": alternatives[0] if len(alternatives) == 1 else {"anyOf": alternatives},
+                "examples": {name: {"value": msgspec.to_builtins(_example(name))} for name in names},
+            }
+        },
+    }
+
+
+def _example(name: str) -> Problem:
+    kind = PROBLEMS[name]
+    return kind.body(
+        type=f"/problems/{name}",
+        title=kind.title,
+        status=kind.status,
+        detail=kind.title,
+        retry=kind.retry,
+        **kind.example,
+    )

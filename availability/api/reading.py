@@ -1,0 +1,118 @@
+"""From bytes to a form or to what is wrong with them: bodies, query parameters, path segments, idempotency keys."""
+
+import re
+from functools import cache
+from typing import Any, Final, TypeVar
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from msgspec import Struct
+
+from availability.api.problems import Fault
+
+Form = TypeVar("Form")
+
+_RULE_LENGTH_MAX: Final = 300
+_NAMED_FIELD: Final = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`\Z", re.DOTALL)
+_WHOLE_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\Z")
+_VISIBLE_ASCII: Final = re.compile(rb"[!-~]{1,255}\Z")
+_BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+
+def read_body(decoder: msgspec.json.Decoder[Form], body: bytes) -> Form | Fault:
+    """The form that a JSON body is."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        return fault_of(error)
+    except UnicodeDecodeError:
+        return Fault("body", "must be UTF-8")
+    except RecursionError:
+        return Fault("body", "is nested too deeply")
+    except msgspec.DecodeError as error:
+        return Fault("body", f"must be JSON: {error}"[:_RULE_LENGTH_MAX])
+
+
+def fault_of(error: msgspec.ValidationError, root: str = "body") -> Fault:
+    """Where the form is wrong, as a path like ``lines[0].quantity``, and the rule; both bounded."""
+    message = str(error)
+    rule, at, path = message.rpartition(" - at `")
+    if not at:
+        rule, path = message, ""
+    field = path.removesuffix("`").removeprefix("$").removeprefix(".")
+    if named := _NAMED_FIELD.match(rule):
+        field = f"{field}.{named[1]}" if field else named[1]
+    return Fault((field or root)[:_RULE_LENGTH_MAX], rule[:_RULE_LENGTH_MAX])
+
+
+class QueryReader(Struct, frozen=True):
+    """Reads a query string into ``form``: the rules of a body, and whole numbers and lists written the way of URLs."""
+
+    form: type[Struct]
+    lists: frozenset[str]
+    numbers: frozenset[str]
+
+    @classmethod
+    def of(cls, form: type[Struct]) -> "QueryReader":
+        """The reader for a form whose fields are texts, days, whole numbers and lists of texts."""
+        fields = msgspec.structs.fields(form)
+        shown = {field.encode_name: msgspec.inspect.type_info(field.type) for field in fields}
+        lists = frozenset(name for name, kind in shown.items() if isinstance(kind, msgspec.inspect.ListType))
+        numbers = frozenset(name for name, kind in shown.items() if isinstance(kind, msgspec.inspect.IntType))
+        return cls(form, lists, numbers)
+
+    def read(self, query: bytes) -> Any:
+        """The form that a query string is, or its fault."""
+        given: dict[str, object] = {}
+        for pair in query.split(b"&") if query else ():
+            name_bytes, _, value_bytes = pair.replace(b"+", b" ").partition(b"=")
+            name, value = unescape(name_bytes), unescape(value_bytes)
+            if name is None or value is None:
+                return Fault("query", "must be percent-encoded UTF-8")
+            if name in self.lists:
+                values = given.setdefault(name, [])
+                assert isinstance(values, list)
+                values.append(value)
+            elif name in given:
+                return Fault(name[:_RULE_LENGTH_MAX], "is given more than once")
+            else:
+                given[name] = int(value) if name in self.numbers and _WHOLE_NUMBER.match(value) else value
+        try:
+            return msgspec.convert(given, self.form)
+        except msgspec.ValidationError as error:
+            return fault_of(error, "query")
+
+
+def unescape(segment: bytes) -> str | None:
+    """A percent-encoded part of a URL as text; None when it is not well formed."""
+    if _BAD_ESCAPE.search(segment):
+        return None
+    try:
+        return unquote_to_bytes(segment).decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def idempotency_key(header: bytes) -> str | None:
+    """The key in the header's value, without the quotes that it may have; None when it is not one."""
+    value = header[1:-1] if len(header) >= 2 and header[:1] == header[-1:] == b'"' else header
+    return value.decode("ascii") if _VISIBLE_ASCII.match(value) else None
+
+
+def given_fields(form: Struct) -> dict[str, object]:
+    """The fields of a form that differ from their defaults: what its fingerprint is taken of."""
+    return {name: value for name, default in _defaults(type(form)) if (value := getattr(form, name)) != default}
+
+
+@cache
+def _defaults(form: type[Struct]) -> tuple[tuple[str, object], ...]:
+    return tuple((field.name, field.default) for field in msgspec.structs.fields(form))
+
+
+def path_name(path: dict[str, str], field: str, form: Any) -> str | Fault:
+    """The part ``field`` of a path, if it is what ``form`` allows."""
+    try:
+        name: str = msgspec.convert(path[field], form)
+    except msgspec.ValidationError as error:
+        return Fault(field, str(error)[:_RULE_LENGTH_MAX])
+    return name

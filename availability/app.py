@@ -1,0 +1,197 @@
+"""The process ``serve``: puts the API together, serves it, and watches what it stands on until it is told to stop."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final, Protocol
+
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+from litestar import Litestar
+
+from availability.api.edge import Door, Edge, Stores, clock_ms
+from availability.api.keyring import keep_fresh
+from availability.api.service import service
+from availability.api.tokens import Keys, Tokens
+from availability.settings import Settings
+from availability.telemetry import Telemetry
+from ledger import JOURNAL_FAILED, FeedStatus, Journal, Ledger, Quarantine, State
+
+WATCH_S: Final = 1.0
+STOP_S: Final = 15.0
+"""After this long a request that was under way is given up; its outcome is then unknown to its client."""
+CONNECTIONS_MAX: Final = 4_096
+HEADERS_BYTES_MAX: Final = 65_536
+HEADERS_MS_MAX: Final = 30_000
+
+log = logging.getLogger(__name__)
+
+
+class Stated(Door, Protocol):
+    """A ledger that says whether it may promise."""
+
+    def state(self) -> State: ...
+
+
+class Api:
+    """The application with its parts, as far as a process or a test handles them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Stated,
+        quarantine: Stores,
+        *,
+        telemetry: Telemetry | None = None,
+        now_ms: Callable[[], int] = clock_ms,
+    ) -> None:
+        self.stopping = False
+        self.telemetry = telemetry or Telemetry()
+        self.tokens = Tokens(Keys(), settings.token_issuer, settings.token_audience, lambda: now_ms() / 1_000)
+        self._ledger = ledger
+        self.edge = Edge(
+            ledger,
+            quarantine,
+            low_stock=settings.low_stock,
+            stale_after_ms=settings.stale_after_ms,
+            reasons=self.reasons,
+            metrics=self.telemetry.page,
+            jwks=lambda: self.tokens.keys.document,
+            now_ms=now_ms,
+        )
+        self.telemetry.queue_depth(lambda: ledger.state().queue_depth)
+        self.asgi: Litestar = service(self.edge, self.tokens, self.telemetry)
+
+    def reasons(self) -> list[str]:
+        """Why it is not ready; empty when it is."""
+        reasons = list(self._ledger.state().reasons)
+        if self.edge.blocked is not None:
+            reasons.append(self.edge.blocked)
+        if not self.tokens.keys.loaded:
+            reasons.append("the issuer's keys are not loaded yet")
+        if self.stopping:
+            reasons.append("the process is stopping")
+        return reasons
+
+
+async def run(settings: Settings) -> None:
+    """Returns after SIGTERM or SIGINT: not ready at once, then what is under way is answered, then all is closed.
+
+    It listens at once. The servers need not be there yet, and may go away at any time: ``/health/ready`` tells.
+    """
+    telemetry = Telemetry()
+    async with _ledger(settings, telemetry) as ledger, _journal(settings) as (journal, feeds, quarantine):
+        api = Api(settings, ledger, quarantine, telemetry=telemetry)
+        async with asyncio.TaskGroup() as tasks:
+            watchers = [
+                tasks.create_task(keep_fresh(api.tokens, settings.jwks_file, settings.jwks_url)),
+                tasks.create_task(_watch_ledger(ledger)),
+                tasks.create_task(_watch_journal(api, journal, feeds)),
+            ]
+            await _serve(api, settings.api_host, settings.api_port)
+            for watcher in watchers:
+                watcher.cancel()
+
+
+@asynccontextmanager
+async def _ledger(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Ledger]:
+    ledger = Ledger(
+        settings.redis_url,
+        operations_max=settings.batch_operations_max,
+        queue_operations_max=settings.queue_operations_max,
+        backlog_entries_max=settings.journal_backlog_entries_max,
+        low_stock=settings.low_stock,
+        timeout_ms=settings.ledger_timeout_ms,
+        observe=telemetry.ledger_call,
+    )
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+@asynccontextmanager
+async def _journal(settings: Settings) -> AsyncIterator[tuple[Journal, FeedStatus, Quarantine]]:
+    journal = await Journal.open(settings.postgres_url)
+    feeds = await FeedStatus.open(settings.postgres_url)
+    quarantine = await Quarantine.open(settings.postgres_url)
+    try:
+        yield journal, feeds, quarantine
+    finally:
+        await quarantine.close()
+        await feeds.close()
+        await journal.close()
+
+
+async def _watch_ledger(ledger: Ledger) -> None:
+    """Ask now and then, so that readiness is of now even when nobody calls."""
+    while True:
+        await ledger.check()
+        await asyncio.sleep(WATCH_S)
+
+
+async def _watch_journal(api: Api, journal: Journal, feeds: FeedStatus) -> None:
+    """Show how the journal, the feeds and the quarantine do, and change nothing in a ledger that has lost something."""
+    reachable = True
+    while True:
+        heard = api.edge.take_heard()
+        try:
+            if heard:
+                now_ms = clock_ms()
+                await feeds.heard([(source, newest_ms, now_ms) for source, newest_ms in heard.items()])
+            status = await journal.status()
+        except JOURNAL_FAILED as error:
+            api.edge.heard(heard)
+            if reachable:
+                log.warning("the journal's database cannot be asked: %s", type(error).__name__)
+            reachable = False
+        else:
+            reachable = True
+            behind = any(shard.ledger_behind for shard in status.shards)
+            api.edge.blocked = "the ledger is behind its journal: run `availability rebuild`" if behind else None
+            api.telemetry.status(status, clock_ms())
+        await asyncio.sleep(WATCH_S)
+
+
+async def _serve(api: Api, host: str, port: int) -> None:
+    """Serve until a signal; several processes can share the port (SO_REUSEPORT). Raises when the server just ends."""
+    server = Server(
+        api.asgi,
+        address=host,
+        port=port,
+        interface=Interfaces.ASGINL,
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADERS_MS_MAX, max_buffer_size=HEADERS_BYTES_MAX),
+        websockets=False,
+        backlog=CONNECTIONS_MAX,
+        backpressure=CONNECTIONS_MAX,
+        log_enabled=False,
+    )
+    asked = asyncio.Event()
+    end_server: Callable[[], None] = server.stop
+
+    def stop() -> None:
+        api.stopping = True
+        asked.set()
+        end_server()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    serving = asyncio.create_task(server.serve())
+    log.info("serving on %s:%d", host, port)
+    try:
+        waiting = asyncio.create_task(asked.wait())
+        await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if not asked.is_set():
+            await serving
+            raise RuntimeError("the HTTP server ended by itself")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(serving, STOP_S)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,105 @@
+"""The figures that a process shows to Prometheus, all named ``availability_…``; cheap to note on the hot path."""
+
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from ledger import Status
+
+_REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5)
+_LEDGER_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Telemetry:
+    """The API's figures."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self._requests = Counter(
+            "availability_requests", "Requests by route and outcome", ["route", "outcome"], registry=self.registry
+        )
+        self._request_seconds = Histogram(
+            "availability_request_seconds",
+            "From the request's head to its answer",
+            ["route"],
+            buckets=_REQUEST_SECONDS,
+            registry=self.registry,
+        )
+        self._batch_size = Histogram(
+            "availability_ledger_batch_operations",
+            "Operations in a call to the ledger's server",
+            buckets=_BATCH_SIZES,
+            registry=self.registry,
+        )
+        self._ledger_seconds = Histogram(
+            "availability_ledger_call_seconds",
+            "How long a call to the ledger's server took",
+            buckets=_LEDGER_SECONDS,
+            registry=self.registry,
+        )
+        self._queue_depth = self._gauge("availability_ledger_queue_depth", "Operations that wait for the next call")
+        self._journal_lag = self._gauge(
+            "availability_journal_lag_seconds", "Age of the oldest entry that the journal has not got", "shard"
+        )
+        self._journal_backlog = self._gauge(
+            "availability_journal_backlog_entries", "Entries that the journal has not got", "shard"
+        )
+        self._journal_checked = self._gauge(
+            "availability_journal_checked_seconds", "Since a journaler last looked; grows when none runs", "shard"
+        )
+        self._feed_lag = self._gauge(
+            "availability_feed_lag_seconds", "Age of the newest event that a source has sent", "source"
+        )
+        self._quarantine = self._gauge("availability_quarantine_size", "Events that wait for a person")
+        self._rejects = self._gauge("availability_journal_rejects", "Journal entries that were not taken as they were")
+        self._children: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(name, meaning, labels, registry=self.registry)
+
+    def request(self, route: str, outcome: str, seconds: float) -> None:
+        """An answered request. Both words come from our own declarations: their number is bounded."""
+        children = self._children.get((route, outcome))
+        if children is None:
+            children = self._requests.labels(route, outcome), self._request_seconds.labels(route)
+            self._children[route, outcome] = children
+        children[0].inc()
+        children[1].observe(seconds)
+
+    def ledger_call(self, operations: int, seconds: float) -> None:
+        """A call to the ledger's server."""
+        self._batch_size.observe(operations)
+        self._ledger_seconds.observe(seconds)
+
+    def queue_depth(self, depth: Callable[[], int]) -> None:
+        """Whom to ask for the queue's depth when the figures are read."""
+        self._queue_depth.set_function(depth)
+
+    def status(self, status: Status, now_ms: int) -> None:
+        """What the journal's database says of the journal, the feeds and the quarantine."""
+        for shard in status.shards:
+            label = str(shard.shard)
+            self._journal_lag.labels(label).set(shard.lag_ms / 1_000)
+            self._journal_backlog.labels(label).set(shard.backlog_entries)
+            if shard.checked_ms_ago is not None:
+                self._journal_checked.labels(label).set(shard.checked_ms_ago / 1_000)
+        for source in status.sources:
+            self._feed_lag.labels(source.source).set(max(0, now_ms - source.newest_occurred_at_ms) / 1_000)
+        self._quarantine.set(status.quarantine_open)
+        self._rejects.set(status.rejects)
+
+    def page(self) -> bytes:
+        """All of them in Prometheus' text format."""
+        return generate_latest(self.registry)
