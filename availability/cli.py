@@ -123,11 +123,17 @@ def keeper(settings: Settings) -> None:
 
 
 @main.command()
+@click.option("--data-dir", type=DataFolder, help="Of an `up` that runs now, in place of settings.")
 @click.pass_obj
-def doctor(settings: Settings) -> None:
+def doctor(settings: Settings, data_dir: Path | None) -> None:
     """Check the settings and the servers, and say what is unsafe."""
     from availability import doctor as checks
+    from availability import instance
 
+    try:
+        settings = settings if data_dir is None else instance.settings_of(data_dir, settings)
+    except instance.Refused as refused:
+        _fail(2, str(refused))
     findings = asyncio.run(checks.examine(settings))
     for finding in findings:
         click.echo(f"{finding.verdict:<10} {finding.subject}: {finding.text}")

@@ -172,7 +172,7 @@ def postgres(folder: Path, port: int, password: str, *, sync: bool = True) -> Se
             lock=(folder / "lock").resolve(),
         ),
         url=f"postgresql://{USER}:{password}@{HOST}:{port}/{USER}",
-        probe=lambda: probe_postgres(HOST, port, USER),
+        probe=lambda: probe_postgres(HOST, port, USER, USER),
         # SIGTERM would wait for every client to leave; SIGINT ends their sessions and stops cleanly.
         stop_signal=signal.SIGINT,
     )
@@ -231,9 +231,9 @@ async def probe_nats(host: str, port: int) -> None:
         raise NotReady(f"NATS without JetStream: {reply[:80]!r}")
 
 
-async def probe_postgres(host: str, port: int, user: str) -> None:
+async def probe_postgres(host: str, port: int, user: str, database: str) -> None:
     """``NotReady`` unless Postgres goes on to ask for a password; while it starts, it sends an error instead."""
-    parameters = f"user\0{user}\0database\0{user}\0\0".encode()
+    parameters = f"user\0{user}\0database\0{database}\0\0".encode()
     reply = await _converse(host, port, struct.pack("!II", 8 + len(parameters), 3 << 16) + parameters, until=b"")
     if not reply.startswith(b"R"):
         raise NotReady(f"Postgres answers {reply[:80]!r}")

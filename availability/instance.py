@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from availability import embedded
+from availability import embedded, issuer
+from availability.settings import Settings
 
 SERVERS = ("valkey", "nats", "postgres")
 
@@ -38,6 +39,28 @@ class Running(Struct):
     redis: str
     postgres: str
     pids: dict[str, int]
+
+
+def settings_of(folder: Path, settings: Settings) -> Settings:
+    """``settings`` as the processes of the ``up`` that runs in ``folder`` have them; ``Refused`` when none does."""
+    file = folder / "up.json"
+    try:
+        running = msgspec.json.decode(file.read_bytes(), type=Running)
+    except (OSError, msgspec.DecodeError) as error:
+        raise Refused(f"no `availability up` runs in {folder}: {error}") from error
+    servers = {"nats_url": running.nats, "postgres_url": running.postgres, "redis_url": running.redis}
+    return with_own_tokens(msgspec.structs.replace(settings, **servers), folder.absolute())
+
+
+def with_own_tokens(settings: Settings, folder: Path) -> Settings:
+    """``settings`` with the keys of the instance's own issuer, unless they name another's."""
+    if settings.jwks_file or settings.jwks_url:
+        return settings
+    return msgspec.structs.replace(
+        settings,
+        jwks_file=str(issuer.jwks_file(folder / "keys")),
+        token_issuer=settings.token_issuer or issuer.ISSUER,
+    )
 
 
 class Instance:

@@ -7,14 +7,21 @@ events, journal) when there is no next decision.
 import asyncio
 import logging
 import signal
+from typing import Protocol
 
 from availability.settings import Settings
-from ledger import Expire, Ledger, LedgerError
+from ledger import Expire, Expired, Ledger, LedgerError
 
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
 BACKOFF_MAX_S = 10.0
+
+
+class Expiring(Protocol):
+    """What the keeper needs of a ledger."""
+
+    async def expire(self, expire: Expire, /) -> Expired: ...
 
 
 async def run(settings: Settings) -> None:
@@ -30,7 +37,7 @@ async def run(settings: Settings) -> None:
         await ledger.close()
 
 
-async def expire_until(stop: asyncio.Event, ledger: Ledger, interval_s: float = INTERVAL_S) -> None:
+async def expire_until(stop: asyncio.Event, ledger: Expiring, interval_s: float = INTERVAL_S) -> None:
     """End overdue holds, repeating at once while there are more."""
     pause_s = interval_s
     while not stop.is_set():

@@ -14,7 +14,7 @@ import msgspec
 
 from availability import embedded, issuer, launch
 from availability.embedded import Server
-from availability.instance import Instance, Refused, Running
+from availability.instance import Instance, Refused, Running, with_own_tokens
 from availability.settings import Settings, environment_of_child
 from availability.supervisor import Child, rotate, stop_in_order
 
@@ -48,7 +48,7 @@ class _Up:
     def __init__(self, settings: Settings, plan: Plan, instance: Instance, port: int) -> None:
         self._plan = plan
         self._instance = instance
-        self._settings = self._with_tokens(msgspec.structs.replace(settings, api_port=port))
+        self._settings = with_own_tokens(msgspec.structs.replace(settings, api_port=port), instance.folder)
         self._host = "127.0.0.1" if settings.api_host == "0.0.0.0" else settings.api_host  # noqa: S104 - an address asked for
         self._servers: list[Child] = []
         self._processes: list[Child] = []
@@ -86,16 +86,6 @@ class _Up:
         last = [child for child in self._processes if child.name == "journal"]
         edges = [child for child in self._processes if child not in first + last]
         await stop_in_order([first, edges, last, self._servers])
-
-    def _with_tokens(self, settings: Settings) -> Settings:
-        """With our own issuer's keys, unless the settings name another's."""
-        if settings.jwks_file or settings.jwks_url:
-            return settings
-        return msgspec.structs.replace(
-            settings,
-            jwks_file=str(issuer.jwks_file(self._instance.keys)),
-            token_issuer=settings.token_issuer or issuer.ISSUER,
-        )
 
     async def _prepare_servers(self) -> None:
         """Prepare each server whose URL the settings do not give; a new Postgres cluster takes a moment."""

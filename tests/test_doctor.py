@@ -1,0 +1,82 @@
+"""``availability doctor`` says what is unsafe, and does not call well what it could not see."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from availability import doctor, issuer
+from availability.settings import Settings
+
+
+def safe(folder: Path, *, redis_url: str = "", nats_url: str = "", postgres_url: str = "") -> Settings:
+    issuer.create_keys(folder)
+    return Settings(
+        redis_url=redis_url,
+        nats_url=nats_url,
+        postgres_url=postgres_url,
+        jwks_file=str(issuer.jwks_file(folder)),
+        token_issuer=issuer.ISSUER,
+    )
+
+
+def verdicts(settings: Settings) -> dict[str, str]:
+    return {finding.subject: finding.verdict for finding in asyncio.run(doctor.examine(settings))}
+
+
+def test_our_own_servers_are_safe(tmp_path: Path, valkey_url: str, nats_url: str, postgres_url: str) -> None:
+    findings = asyncio.run(
+        doctor.examine(safe(tmp_path, redis_url=valkey_url, nats_url=nats_url, postgres_url=postgres_url))
+    )
+    assert {finding.verdict for finding in findings} == {"ok"}
+    assert doctor.exit_code(findings) == 0
+
+
+@pytest.mark.parametrize(("name", "value"), [("appendfsync", "everysec"), ("maxmemory-policy", "allkeys-lru")])
+def test_a_valkey_that_may_lose_stock_is_unsafe(tmp_path: Path, valkey_url: str, name: str, value: str) -> None:
+    """P2, P9."""
+
+    async def changed(to: str) -> str:
+        async with Redis.from_url(valkey_url, decode_responses=True) as client:
+            before = str((await client.config_get(name))[name])
+            await client.config_set(name, to)
+            return before
+
+    before = asyncio.run(changed(value))
+    try:
+        findings = asyncio.run(doctor.examine(safe(tmp_path, redis_url=valkey_url)))
+    finally:
+        asyncio.run(changed(before))
+    assert verdicts(safe(tmp_path, redis_url=valkey_url))["Valkey"] == "ok"
+    assert [finding.subject for finding in findings if finding.verdict == "unsafe"] == [f"Valkey's {name}"]
+    assert doctor.exit_code(findings) == 1
+
+
+def test_what_does_not_answer_is_unchecked(tmp_path: Path) -> None:
+    settings = safe(
+        tmp_path,
+        redis_url="redis://127.0.0.1:1",
+        nats_url="nats://127.0.0.1:1",
+        postgres_url="postgresql://127.0.0.1:1/x",
+    )
+    findings = asyncio.run(doctor.examine(settings))
+    assert {finding.subject for finding in findings if finding.verdict == "unchecked"} == {"Valkey", "NATS", "Postgres"}
+    assert doctor.exit_code(findings) == 2
+
+
+def test_a_wrong_password_is_told_and_not_shown(tmp_path: Path, valkey_url: str) -> None:
+    """P10."""
+    findings = asyncio.run(doctor.examine(safe(tmp_path, redis_url=valkey_url.replace("of-the-tests", "guessed"))))
+    [valkey] = [finding for finding in findings if finding.subject == "Valkey"]
+    assert valkey.verdict == "unchecked"
+    assert "guessed" not in valkey.text
+
+
+def test_tokens_that_anyone_could_sign_are_unsafe(tmp_path: Path) -> None:
+    """P10."""
+    shared = tmp_path / "shared.json"
+    shared.write_text('{"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "shared"}]}')
+    assert verdicts(Settings(jwks_file=str(shared), token_issuer="us"))["jwks_file"] == "unsafe"
+    assert verdicts(Settings(jwks_url="http://keys", token_issuer="us"))["jwks_url"] == "unsafe"
+    assert verdicts(Settings())["token_issuer"] == "unsafe"
