@@ -7,7 +7,7 @@ Lua keeps a bounded window of them (``ledger/lua/convergence.lua``), whose horiz
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ledger.messages import Bucket, StockEvent
+from ledger.messages import Bucket, EventOutcome, StockEvent
 
 BUCKETS: tuple[Bucket, ...] = ("on_hand", "damaged", "quality_hold", "in_transit")
 
@@ -15,7 +15,7 @@ BUCKETS: tuple[Bucket, ...] = ("on_hand", "damaged", "quality_hold", "in_transit
 class Verdict(NamedTuple):
     """``outcome`` as in EventResult; the buckets' numbers follow from ``History.numbers``."""
 
-    outcome: str
+    outcome: EventOutcome
     reason: str | None
 
 

@@ -33,13 +33,13 @@ EventOutcome = Literal["applied", "duplicate", "superseded", "quarantined"]
 
 
 class Record(Struct, array_like=True, frozen=True):
-    """A struct that travels as an array."""
+    """A struct that travels as an array. Each says ``frozen`` again, for the type checker."""
 
 
 # --- records: what the ledger keeps -----------------------------------------------------------------------------
 
 
-class ReservationLine(Record):
+class ReservationLine(Record, frozen=True):
     """A line of a reservation; the eight counts from ``held`` on add up to ``quantity``, which is what was granted."""
 
     sku: str
@@ -57,7 +57,7 @@ class ReservationLine(Record):
     promise_day: int
 
 
-class Reservation(Record, tag="hold"):
+class Reservation(Record, frozen=True, tag="hold"):
     """A claim by one buyer. It is also the record of the hold operation that made it: they share their id."""
 
     client: str
@@ -83,7 +83,7 @@ class Reservation(Record, tag="hold"):
         return max(endings, key=lambda ending: sum(getattr(line, ending) for line in self.lines))
 
 
-class Position(Record):
+class Position(Record, frozen=True):
     """One SKU at one location. ``as_of_ms`` is when the newest stock event that reached it happened; 0 = none did."""
 
     on_hand: int
@@ -102,7 +102,7 @@ class Position(Record):
         return self.on_hand - self.held - self.committed - self.picked - self.safety_stock
 
 
-class Location(Record):
+class Location(Record, frozen=True):
     """A node that physically has stock; without an ``authority`` it believes every source."""
 
     id: str
@@ -115,7 +115,7 @@ class Location(Record):
     enabled: bool = True
 
 
-class StockEvent(Record):
+class StockEvent(Record, frozen=True):
     """A fact about stock, from a feed. ``key`` is derived from ``source`` and ``id`` (``ledger.identity``)."""
 
     key: str
@@ -137,20 +137,20 @@ class StockEvent(Record):
 # --- operations: what the ledger is asked to do -----------------------------------------------------------------
 
 
-class HoldLine(Record):
+class HoldLine(Record, frozen=True):
     sku: str
     quantity: int
     location: str | None = None
 
 
-class UnitsOfLine(Record):
+class UnitsOfLine(Record, frozen=True):
     """Part of a line, counted from 1."""
 
     line: int
     quantity: int
 
 
-class Hold(Record, tag="hold"):
+class Hold(Record, frozen=True, tag="hold"):
     """Claim units for a buyer until ``ttl_ms`` from now. ``id`` names the operation and the reservation alike."""
 
     id: str
@@ -166,7 +166,7 @@ class Hold(Record, tag="hold"):
     near: tuple[float, float] | None = None
 
 
-class Extend(Record, tag="extend"):
+class Extend(Record, frozen=True, tag="extend"):
     """Let a hold live ``ttl_ms`` from now."""
 
     id: str
@@ -176,7 +176,7 @@ class Extend(Record, tag="extend"):
     ttl_ms: int
 
 
-class Commit(Record, tag="commit"):
+class Commit(Record, frozen=True, tag="commit"):
     """Turn all held units into an order's."""
 
     id: str
@@ -187,7 +187,7 @@ class Commit(Record, tag="commit"):
     reacquire: bool = False
 
 
-class Release(Record, tag="release"):
+class Release(Record, frozen=True, tag="release"):
     """Give held units back; without ``lines``, all of them."""
 
     id: str
@@ -197,7 +197,7 @@ class Release(Record, tag="release"):
     lines: list[UnitsOfLine] | None = None
 
 
-class Ship(Record, tag="ship"):
+class Ship(Record, frozen=True, tag="ship"):
     """Units leave the building: picked ones first, then committed ones; without ``lines``, all of them."""
 
     id: str
@@ -208,20 +208,20 @@ class Ship(Record, tag="ship"):
     occurred_at_ms: int | None = None
 
 
-class Expire(Record, tag="expire"):
+class Expire(Record, frozen=True, tag="expire"):
     """End what is overdue, up to ``reservations_max`` of it: the keeper's, for when nobody asks."""
 
     reservations_max: int = 1_000
 
 
-class Apply(Record, tag="apply"):
+class Apply(Record, frozen=True, tag="apply"):
     """Stock events, each judged by itself."""
 
     client: str
     events: list[StockEvent]
 
 
-class Count(Record, tag="count"):
+class Count(Record, frozen=True, tag="count"):
     """A person's count of some SKUs at one location: snapshots under one ``count_id`` that are always believed."""
 
     fingerprint: str
@@ -231,34 +231,34 @@ class Count(Record, tag="count"):
     events: list[StockEvent]
 
 
-class ReadItem(Record):
+class ReadItem(Record, frozen=True):
     """A SKU, at the named locations or, with None, at every enabled one."""
 
     sku: str
     locations: list[str] | None = None
 
 
-class Read(Record, tag="read"):
+class Read(Record, frozen=True, tag="read"):
     """The positions of some SKUs as they are now."""
 
     items: list[ReadItem]
 
 
-class Find(Record, tag="find"):
+class Find(Record, frozen=True, tag="find"):
     """An operation or a reservation by its id, if it is this client's."""
 
     id: str
     client: str
 
 
-class PutLocation(Record, tag="put_location"):
+class PutLocation(Record, frozen=True, tag="put_location"):
     """Create or replace a location."""
 
     client: str
     location: Location
 
 
-class Locations(Record, tag="locations"):
+class Locations(Record, frozen=True, tag="locations"):
     """Every location, by id."""
 
 
@@ -269,7 +269,7 @@ Operation = Verb | Expire | Apply | Count | Read | Find | PutLocation | Location
 # --- outcomes: what the ledger answers --------------------------------------------------------------------------
 
 
-class Done(Record, tag="done"):
+class Done(Record, frozen=True, tag="done"):
     """The operation took effect, now or (``replayed``) when it was first asked for; the reservation as it is now."""
 
     replayed: bool
@@ -277,7 +277,7 @@ class Done(Record, tag="done"):
     reservation: Reservation
 
 
-class ShortLine(Record):
+class ShortLine(Record, frozen=True):
     """A line that could not be granted, and what was left for it."""
 
     line: int
@@ -288,44 +288,44 @@ class ShortLine(Record):
     status: StockStatus
 
 
-class Insufficient(Record, tag="insufficient"):
+class Insufficient(Record, frozen=True, tag="insufficient"):
     """Every short line of the request; nothing was changed."""
 
     lines: list[ShortLine]
 
 
-class UnknownSku(Record, tag="unknown-sku"):
+class UnknownSku(Record, frozen=True, tag="unknown-sku"):
     line: int
     sku: str
 
 
-class UnknownLocation(Record, tag="unknown-location"):
+class UnknownLocation(Record, frozen=True, tag="unknown-location"):
     line: int
     location: str
 
 
-class WrongState(Record, tag="wrong-state"):
+class WrongState(Record, frozen=True, tag="wrong-state"):
     """The reservation has not the units that the verb takes; ``allowed`` are the verbs that it would take now."""
 
     status: ReservationStatus
     allowed: list[str]
 
 
-class ReservationExpired(Record, tag="reservation-expired"):
+class ReservationExpired(Record, frozen=True, tag="reservation-expired"):
     expired_at_ms: int
 
 
-class NotFound(Record, tag="not-found"):
+class NotFound(Record, frozen=True, tag="not-found"):
     """No such thing, or another client's."""
 
 
-class KeyReused(Record, tag="key-reused"):
+class KeyReused(Record, frozen=True, tag="key-reused"):
     """The key was used before for something else; ``fingerprint`` is that of the first use."""
 
     fingerprint: str
 
 
-class EventResult(Record):
+class EventResult(Record, frozen=True):
     """What became of one event; ``on_hand`` and ``previous`` are the bucket's number after and before it."""
 
     outcome: EventOutcome
@@ -334,25 +334,25 @@ class EventResult(Record):
     previous: int
 
 
-class Applied(Record, tag="applied"):
+class Applied(Record, frozen=True, tag="applied"):
     """A result for each event, in order."""
 
     results: list[EventResult]
 
 
-class Counted(Record, tag="counted"):
+class Counted(Record, frozen=True, tag="counted"):
     """A result for each line of the count, in order; ``replayed`` when this very count was taken before."""
 
     replayed: bool
     results: list[EventResult]
 
 
-class PositionAt(Record):
+class PositionAt(Record, frozen=True):
     location: str
     position: Position
 
 
-class ItemPositions(Record):
+class ItemPositions(Record, frozen=True):
     """``known`` tells whether the SKU was ever seen, anywhere; ``next_expiry_ms`` when the next hold here ends."""
 
     known: bool
@@ -360,14 +360,14 @@ class ItemPositions(Record):
     positions: list[PositionAt]
 
 
-class Positions(Record, tag="positions"):
+class Positions(Record, frozen=True, tag="positions"):
     """An entry for each item asked for, in order, and the ledger's clock."""
 
     now_ms: int
     items: list[ItemPositions]
 
 
-class Found(Record, tag="found"):
+class Found(Record, frozen=True, tag="found"):
     """The operation ``verb`` and the reservation that it was done to, as it is now."""
 
     verb: str
@@ -375,26 +375,26 @@ class Found(Record, tag="found"):
     reservation: Reservation
 
 
-class Expired(Record, tag="expired"):
+class Expired(Record, frozen=True, tag="expired"):
     """How many reservations lost held units, and whether more are overdue."""
 
     reservations: int
     more: bool
 
 
-class LocationStored(Record, tag="location-stored"):
+class LocationStored(Record, frozen=True, tag="location-stored"):
     location: Location
 
 
-class LocationList(Record, tag="location-list"):
+class LocationList(Record, frozen=True, tag="location-list"):
     locations: list[Location]
 
 
-class Busy(Record, tag="busy"):
+class Busy(Record, frozen=True, tag="busy"):
     """More overdue holds than one call may end stand in the way: nothing was changed, ask again at once."""
 
 
-class JournalFull(Record, tag="journal-full"):
+class JournalFull(Record, frozen=True, tag="journal-full"):
     """The journal's backlog is at its bound: holds wait until Postgres has caught up."""
 
 
@@ -424,7 +424,7 @@ Outcome = (
 # --- the journal: what the ledger writes down -------------------------------------------------------------------
 
 
-class Movement(Record):
+class Movement(Record, frozen=True):
     """Units going from one bucket to another; ``event`` is the stock event's key, when there is one.
 
     Buckets: ``available held committed picked shipped released expired cancelled returned`` for the units of a
@@ -440,7 +440,7 @@ class Movement(Record):
     event: str | None = None
 
 
-class JournalOperation(Record):
+class JournalOperation(Record, frozen=True):
     """One operation that changed something.
 
     ``subject`` is the reservation's id, ``sku@location`` or the location's id; ``operation_id`` and ``fingerprint``
@@ -457,13 +457,13 @@ class JournalOperation(Record):
     movements: list[Movement]
 
 
-class PositionAfter(Record):
+class PositionAfter(Record, frozen=True):
     sku: str
     location: str
     position: Position
 
 
-class JournalEntry(Record):
+class JournalEntry(Record, frozen=True):
     """All that one call of the ledger's script changed; ``seq`` has no gaps within a shard."""
 
     epoch: int

@@ -15,7 +15,7 @@ from ledger.convergence import BUCKETS, History
 from ledger.state import State
 
 DAY_MS = 24 * 3_600_000
-ENDINGS = ("shipped", "returned", "cancelled", "released", "expired")
+STATES = ("held", "committed", "picked", "shipped", "released", "expired", "cancelled", "returned")
 
 
 class Place(NamedTuple):
@@ -110,25 +110,29 @@ class Rules:
     def _decide(self, operation: m.Operation) -> m.Outcome:
         match operation:
             case m.Hold():
-                return self._hold(operation)
+                outcome = self._hold(operation)
             case m.Extend() | m.Commit() | m.Release() | m.Ship():
-                return self._operate(operation)
+                outcome = self._operate(operation)
             case m.Expire():
-                return self._expire()
+                outcome = self._expire()
             case m.Apply():
-                return m.Applied([self._apply(event, by_person=False) for event in operation.events])
+                outcome = m.Applied([self._apply(event, by_person=False) for event in operation.events])
             case m.Count():
-                return self._count(operation)
+                outcome = self._count(operation)
             case m.Read():
-                return m.Positions(self.now_ms, [self._read(item) for item in operation.items])
+                outcome = m.Positions(self.now_ms, [self._read(item) for item in operation.items])
             case m.Find():
-                return self._find(operation)
+                outcome = self._find(operation)
             case m.PutLocation():
-                self._changed = True
-                self.locations[operation.location.id] = operation.location
-                return m.LocationStored(operation.location)
+                outcome = self._put_location(operation)
             case m.Locations():
-                return m.LocationList([self.locations[name] for name in sorted(self.locations)])
+                outcome = m.LocationList([self.locations[name] for name in sorted(self.locations)])
+        return outcome
+
+    def _put_location(self, put_location: m.PutLocation) -> m.Outcome:
+        self._changed = True
+        self.locations[put_location.location.id] = put_location.location
+        return m.LocationStored(put_location.location)
 
     # --- positions ----------------------------------------------------------------------------------------------
 
@@ -228,50 +232,43 @@ class Rules:
         parts: dict[int, list[Part]] = {}
         short: list[m.ShortLine] = []
 
-        def take(index: int, place: Place, quantity: int) -> None:
-            taken[place] += quantity
-            parts.setdefault(index, []).append(Part(place, quantity))
-
-        def fall_short(index: int, left: int, held: int) -> None:
+        def grant(index: int, shares: list[Part], places: list[Place]) -> None:
+            """Sets the shares aside, unless they fall short of a line that wants all or nothing."""
             asked = hold.lines[index]
-            status = self._status(left, held)
-            short.append(m.ShortLine(index + 1, asked.sku, asked.location, asked.quantity, left, status))
+            total = sum(share.quantity for share in shares)
+            if total < asked.quantity:
+                status = self._status(total, sum(self.position(place).held for place in places))
+                short.append(m.ShortLine(index + 1, asked.sku, asked.location, asked.quantity, total, status))
+            if total and (total == asked.quantity or hold.mode == "available"):
+                parts[index] = shares
+                taken.update({share.place: share.quantity for share in shares})
 
         sourced = {}
         for index, asked in enumerate(hold.lines):
             if asked.location is None:
                 sourced[index] = self._candidates(asked.sku, hold)
-                continue
-            place = Place(asked.sku, asked.location)
-            left = self.left(place, taken)
-            if left < asked.quantity:
-                fall_short(index, left, self.position(place).held)
-            if left >= asked.quantity or (hold.mode == "available" and left):
-                take(index, place, min(left, asked.quantity))
+            else:
+                place = Place(asked.sku, asked.location)
+                grant(index, [Part(place, min(asked.quantity, self.left(place, taken)))], [place])
         location = self._one_location(hold, sourced, taken)
-        for index, candidates in sourced.items():
+        for index, places in sourced.items():
             asked = hold.lines[index]
             if location is not None:
-                take(index, Place(asked.sku, location), asked.quantity)
-                continue
-            shares = self._shares(asked.quantity, candidates, taken, hold.max_splits)
-            total = sum(share.quantity for share in shares)
-            if total < asked.quantity:
-                fall_short(index, total, sum(self.position(place).held for place in candidates))
-            if total >= asked.quantity or hold.mode == "available":
-                for share in shares:
-                    take(index, share.place, share.quantity)
+                grant(index, [Part(Place(asked.sku, location), asked.quantity)], places)
+            else:
+                grant(index, self._shares(asked.quantity, places, taken, hold.max_splits), places)
         return parts, short
 
     def _candidates(self, sku: str, hold: m.Hold) -> list[Place]:
         """Where a line without a location may come from, best first."""
         places = [place for place in self.stock if place.sku == sku and self.locations[place.location].enabled]
+        for place in places:
+            self._settle(place)
 
         def rank(place: Place) -> tuple[float, int, str]:
             location = self.locations[place.location]
             first: float = 0
             if hold.strategy in ("most_stock", "fewest_splits"):
-                self._settle(place)
                 first = -self.position(place).available
             elif hold.strategy == "nearest":
                 first = _distance(location, hold.near)
@@ -290,8 +287,10 @@ class Rules:
         return None
 
     def _shares(self, quantity: int, places: list[Place], taken: Counter[Place], max_splits: int | None) -> list[Part]:
-        """A line whole from one place if possible, else from several: as the order says, or the largest first
-        where the limit would make the order fall short."""
+        """A line whole from one place if possible, else from several.
+
+        They go as the order says, or the largest first where the limit would make the order fall short.
+        """
         lefts = [Part(place, self.left(place, taken)) for place in places]
         for part in lefts:
             if part.quantity >= quantity:
@@ -451,7 +450,6 @@ class Rules:
         return m.Done(replayed, key, self._record(self.claims[key]))
 
     def _record(self, claim: Claim) -> m.Reservation:
-        states = ("held", "committed", "picked", "shipped", "released", "expired", "cancelled", "returned")
         return m.Reservation(
             claim.client,
             claim.fingerprint,
@@ -465,11 +463,12 @@ class Rules:
             list(claim.operations),
             [
                 m.ReservationLine(
-                    *line.place,
-                    line.quantity,
-                    line.requested,
-                    *(line.units[state] for state in states),
-                    line.promise_day,
+                    sku=line.place.sku,
+                    location=line.place.location,
+                    quantity=line.quantity,
+                    requested=line.requested,
+                    promise_day=line.promise_day,
+                    **{state: line.units[state] for state in STATES},
                 )
                 for line in claim.lines
             ],
@@ -518,9 +517,9 @@ class Rules:
             return m.EventResult("quarantined", "unknown-location", 0, 0)
         stock = self.stock.get(place) or Stock()
         previous = stock.history.number(event.bucket)
-        if event.kind == "snapshot" and event.bucket == "on_hand" and not by_person:
-            if location.authority is not None and location.authority != event.source:
-                return m.EventResult("quarantined", "not-authoritative", previous, previous)
+        sets_on_hand = event.kind == "snapshot" and event.bucket == "on_hand" and not by_person
+        if sets_on_hand and location.authority not in (None, event.source):
+            return m.EventResult("quarantined", "not-authoritative", previous, previous)
         verdict = stock.history.accept(event)
         if verdict.outcome in ("applied", "superseded"):
             self._changed = True

@@ -61,7 +61,13 @@ class Shard:
     """A shard as this process sees it: one connection, one call under way at a time."""
 
     def __init__(
-        self, url: str, number: int, limits: Limits, *, now_ms: Callable[[], int] | None, observe: Callable[[int, float], None]
+        self,
+        url: str,
+        number: int,
+        limits: Limits,
+        *,
+        now_ms: Callable[[], int] | None,
+        observe: Callable[[int, float], None],
     ) -> None:
         self._pool = Redis.from_url(
             url,
@@ -133,7 +139,7 @@ class Shard:
         self._epoch = reply.epoch
         self._clock = (reply.now_ms, _monotonic_ms())
         if reply.clock_jumped:
-            self.reasons = ["the ledger's clock jumped: its time goes on as this process counts it; mend the server's clock"]
+            self.reasons = ["the server's clock jumped: time goes on as this process counts it until it is mended"]
             logger.error(self.reasons[0])
         elif self.reasons:
             self.reasons = []
@@ -168,9 +174,9 @@ class Shard:
     async def _connected(self) -> AbstractConnection:
         if self._connection is None:
             async with asyncio.timeout(self._limits.timeout_ms / 1000):
-                connection = self._pool.make_connection()
+                connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
                 try:
-                    await connection.connect()
+                    await connection.connect()  # type: ignore[no-untyped-call]
                     await self._check(connection)
                 except BaseException:
                     await connection.disconnect(nowait=True)

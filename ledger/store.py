@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from contextlib import suppress
+from typing import Any, Self, cast
 
 from ledger import messages as m
 from ledger.coalescer import Coalescer
@@ -49,9 +50,9 @@ class Ledger:
         )
 
     @classmethod
-    async def open(cls, url: str, **options: object) -> "Ledger":
-        """A ledger whose server was tried once; it need not be there yet (see ``state``)."""
-        ledger = cls(url, **options)  # type: ignore[arg-type]
+    async def open(cls, url: str, **options: Any) -> Self:
+        """A ledger (options as of the constructor) whose server was tried once; it need not be there yet."""
+        ledger = cls(url, **options)
         await ledger.check()
         return ledger
 
@@ -62,10 +63,8 @@ class Ledger:
 
     async def check(self) -> State:
         """Asks the server something harmless, so that ``state`` is of now."""
-        try:
+        with suppress(LedgerError):  # the state says why
             await self.find(m.Find("", ""))
-        except LedgerError:
-            pass  # the state says why
         return self.state()
 
     def state(self) -> State:
@@ -92,7 +91,7 @@ class Ledger:
         return cast(m.Expired, await self._coalescer.submit(expire))
 
     async def apply(self, apply: m.Apply) -> m.Applied:
-        """Order is kept within a position; a failure part-way leaves the earlier events applied, and repeating is safe."""
+        """A failure part-way leaves the earlier events applied; repeating them all is safe."""
         portions = [
             self._coalescer.submit(m.Apply(apply.client, apply.events[start : start + APPLY_EVENTS_MAX]))
             for start in range(0, len(apply.events), APPLY_EVENTS_MAX)

@@ -16,9 +16,10 @@ STOCK = ("on_hand", "damaged", "quality_hold", "in_transit")
 Place = tuple[str, str]
 
 
-def journal_of(client: "Redis[Any]", shard: int = 0) -> list[JournalEntry]:
+def journal_of(client: Redis, shard: int = 0) -> list[JournalEntry]:
     """Every entry of a shard's stream, in order."""
-    return [decode_entry(fields[b"e"]) for _, fields in client.xrange(f"{{s{shard}}}:journal")]
+    entries: Any = client.xrange(f"{{s{shard}}}:journal")
+    return [decode_entry(fields[b"e"]) for _, fields in entries]
 
 
 def fold(entries: Iterable[JournalEntry]) -> dict[Place, Counter[str]]:
@@ -42,17 +43,15 @@ def numbers(position: Position) -> dict[str, int]:
     return {name: getattr(position, name) for name in CLAIMS + STOCK}
 
 
-def live_positions(client: "Redis[Any]", shard: int = 0) -> dict[Place, Position]:
+def live_positions(client: Redis, shard: int = 0) -> dict[Place, Position]:
     """Every position of a shard, read from its keys."""
     decode = msgspec.msgpack.Decoder(Position).decode
-    return {
-        (unquote(key.decode().split(":", 2)[2]), location.decode()): decode(packed)
-        for key in client.scan_iter(f"{{s{shard}}}:sku:*")
-        for location, packed in client.hgetall(key).items()
-    }
+    keys: Any = client.scan_iter(f"{{s{shard}}}:sku:*")
+    places: Any = [(unquote(key.decode().split(":", 2)[2]), client.hgetall(key)) for key in keys]
+    return {(sku, location.decode()): decode(packed) for sku, fields in places for location, packed in fields.items()}
 
 
-def assert_books_balance(client: "Redis[Any]", shard: int = 0) -> None:
+def assert_books_balance(client: Redis, shard: int = 0) -> None:
     """The journal has no gap, folds to the live positions, and its last word on each position is the live one."""
     entries = journal_of(client, shard)
     assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))

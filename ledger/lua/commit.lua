@@ -5,8 +5,7 @@ local function reacquire(reservation, movements)
   for number, line in ipairs(reservation.lines) do
     if line[EXPIRED] > 0 then
       local position = position_at(line[SKU], line[LOCATION])
-      settle(position)
-      local left = max(0, available(position) - (needed[position] or 0))
+      local left = left_at(position, needed)
       if left < line[EXPIRED] then
         more_due = more_due or position.more_due
         short[#short + 1] = {number, line[SKU], line[LOCATION], line[EXPIRED], left, stock_status(left, position.held)}

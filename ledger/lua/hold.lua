@@ -35,10 +35,6 @@ end
 -- A plan says which positions give how much to which line; nothing is changed before the whole plan stands.
 local function new_plan() return {taken = {}, parts = {}, short = {}, more_due = false} end
 
-local function left_at(plan, position)
-  return max(0, available(position) - (plan.taken[position] or 0))
-end
-
 local function take(plan, number, position, quantity)
   plan.taken[position] = (plan.taken[position] or 0) + quantity
   local parts = plan.parts[number] or {}
@@ -53,8 +49,7 @@ end
 -- A line that names its location.
 local function plan_located(plan, number, asked, mode)
   local position = position_at(asked[1], asked[3])
-  settle(position)
-  local left = location_of(asked[3])[PLACE_ENABLED] and left_at(plan, position) or 0
+  local left = left_at(position, plan.taken)
   if left >= asked[2] then
     take(plan, number, position, asked[2])
   else
@@ -72,7 +67,7 @@ local function plan_from_one_location(plan, numbers, lines, candidates)
       local position = sku_of(lines[number][1]).positions[location]
       if not (position and position.exists) then fits = false break end
       need[position] = (need[position] or 0) + lines[number][2]
-      if left_at(plan, position) < need[position] then fits = false break end
+      if left_at(position, plan.taken) < need[position] then fits = false break end
     end
     if fits then
       for _, number in ipairs(numbers) do
@@ -89,7 +84,7 @@ local function plan_sourced(plan, number, asked, candidates, mode, max_splits)
   local total, held = 0, 0
   local by_left = {}
   for _, candidate in ipairs(candidates) do
-    local left = left_at(plan, candidate.position)
+    local left = left_at(candidate.position, plan.taken)
     if left >= asked[2] then return take(plan, number, candidate.position, asked[2]) end
     held = held + candidate.position.held
     plan.more_due = plan.more_due or candidate.position.more_due

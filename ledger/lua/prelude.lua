@@ -236,6 +236,14 @@ local function settle(position)
   position.more_due = #due == DUE_MAX
 end
 
+-- What a position can still promise, overdue holds ended first, with the units of `taken` set aside.
+local function left_at(position, taken)
+  settle(position)
+  local place = location_of(position.location)
+  if not (place and place[PLACE_ENABLED]) then return 0 end
+  return max(0, available(position) - (taken[position] or 0))
+end
+
 -- The earliest deadline among the holds at a position that outlive this call, or nil.
 local function next_expiry(position)
   local key = prefix .. 'held:' .. place_of(position.sku.name, position.location)
