@@ -5,7 +5,6 @@ The NATS binding of CloudEvents has a structured mode (the body is the event) an
 """
 
 import binascii
-import re
 from base64 import b64decode
 from collections.abc import Mapping
 from typing import Annotated, Final
@@ -14,7 +13,16 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from msgspec import Meta, Struct
 
-from availability.feeds.decoding import SEQUENCE_MAX, UNREADABLE, EventDefaults, Instant, Undecodable, clean, to_ms
+from availability.feeds.decoding import (
+    SEQUENCE_MAX,
+    UNREADABLE,
+    EventDefaults,
+    Instant,
+    Sequence53,
+    Undecodable,
+    clean,
+    to_ms,
+)
 from ledger import Name, Reference
 
 EVENTS_MAX: Final = 10_000
@@ -23,6 +31,8 @@ EVENTS_MAX: Final = 10_000
 _PREFIX: Final = "ce-"
 _STRUCTURED: Final = "application/cloudevents"
 
+Digits = Annotated[str, Meta(pattern=r"^[0-9]{1,16}\Z")]
+"""How the extension ``sequence`` is written: a text, filled with zeros so that texts sort as numbers do."""
 Attribute = Annotated[str, Meta(min_length=1)]
 
 
@@ -41,7 +51,7 @@ class _Envelope(Struct, frozen=True):
     source: Name
     type: Attribute
     time: Instant | None = None
-    sequence: str | int | None = None
+    sequence: Digits | Sequence53 | None = None
     datacontenttype: str | None = None
     data: msgspec.Raw = msgspec.Raw()
     data_base64: str | None = None
@@ -141,7 +151,7 @@ def _flaw(envelope: _Envelope, data: bytes | msgspec.Raw) -> Undecodable | None:
         return Undecodable("unsupported", "only JSON is read as data", identity, source)
     if len(bytes(data)) == 0:
         return Undecodable("invalid", "the CloudEvent has no data", identity, source)
-    if not re.fullmatch("[0-9]{1,16}", str(envelope.sequence or 0)) or int(envelope.sequence or 0) > SEQUENCE_MAX:
+    if envelope.sequence is not None and int(envelope.sequence) > SEQUENCE_MAX:
         return Undecodable("invalid", "Expected a whole number below 2**53 - at `$.sequence`", identity, source)
     return None
 

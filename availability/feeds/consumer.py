@@ -7,7 +7,8 @@ then the stream has them: after a crash at any point they come again, and the le
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
+from datetime import datetime
 from typing import Final, Protocol
 
 from nats.aio.client import Client
@@ -49,14 +50,16 @@ class Feed:
         self._metrics = metrics
         self._stopping = asyncio.Event()
         self._pulling: Pulling | None = None
+        self._waiting: deque[Msg] = deque()
+        self._consumer_made_at: datetime | None = None
         self._pause_s = PAUSE_S
         self._heard: dict[str, tuple[int, int]] = {}
 
     async def run(self) -> None:
         """Take events until ``stop``: the batch under way is finished and acknowledged first.
 
-        A connection that is closed, a consumer or stream that is gone, and silence all end in the same way: everything
-        about the connection is made anew. nats-py itself only bridges short interruptions.
+        A lost connection, a client that closed itself, a consumer or stream that is gone, and silence all end in the
+        same way: everything is made anew. nats-py's own reconnecting stays off: it gives up on most errors.
         """
         reporter = asyncio.create_task(self._report())
         try:
@@ -82,12 +85,15 @@ class Feed:
         client = TolerantClient()
         try:
             await self._connect(client)
-            jetstream = client.jetstream()
-            flaws = await stream.ensure(jetstream)
-            for flaw in flaws:
+            found = await stream.ensure(client.jetstream())
+            for flaw in found.flaws:
                 logger.warning("unsafe: %s", flaw)
-            self._metrics.flaws.set(len(flaws))
-            pulling = self._pulling = Pulling(client, stream.STREAM, stream.DURABLE)
+            self._metrics.flaws.set(len(found.flaws))
+            if found.consumer_made_at != self._consumer_made_at:
+                # What another consumer gave us would be acknowledged under numbers that now mean other messages.
+                self._waiting.clear()
+                self._consumer_made_at = found.consumer_made_at
+            pulling = self._pulling = Pulling(client, stream.STREAM, stream.DURABLE, self._waiting)
             if self._stopping.is_set():
                 return
             await pulling.open()
@@ -95,7 +101,7 @@ class Feed:
             self._metrics.connected.set(1)
             while messages := await pulling.batch():
                 self._pause_s = PAUSE_S
-                await self._settle(messages, pulling)
+                await self._settle(messages, client)
             await client.flush()
         finally:
             self._metrics.connected.set(0)
@@ -109,10 +115,6 @@ class Feed:
             if self._pulling is not None:
                 self._pulling.fail("the connection was closed")
 
-        async def reconnected() -> None:
-            if self._pulling is not None:
-                self._pulling.forget_request()
-
         async def failed(error: Exception) -> None:
             logger.info("NATS: %s", str(error) or type(error).__name__)
 
@@ -120,11 +122,10 @@ class Feed:
             client.connect(
                 self._nats_url,
                 name="availability ingest",
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=0.5,  # type: ignore[arg-type]  # seconds, and any number will do
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
                 ping_interval=5,
                 closed_cb=closed,
-                reconnected_cb=reconnected,
                 error_cb=failed,
             )
         )
@@ -139,10 +140,10 @@ class Feed:
                 task.cancel()
             await asyncio.wait({connecting, stopping})
 
-    async def _settle(self, messages: list[Msg], pulling: Pulling) -> None:
+    async def _settle(self, messages: list[Msg], client: Client) -> None:
         """Apply a batch, quarantine what must be, and only then let the stream forget its messages."""
         carried = [events_of(message) for message in messages]
-        taken = await self._take([event for events in carried for event in events], messages, pulling)
+        taken = await self._take([event for events in carried for event in events], messages, client)
         if taken is None:
             return
         results = iter(taken.results)
@@ -150,10 +151,10 @@ class Feed:
         for message, events in zip(messages, carried, strict=True):
             outcomes = {next(results).outcome for _ in events}
             if outcomes == {"quarantined"}:
-                await message.term()
+                await client.publish(message.reply, Msg.Ack.Term)
                 self._metrics.terminated.inc()
             else:
-                await message.ack()
+                await client.publish(message.reply, Msg.Ack.Ack)
                 self._metrics.acknowledged.inc()
             self._metrics.lag.observe(max(0, applied_at_ms - stored_at_ms(message)) / 1_000)
         self._metrics.waiting.set(waiting_behind(messages[-1]))
@@ -163,7 +164,7 @@ class Feed:
             known_ms, _ = self._heard.get(source, (0, 0))
             self._heard[source] = max(known_ms, newest_ms), applied_at_ms
 
-    async def _take(self, events: list[RawEvent], messages: list[Msg], pulling: Pulling) -> Taken | None:
+    async def _take(self, events: list[RawEvent], messages: list[Msg], client: Client) -> Taken | None:
         """Try until the ledger and the quarantine have taken the events; None when told to stop before that.
 
         Meanwhile the stream hears that the messages are in work, so that it gives none of them out again.
@@ -187,8 +188,8 @@ class Feed:
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
             if time.monotonic() > told_at + stream.ACK_WAIT_S / 3:
                 told_at = time.monotonic()
-                for message in (*messages, *pulling.waiting):
-                    await message.in_progress()
+                for message in (*messages, *self._waiting):
+                    await client.publish(message.reply, Msg.Ack.Progress)
 
     async def _report(self) -> None:
         """Note once a second which sources were heard; the last time after the feed was stopped."""

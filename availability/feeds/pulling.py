@@ -7,6 +7,7 @@ messages, hear the server's heartbeats, and tell "nothing to do" from "the consu
 import asyncio
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -52,13 +53,16 @@ class TolerantClient(Client):
 
 
 class Pulling:
-    """One consumer's messages over one connection, at most one pull request open at a time."""
+    """One consumer's messages over one connection, at most one pull request open at a time.
 
-    def __init__(self, client: Client, stream: str, consumer: str) -> None:
+    ``waiting`` are the messages that have arrived and are in no batch yet, those of an earlier connection first.
+    """
+
+    def __init__(self, client: Client, stream: str, consumer: str, waiting: deque[Msg]) -> None:
         self._client = client
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._inbox = client.new_inbox()
-        self._messages: deque[Msg] = deque()
+        self._waiting = waiting
         self._outstanding = 0
         self._heard_at = 0.0
         self._broken: str | None = None
@@ -69,11 +73,6 @@ class Pulling:
         """Start listening; messages come with the first ``batch``."""
         await self._client.subscribe(self._inbox, cb=self._hear)
 
-    @property
-    def waiting(self) -> list[Msg]:
-        """Messages that have arrived and are in no batch yet."""
-        return list(self._messages)
-
     async def batch(self) -> list[Msg]:
         """The messages that are here, or the next ones; none at all after ``stop``. ``Broken``: see there."""
         while not self._stopped:
@@ -81,24 +80,15 @@ class Pulling:
                 raise Broken(self._broken)
             if self._outstanding == 0:
                 await self._ask()
-            if self._messages:
+            if self._waiting:
                 return self._cut()
             self._something.clear()
-            try:
-                async with asyncio.timeout(self._heard_at + SILENCE_MAX_S - time.monotonic()):
-                    await self._something.wait()
-            except TimeoutError:
-                raise Broken(f"not a word from the server for {SILENCE_MAX_S} s") from None
+            await self._wait()
         return []
 
     def stop(self) -> None:
         """No more batches."""
         self._stopped = True
-        self._something.set()
-
-    def forget_request(self) -> None:
-        """The connection is a new one, on which the server knows of no request of ours."""
-        self._outstanding = 0
         self._something.set()
 
     def fail(self, why: str) -> None:
@@ -118,10 +108,20 @@ class Pulling:
         self._heard_at = time.monotonic()
         await self._client.publish(self._subject, msgspec.json.encode(request), reply=self._inbox)
 
+    async def _wait(self) -> None:
+        """Until there is something to do, or the server has been silent for too long."""
+        while not self._something.is_set():
+            patience_s = self._heard_at + SILENCE_MAX_S - time.monotonic()
+            if patience_s <= 0:
+                raise Broken(f"not a word from the server for {SILENCE_MAX_S} s")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self._something.wait()
+
     async def _hear(self, message: Msg) -> None:
         self._heard_at = time.monotonic()
         if message.reply.startswith("$JS.ACK."):
-            self._messages.append(message)
+            self._waiting.append(message)
             self._outstanding = max(0, self._outstanding - 1)
             self._something.set()
             return
@@ -139,8 +139,8 @@ class Pulling:
     def _cut(self) -> list[Msg]:
         messages: list[Msg] = []
         size = 0
-        while self._messages and len(messages) < MESSAGES_MAX and size < BATCH_BYTES:
-            messages.append(self._messages.popleft())
+        while self._waiting and len(messages) < MESSAGES_MAX and size < BATCH_BYTES:
+            messages.append(self._waiting.popleft())
             size += len(messages[-1].data)
         return messages
 

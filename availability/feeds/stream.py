@@ -1,15 +1,17 @@
 """The stream ``STOCK`` and the consumer ``ingest`` as DESIGN 10 wants them, and what is unsafe about those found.
 
-The stream is a work queue: an acknowledged message is gone. So ``discard: new`` refuses publishers only when that much is
-really waiting, and a consumer that has to be made anew starts with what nobody has taken, not with all of history.
+The stream is a work queue: an acknowledged message is gone. So ``discard: new`` refuses publishers only when that much
+is really waiting, and a consumer that has to be made anew starts with what nobody has taken, not with all of history.
 """
 
-from typing import Final
+from datetime import datetime
+from typing import Final, NamedTuple
 
 from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
+    ConsumerInfo,
     DeliverPolicy,
     DiscardPolicy,
     RetentionPolicy,
@@ -28,13 +30,21 @@ ACK_WAIT_S: Final = 30
 UNACKNOWLEDGED_MAX: Final = 50_000
 
 
-async def ensure(jetstream: JetStreamContext) -> list[str]:
-    """Make the stream and the consumer if they are not there; what is unsafe about those that were, in words."""
+class Ensured(NamedTuple):
+    """What is unsafe about the stream and the consumer, in words, and which consumer it is."""
+
+    flaws: list[str]
+    consumer_made_at: datetime | None
+
+
+async def ensure(jetstream: JetStreamContext) -> Ensured:
+    """Make the stream and the consumer if they are not there."""
     try:
         found = (await jetstream.stream_info(STREAM)).config
     except NotFoundError:
         found = await _create(jetstream)
-    return [*_flaws(found), *await _ensure_consumer(jetstream)]
+    consumer = await _ensure_consumer(jetstream)
+    return Ensured([*_flaws(found), *_flaws_of_consumer(consumer.config)], consumer.created)
 
 
 async def _create(jetstream: JetStreamContext) -> StreamConfig:
@@ -50,7 +60,7 @@ async def _create(jetstream: JetStreamContext) -> StreamConfig:
     return (await jetstream.add_stream(wanted)).config
 
 
-async def _ensure_consumer(jetstream: JetStreamContext) -> list[str]:
+async def _ensure_consumer(jetstream: JetStreamContext) -> ConsumerInfo:
     wanted = ConsumerConfig(
         durable_name=DURABLE,
         ack_policy=AckPolicy.EXPLICIT,
@@ -60,10 +70,10 @@ async def _ensure_consumer(jetstream: JetStreamContext) -> list[str]:
         max_deliver=-1,
     )
     try:
-        await jetstream.add_consumer(STREAM, wanted)
-    except BadRequestError as error:
-        return [f"the consumer {DURABLE} is not ours to change: {error.description}"]
-    return []
+        consumer: ConsumerInfo = await jetstream.add_consumer(STREAM, wanted)
+    except BadRequestError:  # there is one that cannot be changed into ours
+        consumer = await jetstream.consumer_info(STREAM, DURABLE)
+    return consumer
 
 
 def _flaws(config: StreamConfig) -> list[str]:
@@ -80,3 +90,13 @@ def _flaws(config: StreamConfig) -> list[str]:
         ),
     }
     return [f"the stream {STREAM} {flaw}" for flaw, is_so in flaws.items() if is_so]
+
+
+def _flaws_of_consumer(config: ConsumerConfig) -> list[str]:
+    """What of a consumer's settings can keep events from us."""
+    flaws = {
+        "does not wait for acknowledgements": config.ack_policy != AckPolicy.EXPLICIT,
+        "gives up on events": (config.max_deliver or -1) > 0,
+        "does not get all events": bool(config.filter_subject or config.filter_subjects),
+    }
+    return [f"the consumer {DURABLE} {flaw}" for flaw, is_so in flaws.items() if is_so]

@@ -1,0 +1,82 @@
+"""Owns the proof of the way into the ledger: each event by itself, refused ones kept before the answer (P4, P8)."""
+
+import pytest
+from feeding import NOW_MS, MemoryQuarantine, OneShop, an_event, encoded
+
+from availability.feeds.intake import EVENTS_PER_APPLY, RawEvent, Result, locations_of, take
+from ledger import Unavailable, Unknown
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def shop() -> OneShop:
+    return await OneShop().open()
+
+
+@pytest.fixture
+def quarantine() -> MemoryQuarantine:
+    return MemoryQuarantine()
+
+
+def raw(**fields: object) -> RawEvent:
+    return RawEvent(encoded(an_event(**fields)))
+
+
+async def test_a_bad_event_stops_no_other_and_is_kept_as_it_came(shop: OneShop, quarantine: MemoryQuarantine) -> None:
+    events = [
+        raw(),
+        RawEvent(b'{"id": "e-2", "quantity": "\xff\x00'),
+        raw(id="e-3", location="NOWHERE"),
+        raw(id="e-4", quantity=2.5),
+        raw(),
+    ]
+    results = await take(shop, quarantine, "shop-7", events, "http", now_ms=NOW_MS)
+    assert results == [
+        Result("e-1", "applied"),
+        Result(None, "quarantined", "invalid"),
+        Result("e-3", "quarantined", "unknown-location"),
+        Result("e-4", "quarantined", "invalid"),
+        Result("e-1", "duplicate"),
+    ]
+    assert [event.raw for event in quarantine.events] == [events[index].raw for index in (1, 2, 3)]
+    assert [event.source for event in quarantine.events] == ["shop-7", "wms", "wms"], "who sent what names nobody"
+    assert quarantine.events[2].detail == "Expected `int`, got `float` - at `$.quantity`"
+    assert {(event.channel, event.received_at_ms) for event in quarantine.events} == {("http", NOW_MS)}
+    assert await shop.on_hand() == 5
+
+
+async def test_many_events_go_in_calls_of_bounded_size_and_keep_their_order(
+    shop: OneShop, quarantine: MemoryQuarantine
+) -> None:
+    count = 3 * EVENTS_PER_APPLY + 1
+    events = [raw(id=f"e-{index}", kind="delta", quantity=1) for index in range(count)]
+    results = await take(shop, quarantine, "shop-7", events, "http", now_ms=NOW_MS)
+    assert [result.id for result in results] == [f"e-{index}" for index in range(count)]
+    assert sum(shop.sizes) == count
+    assert max(shop.sizes) == EVENTS_PER_APPLY
+    assert await shop.on_hand() == count
+
+
+async def test_what_the_ledger_did_not_take_is_said_to_be_not_done(shop: OneShop, quarantine: MemoryQuarantine) -> None:
+    shop.down = True
+    with pytest.raises(Unavailable):
+        await take(shop, quarantine, "shop-7", [raw(), RawEvent(b"bad")], "http")
+    assert quarantine.events == []
+
+
+async def test_without_quarantine_nothing_bad_is_answered(shop: OneShop, quarantine: MemoryQuarantine) -> None:
+    quarantine.down = True
+    with pytest.raises(Unavailable):
+        await take(shop, quarantine, "shop-7", [RawEvent(b"bad")], "http")
+    with pytest.raises(Unknown):
+        await take(shop, quarantine, "shop-7", [raw(), RawEvent(b"bad")], "http")
+    quarantine.down = False
+    results = await take(shop, quarantine, "shop-7", [raw(), RawEvent(b"bad")], "http")
+    assert [result.outcome for result in results] == ["duplicate", "quarantined"]
+    assert quarantine.reasons == ["invalid"]
+
+
+def test_every_location_that_events_name_is_found() -> None:
+    raws = [encoded(an_event()), encoded(an_event(location="S-2", quantity="x")), b"bad"]
+    assert locations_of(raws) == {"DC-1", "S-2"}
