@@ -10,7 +10,7 @@ import msgspec
 from redis.asyncio import Redis
 from servers import RunningServer
 
-from ledger.journal import Follower, Observer, StreamStatus, Written
+from ledger.journal import Follower, JournalWriter, Observer, StreamStatus, Written
 from ledger.messages import (
     JournalEntry,
     JournalOperation,
@@ -125,6 +125,16 @@ async def following(valkey_url: str, postgres_url: str, shard: int = 0) -> Async
     finally:
         follower.stop()
         await asyncio.wait_for(running, 20)
+
+
+@asynccontextmanager
+async def writing(postgres_url: str) -> AsyncIterator[JournalWriter]:
+    """The writer of shard 0 for as long as the block lasts; closed even when the test fails."""
+    writer = await JournalWriter.open(postgres_url, 0)
+    try:
+        yield writer
+    finally:
+        await writer.close()
 
 
 async def start_again(server: RunningServer) -> None:

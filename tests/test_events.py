@@ -12,7 +12,7 @@ import asyncpg
 import msgspec
 import nats
 import pytest
-from journal_entries import AT_MS, encoded, entry, hold, operation, put, reservation, start_again
+from journal_entries import AT_MS, encoded, entry, hold, operation, put, reservation, start_again, writing
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 from redis.asyncio import Redis
@@ -34,9 +34,8 @@ pytestmark = pytest.mark.anyio
 async def writer(postgres_url: str) -> AsyncIterator[JournalWriter]:
     """Writes into the journal without a stream; the shard is 0."""
     await migrate(postgres_url)
-    opened = await JournalWriter.open(postgres_url, 0)
-    yield opened
-    await opened.close()
+    async with writing(postgres_url) as opened:
+        yield opened
 
 
 async def journaled(writer: JournalWriter, *seqs: int) -> None:
@@ -75,7 +74,8 @@ async def announced_up_to(postgres_url: str, seq: int) -> None:
     connection = await asyncpg.connect(postgres_url)
 
     async def reached() -> bool:
-        return await connection.fetchval("select seq from availability.outbox_cursor where shard = 0") == seq
+        reached_seq: int = await connection.fetchval("select seq from availability.outbox_cursor where shard = 0")
+        return reached_seq == seq
 
     try:
         await wait_until(reached, 30)

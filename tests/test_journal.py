@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -18,12 +19,13 @@ from journal_entries import (
     put_raw,
     reservation,
     start_again,
+    writing,
 )
 from redis.asyncio import Redis
 from servers import RunningServer
 from waiting import wait_until
 
-from ledger.journal import JOURNAL_FAILED, Journal, JournalWriter, Place, migrate
+from ledger.journal import JOURNAL_FAILED, Journal, Place, migrate
 from ledger.journal.records import RawEntry
 from ledger.journal.writer import Fenced
 from ledger.messages import Movement
@@ -104,35 +106,31 @@ async def test_rows_and_cursor_are_one_transaction(
         " $$ begin perform pg_terminate_backend(pg_backend_pid()); return new; end $$;"
         " create trigger die before update of seq on availability.cursor for each row execute function die()"
     )
-    writer = await JournalWriter.open(journal_url, 0)
-    with pytest.raises(JOURNAL_FAILED):
-        await writer.write([raw(1), raw(2)])
-    await writer.close()
+    async with writing(journal_url) as writer:
+        with pytest.raises(JOURNAL_FAILED):
+            await writer.write([raw(1), raw(2)])
 
     assert [one async for one in journal.entries(0)] == []
     assert (await journal.cursor(0)).place == Place(0, 0)
     await postgres.execute("drop trigger die on availability.cursor")
-    again = await JournalWriter.open(journal_url, 0)
-    assert (await again.write([raw(1), raw(2)])).entries == 2
-    await again.close()
+    async with writing(journal_url) as again:
+        assert (await again.write([raw(1), raw(2)])).entries == 2
     assert await journal.verify_chain(0) == []
 
 
 async def test_commit_whose_answer_was_lost_is_neither_lost_nor_doubled(
     journal_url: str, journal: Journal, postgres: asyncpg.Connection
 ) -> None:
-    first = await JournalWriter.open(journal_url, 0)
-    await first.write([raw(1), raw(2)])
-    await postgres.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'availability journal'"
-    )
-    with pytest.raises(JOURNAL_FAILED):
-        await first.write([raw(3)])
-    await first.close()
+    async with writing(journal_url) as first:
+        await first.write([raw(1), raw(2)])
+        await postgres.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'availability journal'"
+        )
+        with pytest.raises(JOURNAL_FAILED):
+            await first.write([raw(3)])
 
-    again = await JournalWriter.open(journal_url, 0)
-    written = await again.write([raw(1), raw(2), raw(3)])
-    await again.close()
+    async with writing(journal_url) as again:
+        written = await again.write([raw(1), raw(2), raw(3)])
 
     assert (written.entries, written.conflicts) == (1, 0)
     assert [one.seq async for one in journal.entries(0)] == [1, 2, 3]
@@ -214,9 +212,8 @@ async def test_gap_is_seen_and_does_not_stop_the_journal(
 async def test_tampering_is_found(
     journal_url: str, journal: Journal, postgres: asyncpg.Connection, tampering: str, kinds: list[str]
 ) -> None:
-    writer = await JournalWriter.open(journal_url, 0)
-    await writer.write([raw(1), raw(2), raw(3)])
-    await writer.close()
+    async with writing(journal_url) as writer:
+        await writer.write([raw(1), raw(2), raw(3)])
     assert await journal.verify_chain(0) == []
 
     await postgres.execute(tampering)
@@ -227,14 +224,12 @@ async def test_tampering_is_found(
 async def test_cursor_that_was_set_back_does_not_stop_the_journal(
     journal_url: str, journal: Journal, postgres: asyncpg.Connection
 ) -> None:
-    writer = await JournalWriter.open(journal_url, 0)
-    await writer.write([raw(1), raw(2)])
-    await writer.close()
+    async with writing(journal_url) as writer:
+        await writer.write([raw(1), raw(2)])
     await postgres.execute("update availability.cursor set epoch = 0, seq = 0, hash = decode(repeat('00', 32), 'hex')")
 
-    again = await JournalWriter.open(journal_url, 0)
-    await again.write([raw(1), raw(2), raw(3)])
-    await again.close()
+    async with writing(journal_url) as again:
+        await again.write([raw(1), raw(2), raw(3)])
 
     assert await journal.verify_chain(0) == []
 
@@ -259,13 +254,12 @@ async def test_second_journaler_waits_and_takes_over(
 
 async def test_fenced_writer_changes_nothing(journal_url: str, journal: Journal, postgres: asyncpg.Connection) -> None:
     """Another has taken the shard, and this one, cut off for a while, has not noticed."""
-    writer = await JournalWriter.open(journal_url, 0)
-    await writer.write([raw(1)])
-    await postgres.execute("update availability.cursor set owner_epoch = owner_epoch + 1")
+    async with writing(journal_url) as writer:
+        await writer.write([raw(1)])
+        await postgres.execute("update availability.cursor set owner_epoch = owner_epoch + 1")
 
-    with pytest.raises(Fenced):
-        await writer.write([raw(2)])
-    await writer.close()
+        with pytest.raises(Fenced):
+            await writer.write([raw(2)])
 
     assert [one.seq async for one in journal.entries(0)] == [1]
     assert await journal.verify_chain(0) == []
@@ -305,7 +299,7 @@ async def test_journal_goes_on_after_valkey_was_killed(
 
 
 async def test_stream_is_trimmed_only_behind_the_cursor(
-    valkey_url: str, redis: Redis, journal: Journal, journal_url: str
+    valkey_url: str, redis: Redis, journal: Journal, journal_url: str, postgres: asyncpg.Connection
 ) -> None:
     body = msgspec.msgpack.encode("x" * 1_000)  # so that a node of the stream is full after a few entries
     async with redis.pipeline(transaction=False) as pipeline:
@@ -314,8 +308,8 @@ async def test_stream_is_trimmed_only_behind_the_cursor(
         await pipeline.execute()
 
     async def oldest() -> int:
-        [(item_id, _)] = await redis.xrange(STREAM, count=1)
-        return int(item_id.partition(b"-")[2])
+        items: Any = await redis.xrange(STREAM, count=1)
+        return int(items[0][0].partition(b"-")[2])
 
     async def trimmed() -> bool:
         return await oldest() > 1
@@ -329,13 +323,12 @@ async def test_stream_is_trimmed_only_behind_the_cursor(
         for seq in range(2_001, 5_001):
             pipeline.xadd(STREAM, {"e": encoded(entry(seq)), "x": body}, id=f"1-{seq}")
         await pipeline.execute()
-    blocker = await asyncpg.connect(journal_url)
-    await blocker.execute("begin; lock table availability.movement in access exclusive mode")
+    await postgres.execute("begin; lock table availability.movement in access exclusive mode")
     async with following(valkey_url, journal_url) as seen:
         await wait_until(condition(lambda: len(seen.status) > 1))
         assert seen.status[-1].backlog_entries == 3_000
         assert await oldest() <= 1_001
-        await blocker.close()
+        await postgres.execute("rollback")
         await come_to(journal, Place(1, 5_000))
     assert list(range(1, 5_001)) == [one.seq async for one in journal.entries(0)]
 
