@@ -69,7 +69,10 @@ class Success(Struct, frozen=True):
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """An endpoint as declared. ``scopes``: any one of them is enough; ``problems``: those of its own."""
+    """An endpoint as declared. ``scopes``: any one of them is enough; ``problems``: those of its own.
+
+    ``body_shown`` is what the document says of the body, where that is more than what ``body`` checks at once.
+    """
 
     method: str
     path: str
@@ -80,6 +83,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
     body: type[Struct] | None = None
     body_example: dict[str, Any] | None = None
+    body_shown: type[Struct] | None = None
     body_bytes_max: int = BODY_BYTES_MAX
     body_optional: bool = False
     query: type[Struct] | None = None
@@ -107,6 +111,7 @@ def endpoint(
     problems: tuple[str, ...] = (),
     body: type[Struct] | None = None,
     body_example: dict[str, Any] | None = None,
+    body_shown: type[Struct] | None = None,
     body_bytes_max: int = BODY_BYTES_MAX,
     body_optional: bool = False,
     query: type[Struct] | None = None,
@@ -127,6 +132,7 @@ def endpoint(
             problems=problems,
             body=body,
             body_example=body_example,
+            body_shown=body_shown or body,
             body_bytes_max=body_bytes_max,
             body_optional=body_optional,
             query=query,

@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from availability.feeds.decoding import Instant
+from availability.feeds.decoding import SEQUENCE_MAX, Instant, Text
 from ledger import (
     LINES_MAX,
     QUANTITY_MAX,
     STOCK_QUANTITY_MAX,
+    Bucket,
     HoldLine,
     Location,
     Mode,
@@ -112,6 +113,38 @@ class ReleaseForm(Form, frozen=True):
 class ShipForm(Form, frozen=True):
     lines: UnitsForms | None = None
     occurred_at: Instant | None = None
+
+
+class EventReference(Form, frozen=True):
+    """The line of a reservation that an event tells of."""
+
+    reservation: Reference
+    line: LineNumber | None = None
+
+
+class StockEventForm(Form, frozen=True):
+    """A stock event as the document shows it; ``availability.feeds.decoding`` reads it, here as from NATS."""
+
+    id: Reference
+    source: Name
+    kind: Literal["snapshot", "delta", "move", "supply"]
+    sku: Name
+    location: Name
+    quantity: Annotated[int, Meta(ge=-STOCK_QUANTITY_MAX, le=STOCK_QUANTITY_MAX)]
+    occurred_at: Instant
+    bucket: Bucket = "on_hand"
+    to_bucket: Bucket | None = None
+    sequence: Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)] | None = None
+    reason: Text | None = None
+    reference: EventReference | None = None
+    reverses: Reference | None = None
+    due: Text | None = None
+
+
+class EventsShown(Form, frozen=True):
+    """What the document says of ``EventsForm``."""
+
+    events: Annotated[list[StockEventForm], Meta(min_length=1, max_length=EVENTS_MAX)]
 
 
 class EventsForm(Form, frozen=True):

@@ -73,7 +73,7 @@ def _shapes(endpoints: Iterable[Endpoint]) -> list[type]:
     found: list[type] = [_problem_type(name) for name in PROBLEMS]
     for endpoint in endpoints:
         found += [type(endpoint.success.example)] if isinstance(endpoint.success.example, Struct) else []
-        found += [] if endpoint.body is None else [endpoint.body]
+        found += [] if endpoint.body_shown is None else [endpoint.body_shown]
     return list(dict.fromkeys(found))
 
 
@@ -92,9 +92,9 @@ def _operation(endpoint: Endpoint, schemas: dict[type, dict[str, Any]]) -> dict[
         "responses": _responses(endpoint, schemas),
         "security": [] if endpoint.public else [{"token": [scope]} for scope in endpoint.scopes],
     }
-    if endpoint.body is not None:
+    if endpoint.body_shown is not None:
         assert endpoint.body_example is not None, f"{endpoint.name} has no example of its body"
-        content = {"schema": schemas[endpoint.body], "example": endpoint.body_example}
+        content = {"schema": schemas[endpoint.body_shown], "example": endpoint.body_example}
         operation["requestBody"] = {
             "required": not endpoint.body_optional,
             "content": {"application/json": content},

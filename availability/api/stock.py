@@ -46,6 +46,7 @@ class CountResults(Struct, frozen=True):
     "Events have ids: sending one again is harmless.",
     body=forms.EventsForm,
     body_example={"events": [examples.STOCK_EVENT]},
+    body_shown=forms.EventsShown,
     body_bytes_max=LARGE_BODY_BYTES_MAX,
     success=Success(
         "What became of each",

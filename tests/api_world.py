@@ -1,0 +1,226 @@
+"""The API over the plain rules, without servers: a world for tests that calls it as clients do.
+
+Every answer is held to the OpenAPI document: its status, its problem and its shape must be declared by the endpoint.
+"""
+
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+import jwt
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from availability.api.openapi import problems_of
+from availability.api.problems import PROBLEMS
+from availability.api.routing import Match, Routes
+from availability.api.service import ENDPOINTS
+from availability.app import Api
+from availability.settings import Settings
+from ledger import QuarantinedEvent, RulesLedger
+
+ISSUER: Final = "https://issuer.example"
+AUDIENCE: Final = "availability"
+START_MS: Final = 1_795_429_200_000  # 2026-11-23T10:20:00Z
+ALL_SCOPES: Final = "atp:read reservations:read reservations:write stock:write catalog:write"
+_ROUTES: Final = Routes(ENDPOINTS)
+
+
+class Issuer:
+    """Signs tokens with a key of its own."""
+
+    def __init__(self, kid: str = "k1") -> None:
+        self.kid = kid
+        self.key = Ed25519PrivateKey.generate()
+
+    @property
+    def jwk(self) -> dict[str, str]:
+        raw = self.key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        x = urlsafe_b64encode(raw).rstrip(b"=").decode()
+        return {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": self.kid, "x": x}
+
+    @property
+    def jwks(self) -> bytes:
+        return msgspec.json.encode({"keys": [self.jwk]})
+
+    def sign(self, claims: dict[str, Any], headers: dict[str, Any] | None = None) -> str:
+        """A token with these claims, whether they make sense or not; those that are None are left out."""
+        given = {name: value for name, value in claims.items() if value is not None}
+        return jwt.PyJWS().encode(msgspec.json.encode(given), self.key, "EdDSA", {"kid": self.kid, **(headers or {})})
+
+
+class KeptQuarantine:
+    """A quarantine in a list."""
+
+    def __init__(self) -> None:
+        self.events: list[QuarantinedEvent] = []
+
+    async def store(self, events: list[QuarantinedEvent]) -> None:
+        self.events += events
+
+
+class World:
+    """A ledger, the API over it, and a clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_ms = START_MS
+        self.ledger = RulesLedger(now_ms=lambda: self.now_ms)
+        self.quarantine = KeptQuarantine()
+        self.issuer = Issuer()
+        settings = Settings(token_issuer=ISSUER, token_audience=AUDIENCE)
+        self.api = Api(settings, self.ledger, self.quarantine, now_ms=lambda: self.now_ms)
+        self.api.tokens.keys.load(self.issuer.jwks)
+        self._keys = 0
+        self.held = ""
+        self.token = self.token_for("web")
+
+    def claims(self, client: str = "web", **more: Any) -> dict[str, Any]:
+        expires_at_s = self.now_ms // 1_000 + 3_600
+        return {"iss": ISSUER, "aud": AUDIENCE, "exp": expires_at_s, "sub": client, "scope": ALL_SCOPES, **more}
+
+    def token_for(self, client: str, scope: str = ALL_SCOPES, **more: Any) -> str:
+        return self.issuer.sign(self.claims(client, scope=scope, **more))
+
+    def next_key(self) -> str:
+        self._keys += 1
+        return f"key-{self._keys}"
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        key: str | None = None,
+        token: str | None = None,
+        raw: bytes | None = None,
+        headers: dict[str, str | bytes] | None = None,
+    ) -> httpx.Response:
+        """Call the API; keyed calls get a key of their own unless one is given. An empty header is not sent."""
+        sent: dict[str, str | bytes] = {"Authorization": f"Bearer {self.token if token is None else token}"}
+        content = raw
+        if body is not None:
+            content = msgspec.json.encode(body)
+        if content is not None:
+            sent["Content-Type"] = "application/json"
+        if method == "POST" and path.startswith("/v1/reservations"):
+            sent["Idempotency-Key"] = key or self.next_key()
+        sent = {name: value for name, value in (sent | (headers or {})).items() if value}
+        return await self.request(method, path, content, list(sent.items()))
+
+    async def stream(self, method: str, path: str, parts: list[bytes]) -> httpx.Response:
+        """Send a body in parts, without saying how long it will be."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for part in parts:
+                yield part
+
+        sent = [
+            ("Authorization", f"Bearer {self.token}"),
+            ("Content-Type", "application/json"),
+            ("Idempotency-Key", self.next_key()),
+        ]
+        return await self.request(method, path, chunks(), sent)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        content: bytes | AsyncIterator[bytes] | None,
+        headers: Sequence[tuple[str, str | bytes]],
+    ) -> httpx.Response:
+        """Send exactly this."""
+        transport = httpx.ASGITransport(app=self.api.asgi)  # type: ignore[arg-type]  # Litestar types ASGI more narrowly
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            made = client.build_request(method, path, content=content, headers=headers)  # type: ignore[arg-type]
+            response = await client.send(made)
+        check_documented(response)
+        return response
+
+    async def raw_path(self, method: str, path: str, headers: Sequence[tuple[str, str]]) -> httpx.Response:
+        """Send a path as it is, dots and slashes included."""
+        url = httpx.URL("http://test/").copy_with(raw_path=path.encode())
+        transport = httpx.ASGITransport(app=self.api.asgi)  # type: ignore[arg-type]  # as above
+        async with httpx.AsyncClient(transport=transport) as client:
+            response = await client.send(client.build_request(method, url, headers=list(headers)))
+        check_documented(response)
+        return response
+
+    async def asgi(self, method: str, path: str, receive: Callable[[], Awaitable[Any]]) -> tuple[int | None, list[Any]]:
+        """The status that the application sends when its server behaves like ``receive``; None when it sends none."""
+        headers = {"authorization": f"Bearer {self.token}", "content-type": "application/json", "idempotency-key": "k"}
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await self.api.asgi(scope, receive, send)  # type: ignore[arg-type]  # a scope has more than we look at
+        return (sent[0]["status"] if sent else None), sent
+
+    async def stock(self, sku: str = "SHOE", location: str = "W1", quantity: int = 10) -> None:
+        """A location that has counted so many."""
+        answer = await self.call("PUT", f"/v1/locations/{quote(location, safe='')}", {"type": "warehouse"})
+        assert answer.status_code == 200, answer.text
+        body = {"as_of": text_of(self.now_ms), "lines": [{"sku": sku, "quantity": quantity}]}
+        answer = await self.call("PUT", f"/v1/locations/{quote(location, safe='')}/counts/{self.next_key()}", body)
+        assert answer.status_code == 200, answer.text
+
+    async def hold(self, sku: str = "SHOE", quantity: int = 1, *, location: str = "W1", **more: Any) -> Any:
+        """A new reservation."""
+        lines = [{"sku": sku, "quantity": quantity, "location": location}]
+        answer = await self.call("POST", "/v1/reservations", {"lines": lines, **more})
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    async def available(self, sku: str = "SHOE") -> int:
+        """What ATP says."""
+        answer = await self.call("GET", f"/v1/atp?sku={sku}")
+        number: int = answer.json()["available"]
+        return number
+
+    def everything(self) -> object:
+        """All that the ledger and the quarantine keep, to see that a refusal changed nothing."""
+        rules = self.ledger.rules
+        kept = (rules.seq, rules.locations, rules.stock, rules.claims, rules.done, rules.counts, self.quarantine.events)
+        return repr(kept)
+
+
+def text_of(at_ms: int) -> str:
+    """RFC 3339 of a time."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_ms // 1_000)) + f".{at_ms % 1_000:03}Z"
+
+
+def check_documented(response: httpx.Response) -> None:
+    """The answer is one that its endpoint declares, in exactly the declared shape."""
+    raw_path = response.request.url.raw_path.partition(b"?")[0]
+    found = _ROUTES.find(response.request.method, raw_path)
+    problem = response.headers["content-type"] == "application/problem+json"
+    if problem:
+        name = response.json()["type"].removeprefix("/problems/")
+        kind = PROBLEMS[name]
+        assert response.status_code == kind.status == response.json()["status"]
+        shape: object = kind.body
+        if isinstance(found, Match):
+            assert name in problems_of(found.endpoint), f"{found.endpoint.name} does not document {name}"
+    else:
+        assert isinstance(found, Match)
+        success = found.endpoint.success
+        assert success.status == response.status_code
+        assert response.headers["content-type"] == success.content_type
+        shape = type(success.example)
+        if not isinstance(success.example, msgspec.Struct):
+            return
+    assert isinstance(shape, type)
+    assert msgspec.json.encode(msgspec.json.decode(response.content, type=shape)) == response.content
