@@ -2,6 +2,21 @@
 
 A batch is applied, then what could not be applied is put into quarantine, then its messages are acknowledged. Until
 then the stream has them: after a crash at any point they come again, and the ledger knows them by their ids.
+
+What a power cut of NATS can lose is chosen by its ``sync_interval``. nats-server 2.15.1, 2 shared cores, one publisher,
+events of 140 bytes (a kill -9 loses nothing at any setting, since the system has what was written):
+
+==========  ================  ================  ====================  ==============  ==============
+interval    acked but lost    single events/s   events/s in lists of  in lists of     in atomic
+            at a power cut    1 / 512 at once   100, 1 / 16 at once   1,000, 4        batches of 100
+==========  ================  ================  ====================  ==============  ==============
+``always``  nothing           1,590 / 3,930     129,000 / 233,000     1,350,000       20,800
+``100ms``   the last 100 ms   4,300 / 33,800    479,000 / 1,170,000   2,530,000       17,900
+``2m``      the last 2 min    4,410 / 31,100    266,000 / 1,220,000   2,620,000       19,200
+==========  ================  ================  ====================  ==============  ==============
+
+The choice is ``always``: only single events feel what it costs, and whoever sends many has lists and atomic batches.
+This consumer itself takes 30,000 single events, or 80,000 in lists, per second of its core.
 """
 
 import asyncio

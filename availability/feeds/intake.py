@@ -21,9 +21,10 @@ from ledger import (
     Unknown,
 )
 
-EVENTS_PER_APPLY: Final = 256
+EVENTS_PER_APPLY: Final = 64
 APPLIES_IN_FLIGHT: Final = 2
-"""Together they bound how long the ledger is busy with one caller's events while holds wait for it."""
+"""Together they bound how long the ledger is busy with one caller's events while holds wait for it: with 60,000 deltas
+of 2,000 SKUs, 3 ms a call at 32, 6 ms at 64 and 19 ms at 256, all at 17,000 to 20,000 events/s (2 cores, shared)."""
 
 Channel = Literal["nats", "http"]
 

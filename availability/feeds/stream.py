@@ -56,6 +56,7 @@ async def _create(jetstream: JetStreamContext) -> StreamConfig:
         discard=DiscardPolicy.NEW,
         max_bytes=BACKLOG_BYTES_MAX,
         duplicate_window=DUPLICATE_WINDOW_S,
+        allow_atomic=True,  # many events, one fsync: for senders that do not make lists
     )
     return (await jetstream.add_stream(wanted)).config
 
