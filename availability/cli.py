@@ -53,7 +53,7 @@ def up(settings: Settings, data_dir: Path, port: int, workers: int, demo: bool) 
         _run(this.run(settings, this.Plan(data_dir, port, workers, demo)))
     except instance.Refused as refused:
         _fail(1, str(refused))
-    except (embedded.MissingServer, embedded.NotReady) as error:
+    except embedded.Unusable as error:
         _fail(2, str(error))
 
 

