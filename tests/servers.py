@@ -33,12 +33,19 @@ class RunningServer:
 
     def start(self) -> None:
         """Start it and wait until it can be used; what it printed is in the failure when it cannot."""
+        asyncio.run(self.restart())
+
+    async def restart(self) -> None:
+        """``start`` for a test that runs on an event loop.
+
+        Never start it from another thread: the server is told to end with its parent, which to Linux is the thread.
+        """
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: ASYNC220 a fork is quick, and must be this thread's
                 self.server.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.server.env
             )
         try:
-            asyncio.run(self.server.wait())
+            await self.server.wait()
         except embedded.NotReady as error:
             raise AssertionError(f"{error}; its log ends: {self.log.read_text()[-2000:]}") from error
 

@@ -275,7 +275,7 @@ async def test_a_killed_server_loses_nothing_that_it_acknowledged(own_nats: Runn
             await run.send(an_event(id=f"d-{index}", kind="delta", quantity=1))
         await run.became(lambda: run.shop.refusals >= 1)
         own_nats.kill()
-        await asyncio.to_thread(own_nats.start)
+        await own_nats.restart()
         run.shop.down = False
 
         async def is_applied() -> bool:

@@ -1,0 +1,261 @@
+"""What only a real server can show: the window of events, the clock, full memory, a lost library, a lost reply."""
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from books import assert_books_balance
+from ledgers import START_MS, Clock, Shop
+from redis import Redis
+from servers import RunningServer
+from waiting import wait_until
+
+from ledger import messages as m
+from ledger.errors import Overloaded, Unavailable, Unknown
+from ledger.library import library
+from ledger.store import Ledger
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def shop(valkey_url: str) -> AsyncIterator[Shop]:
+    clock = Clock()
+    ledger = Ledger(valkey_url, now_ms=clock)
+    shop = Shop(ledger, clock)
+    await shop.open()
+    yield shop
+    await ledger.close()
+
+
+@pytest.fixture
+def client(valkey_url: str) -> Redis:
+    return Redis.from_url(valkey_url)
+
+
+# --- the window of events (P8) ----------------------------------------------------------------------------------
+
+
+async def test_a_full_window_folds_its_oldest_events_and_the_horizon_moves(shop: Shop, client: Redis) -> None:
+    """P8: the number stays, memory is bounded, and what comes from before the horizon is quarantined."""
+    await shop.stock("A", 1_000, at_ms=START_MS)
+    for minute in range(1, 600):
+        await shop.event("delta", "A", -1, at_ms=START_MS + minute * 60_000, id=f"sale-{minute}")
+
+    assert (await shop.position("A")).on_hand == 401
+    assert client.hlen("{s0}:feed:A:S1") <= 513
+    assert (await shop.event("delta", "A", -1, at_ms=START_MS + 61_000)).reason == "late"
+    assert (await shop.stock("A", 5, at_ms=START_MS + 61_000)).reason == "late"
+    assert (await shop.event("delta", "A", -1, at_ms=START_MS + 599 * 60_000, id="sale-599")).outcome == "duplicate"
+    assert_books_balance(client)
+
+
+async def test_a_snapshot_inside_the_window_still_gets_its_later_deltas(shop: Shop) -> None:
+    """P8."""
+    for minute in range(1, 600):
+        await shop.event("delta", "A", 1, at_ms=START_MS + minute * 60_000)
+
+    assert (await shop.stock("A", 0, at_ms=START_MS + 550 * 60_000)).on_hand == 49
+
+
+async def test_events_received_long_ago_fold_too(shop: Shop, client: Redis) -> None:
+    """P8: a quiet position does not keep its history for ever."""
+    await shop.stock("A", 10, at_ms=START_MS)
+    await shop.event("delta", "A", -1, at_ms=START_MS + 1)
+    shop.clock.now_ms += 50 * 3_600_000
+    await shop.event("delta", "A", -1)
+
+    assert (await shop.position("A")).on_hand == 8
+    assert client.hlen("{s0}:feed:A:S1") == 2
+
+
+# --- the clock (P5) ---------------------------------------------------------------------------------------------
+
+
+async def test_the_servers_own_clock_is_used(valkey_url: str) -> None:
+    """P5."""
+    ledger = Ledger(valkey_url)
+    shop = Shop(ledger, Clock())
+    await shop.open()
+    await shop.stock("A", 1)
+    held = await shop.hold(("A", 1), ttl_ms=60_000)
+
+    assert abs(held.reservation.created_at_ms - time.time_ns() // 1_000_000) < 10_000
+    await ledger.close()
+
+
+async def test_a_clock_that_jumps_ahead_expires_nothing(valkey_url: str) -> None:
+    """P5: a jump of more than a minute against this process's own count is not believed, and it is said."""
+    ledger = Ledger(valkey_url)
+    shop = Shop(ledger, Clock())
+    await shop.open()
+    await shop.stock("A", 1)
+    await shop.hold(("A", 1), ttl_ms=60_000)
+    learned_ms, counted_ms = ledger._shard._clock or (0, 0)  # noqa: SLF001 the jump is made from inside
+    ledger._shard._clock = (learned_ms - 3_600_000, counted_ms)  # noqa: SLF001
+    position = await shop.position("A")
+
+    assert position.held == 1
+    assert any("clock" in reason for reason in ledger.state().reasons)
+    await ledger.close()
+
+
+# --- failures ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_server_without_the_library_gets_it_again(shop: Shop, client: Redis) -> None:
+    await shop.stock("A", 5)
+    client.function_flush("SYNC")
+
+    assert isinstance(await shop.hold(("A", 1)), m.Done)
+
+
+async def test_full_memory_refuses_holds_and_still_releases(shop: Shop, client: Redis) -> None:
+    """P9: what frees goes on; nothing is half done."""
+    await shop.stock("A", 50)
+    held = [await shop.hold(("A", 1)) for _ in range(20)]
+    await shop.commit(held[0].id)
+    client.config_set("maxmemory", "1mb")
+    try:
+        with pytest.raises(Overloaded):
+            await shop.hold(("A", 1))
+        assert (await shop.release(held[1].id)).reservation.status == "released"
+        assert (await shop.ship(held[0].id)).reservation.status == "shipped"
+        assert (await shop.position("A")).held == 18
+    finally:
+        client.config_set("maxmemory", "0")
+    assert_books_balance(client)
+
+
+async def test_an_unsafe_server_is_not_promised_on(shop: Shop, client: Redis, valkey_url: str) -> None:
+    """P2, P9: the reason and the remedy are told."""
+    client.config_set("appendfsync", "everysec")
+    try:
+        ledger = Ledger(valkey_url)
+        state = await ledger.check()
+        assert not state.ready
+        assert state.reasons == [
+            "appendfsync is everysec: set it to always, an acknowledged write must have been fsynced"
+        ]
+        with pytest.raises(Unavailable):
+            await Shop(ledger, shop.clock).hold(("A", 1))
+        await ledger.close()
+    finally:
+        client.config_set("appendfsync", "always")
+
+
+async def test_an_operation_that_breaks_a_rule_fails_alone(shop: Shop) -> None:
+    """A bug in one caller's operation must not fail the others of its batch."""
+    await shop.stock("A", 5)
+    outcomes: list[object] = await asyncio.gather(shop.hold(("A", 2**40)), shop.hold(("A", 1)), return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes] == [AssertionError, m.Done]
+
+
+async def test_a_journal_that_is_too_far_ahead_refuses_holds_only(valkey_url: str) -> None:
+    """P9."""
+    clock = Clock()
+    ledger = Ledger(valkey_url, now_ms=clock, backlog_entries_max=4)
+    shop = Shop(ledger, clock)
+    await shop.open()
+    await shop.stock("A", 5)
+    held = await shop.hold(("A", 1))
+    await shop.stock("A", 6, at_ms=START_MS + 1)
+    with pytest.raises(Overloaded):
+        await shop.hold(("A", 1))
+
+    assert isinstance(await shop.release(held.id), m.Done)
+    await ledger.close()
+
+
+async def test_many_overdue_holds_never_hide_free_units(shop: Shop) -> None:
+    """P5: more than one call may end are in the way, and still the hold is granted."""
+    await shop.stock("A", 2_500)
+    await asyncio.gather(*(shop.hold(("A", 1), ttl_ms=1_000) for _ in range(2_500)))
+    shop.clock.now_ms += 1_000
+
+    assert isinstance(await shop.hold(("A", 2_500)), m.Done)
+
+
+async def test_a_full_queue_refuses_at_once(valkey_url: str) -> None:
+    """It never grows without bound."""
+    ledger = Ledger(valkey_url, queue_operations_max=10)
+    shop = Shop(ledger, Clock())
+    await shop.open()
+    outcomes = await asyncio.gather(*(shop.hold(("A", 1)) for _ in range(50)), return_exceptions=True)
+
+    assert sum(isinstance(outcome, Overloaded) for outcome in outcomes) == 40
+    await ledger.close()
+
+
+async def test_kill_9_loses_no_acknowledged_hold_and_doubles_none(
+    valkey_server: RunningServer, valkey_url: str
+) -> None:
+    """P2, P3, P4: what was answered is there; what was not is settled by its key."""
+    ledger = Ledger(valkey_url, timeout_ms=1_000)
+    shop = Shop(ledger, Clock())
+    await shop.open()
+    await shop.stock("A", 1_000_000)
+    acknowledged: set[str] = set()
+    unknown: set[str] = set()
+    stop = asyncio.Event()
+
+    async def buy(caller: int) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            key = f"{caller}-{number}"
+            try:
+                acknowledged.add((await shop.hold(("A", 1), key=key, ttl_ms=3_600_000)).id)
+            except Unknown:
+                unknown.add(key)
+            except Unavailable:
+                await asyncio.sleep(0.01)
+
+    async def more_than(count: int) -> bool:
+        return len(acknowledged) > count
+
+    buyers = [asyncio.create_task(buy(caller)) for caller in range(32)]
+    for _ in range(3):
+        enough = functools.partial(more_than, len(acknowledged) + 200)
+        await wait_until(enough)
+        valkey_server.kill()
+        await valkey_server.restart()
+    stop.set()
+    await asyncio.gather(*buyers)
+
+    assert all([isinstance(await ledger.find(m.Find(id_, "web")), m.Found) for id_ in acknowledged])
+    settled = {shop.key(key) for key in unknown if isinstance(await ledger.find(m.Find(shop.key(key), "web")), m.Found)}
+    assert (await shop.position("A")).held == len(acknowledged | settled)
+    with Redis.from_url(valkey_url) as client:
+        assert_books_balance(client)
+    await ledger.close()
+
+
+def test_the_librarys_name_tells_its_content() -> None:
+    assert library().name in library().text
+    assert "VERSION" not in library().text
+
+
+async def test_the_library_writes_only_through_declared_tags(shop: Shop, client: Redis) -> None:
+    """Every key carries the shard's hash tag, so that all of a shard share a slot."""
+    await shop.stock("A", 5)
+    held = await shop.hold(("A", 1))
+    await shop.commit(held.id)
+
+    keys = [key.decode() for key in client.scan_iter()]
+    assert keys
+    assert all(key.startswith("{s0}:") for key in keys)
+
+
+async def test_only_ended_operations_have_a_time_to_live(shop: Shop, client: Redis) -> None:
+    """No stock ever hangs on a key's time to live; what has ended goes after a day."""
+    await shop.stock("A", 5)
+    live, ended = await shop.hold(("A", 1)), await shop.hold(("A", 1))
+    released = await shop.release(ended.id)
+    mortal = {key.decode() for key in client.scan_iter() if client.ttl(key) != -1}
+
+    assert mortal == {f"{{s0}}:op:{id_}" for id_ in (ended.id, *released.reservation.operations)}
+    assert live.id not in str(mortal)
