@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from servers import PASSWORD, RunningServer, nats_server, running
 from waiting import wait_until
 
+from availability.feeds import consumer, stream
 from availability.feeds.consumer import Feed
 from availability.feeds.metrics import FeedMetrics
 from availability.feeds.stream import DURABLE, STREAM
@@ -212,6 +213,35 @@ async def test_nothing_is_lost_while_the_ledger_is_away(nats_url: str) -> None:
         run.shop.down = False
         await run.settled()
         assert await run.shop.on_hand() == 20
+
+
+async def test_messages_in_work_are_not_given_out_again_however_long_it_takes(
+    nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "ACK_WAIT_S", 0.6)
+    monkeypatch.setattr(consumer, "PAUSE_MAX_S", 0.1)
+    async with feed_at_work(nats_url) as run:
+        run.shop.down = True
+        await run.send(an_event(kind="delta"))
+        await run.became(lambda: run.shop.refusals >= 1)
+        await run.send(an_event(id="e-2", kind="delta"))
+        await run.became(lambda: run.shop.refusals >= 20)  # 2 seconds
+        run.shop.down = False
+        await run.settled()
+        assert run.shop.outcomes == ["applied"] * 2
+
+
+async def test_messages_of_a_deleted_consumer_come_again_from_the_new_one(nats_url: str) -> None:
+    async with feed_at_work(nats_url) as run:
+        run.shop.down = True
+        await run.send(an_event(kind="delta"))
+        await run.became(lambda: run.shop.refusals >= 1)
+        for index in range(3):
+            await run.send(an_event(id=f"d-{index}", kind="delta"))
+        await run.streams.delete_consumer(STREAM, DURABLE)
+        run.shop.down = False
+        await run.settled()
+        assert run.shop.outcomes == ["applied", "duplicate", *["applied"] * 3], "only the one in work comes twice"
 
 
 async def test_nothing_is_acknowledged_while_the_quarantine_is_away(nats_url: str) -> None:
