@@ -92,7 +92,7 @@ def serve(settings: Settings) -> None:
     """Run the API."""
     from availability import app
 
-    _run_process(settings, ("redis_url",), app.run)
+    _run_process(settings, ("postgres_url", "redis_url"), app.run)
 
 
 @main.command()

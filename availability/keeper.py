@@ -6,16 +6,19 @@ events, journal) when there is no next decision.
 
 import asyncio
 import logging
-import signal
+from collections.abc import Callable
 from typing import Protocol
 
+from prometheus_client import CollectorRegistry, Counter
+
+from availability.processes import figures_shown, pause, stop_event
 from availability.settings import Settings
 from ledger import Expire, Expired, Ledger, LedgerError
 
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
-BACKOFF_MAX_S = 10.0
+BACKOFF_MAX_S = 5.0
 
 
 class Expiring(Protocol):
@@ -26,19 +29,24 @@ class Expiring(Protocol):
 
 async def run(settings: Settings) -> None:
     """Expire about once a second until SIGINT or SIGTERM; a ledger that cannot answer is asked more and more slowly."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    ledger = await Ledger.open(settings.redis_url, timeout_ms=settings.ledger_timeout_ms)
-    try:
-        await expire_until(stop, ledger)
-    finally:
-        await ledger.close()
+    registry = CollectorRegistry()
+    expired = Counter("availability_keeper_expired", "Reservations that lost overdue units", registry=registry)
+    with stop_event() as stop, figures_shown(registry, settings):
+        ledger = await Ledger.open(settings.redis_url, timeout_ms=settings.ledger_timeout_ms)
+        try:
+            await expire_until(stop, ledger, count=expired.inc)
+        finally:
+            await ledger.close()
 
 
-async def expire_until(stop: asyncio.Event, ledger: Expiring, interval_s: float = INTERVAL_S) -> None:
-    """End overdue holds, repeating at once while there are more."""
+async def expire_until(
+    stop: asyncio.Event,
+    ledger: Expiring,
+    *,
+    interval_s: float = INTERVAL_S,
+    count: Callable[[float], None] = lambda _reservations: None,
+) -> None:
+    """End overdue holds, repeating at once while there are more; ``count`` is told how many each time."""
     pause_s = interval_s
     while not stop.is_set():
         try:
@@ -47,15 +55,8 @@ async def expire_until(stop: asyncio.Event, ledger: Expiring, interval_s: float 
             pause_s = min(BACKOFF_MAX_S, 2 * pause_s)
             logger.warning("holds cannot be expired, next try in %.0f s: %s", pause_s, error)
         else:
+            count(expired.reservations)
             if expired.more:
                 continue
             pause_s = interval_s
-        await _pause(stop, pause_s)
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return
+        await pause(stop, pause_s)
