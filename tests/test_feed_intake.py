@@ -3,7 +3,7 @@
 import pytest
 from feeding import NOW_MS, MemoryQuarantine, OneShop, an_event, encoded
 
-from availability.feeds.intake import EVENTS_PER_APPLY, RawEvent, Result, locations_of, take
+from availability.feeds.intake import EVENTS_PER_APPLY, RawEvent, Result, locations_of, take_all
 from ledger import Unavailable, Unknown
 
 pytestmark = pytest.mark.anyio
@@ -31,8 +31,8 @@ async def test_a_bad_event_stops_no_other_and_is_kept_as_it_came(shop: OneShop, 
         raw(id="e-4", quantity=2.5),
         raw(),
     ]
-    results = await take(shop, quarantine, "shop-7", events, "http", now_ms=NOW_MS)
-    assert results == [
+    taken = await take_all(shop, quarantine, "shop-7", events, "http", now_ms=NOW_MS)
+    assert taken.results == [
         Result("e-1", "applied"),
         Result(None, "quarantined", "invalid"),
         Result("e-3", "quarantined", "unknown-location"),
@@ -51,8 +51,8 @@ async def test_many_events_go_in_calls_of_bounded_size_and_keep_their_order(
 ) -> None:
     count = 3 * EVENTS_PER_APPLY + 1
     events = [raw(id=f"e-{index}", kind="delta", quantity=1) for index in range(count)]
-    results = await take(shop, quarantine, "shop-7", events, "http", now_ms=NOW_MS)
-    assert [result.id for result in results] == [f"e-{index}" for index in range(count)]
+    taken = await take_all(shop, quarantine, "shop-7", events, "http", now_ms=NOW_MS)
+    assert [result.id for result in taken.results] == [f"e-{index}" for index in range(count)]
     assert sum(shop.sizes) == count
     assert max(shop.sizes) == EVENTS_PER_APPLY
     assert await shop.on_hand() == count
@@ -61,19 +61,19 @@ async def test_many_events_go_in_calls_of_bounded_size_and_keep_their_order(
 async def test_what_the_ledger_did_not_take_is_said_to_be_not_done(shop: OneShop, quarantine: MemoryQuarantine) -> None:
     shop.down = True
     with pytest.raises(Unavailable):
-        await take(shop, quarantine, "shop-7", [raw(), RawEvent(b"bad")], "http")
+        await take_all(shop, quarantine, "shop-7", [raw(), RawEvent(b"bad")], "http")
     assert quarantine.events == []
 
 
 async def test_without_quarantine_nothing_bad_is_answered(shop: OneShop, quarantine: MemoryQuarantine) -> None:
     quarantine.down = True
     with pytest.raises(Unavailable):
-        await take(shop, quarantine, "shop-7", [RawEvent(b"bad")], "http")
+        await take_all(shop, quarantine, "shop-7", [RawEvent(b"bad")], "http")
     with pytest.raises(Unknown):
-        await take(shop, quarantine, "shop-7", [raw(), RawEvent(b"bad")], "http")
+        await take_all(shop, quarantine, "shop-7", [raw(), RawEvent(b"bad")], "http")
     quarantine.down = False
-    results = await take(shop, quarantine, "shop-7", [raw(), RawEvent(b"bad")], "http")
-    assert [result.outcome for result in results] == ["duplicate", "quarantined"]
+    taken = await take_all(shop, quarantine, "shop-7", [raw(), RawEvent(b"bad")], "http")
+    assert [result.outcome for result in taken.results] == ["duplicate", "quarantined"]
     assert quarantine.reasons == ["invalid"]
 
 

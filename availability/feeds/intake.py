@@ -70,23 +70,6 @@ class Taken(Struct, frozen=True):
     newest_ms: dict[str, int]
 
 
-async def take(
-    ledger: Applies,
-    quarantine: Stores,
-    client: str,
-    events: Sequence[RawEvent],
-    channel: Channel,
-    *,
-    now_ms: int | None = None,
-) -> list[Result]:
-    """Apply the events, each judged by itself, and answer for each.
-
-    What could not be applied is in quarantine when this returns. A ``LedgerError`` means what it says when nothing was
-    applied yet, and is ``Unknown`` otherwise; sending the same events again is always right, since each has its id.
-    """
-    return (await take_all(ledger, quarantine, client, events, channel, now_ms=now_ms)).results
-
-
 async def take_all(
     ledger: Applies,
     quarantine: Stores,
@@ -96,7 +79,11 @@ async def take_all(
     *,
     now_ms: int | None = None,
 ) -> Taken:
-    """Like ``take``, and says for each source how new its newest event was."""
+    """Apply the events, each judged by itself, and answer for each.
+
+    What could not be applied is in quarantine when this returns. A ``LedgerError`` means what it says when nothing was
+    applied yet, and is ``Unknown`` otherwise; sending the same events again is always right, since each has its id.
+    """
     at_ms = decoding.now_ms() if now_ms is None else now_ms
     decoded = [
         event.refused or decode_event(event.raw, event.defaults, now_ms=at_ms, expected_source=event.subject_source)
