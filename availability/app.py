@@ -21,11 +21,12 @@ from availability.telemetry import Telemetry
 from ledger import JOURNAL_FAILED, FeedStatus, Journal, Ledger, Quarantine, State
 
 WATCH_S: Final = 1.0
-STOP_S: Final = 15.0
+STOP_S: Final = 5.0
 """After this long a request that was under way is given up; its outcome is then unknown to its client."""
 CONNECTIONS_MAX: Final = 4_096
 HEADERS_BYTES_MAX: Final = 65_536
 HEADERS_MS_MAX: Final = 30_000
+"""For the head of a request, and for silence between requests: a proxy in front lets go of a connection sooner."""
 
 log = logging.getLogger(__name__)
 

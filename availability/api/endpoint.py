@@ -146,8 +146,8 @@ def endpoint(
 
 async def answer_of(
     endpoint_: Endpoint, edge: Edge, tokens: Tokens, scope: HTTPScope, path: dict[str, str], receive: Receive
-) -> Answer | None:
-    """The answer to a request for this endpoint; None when the client left before it had asked."""
+) -> Answer:
+    """The answer to a request for this endpoint."""
     try:
         call = await _call(endpoint_, tokens, scope, path, receive)
         return await endpoint_.handler(edge, call) if isinstance(call, Call) else call
@@ -165,8 +165,8 @@ _ONCE: Final = (b"authorization", b"idempotency-key", b"content-type", b"content
 
 async def _call(
     endpoint_: Endpoint, tokens: Tokens, scope: HTTPScope, path: dict[str, str], receive: Receive
-) -> Call[Any] | Answer | None:
-    """What the handler gets, or the answer for a request that does not come to it; None when the client left."""
+) -> Call[Any] | Answer:
+    """What the handler gets, or the answer for a request that does not come to it."""
     headers = _headers(scope)
     principal = _NOBODY if endpoint_.public else _principal(endpoint_, tokens, headers)
     if isinstance(principal, Answer):
@@ -175,13 +175,7 @@ async def _call(
     if isinstance(key, Answer):
         return key
     form = await _form(endpoint_, scope, headers, receive)
-    if isinstance(form, Answer | _Gone):
-        return form if isinstance(form, Answer) else None
-    return Call(principal, path, form, key)
-
-
-class _Gone(Struct, frozen=True):
-    """The client closed the connection before its request was complete."""
+    return form if isinstance(form, Answer) else Call(principal, path, form, key)
 
 
 def _headers(scope: HTTPScope) -> dict[bytes, bytes]:
@@ -225,7 +219,7 @@ def _key(endpoint_: Endpoint, headers: Headers) -> str | Answer:
 
 
 async def _form(endpoint_: Endpoint, scope: HTTPScope, headers: Headers, receive: Receive) -> Any:
-    """The query or the body as the declared form, an ``Answer`` that refuses it, or ``_Gone``."""
+    """The query or the body as the declared form, or the ``Answer`` that refuses it."""
     query = scope["query_string"]
     if endpoint_.query_reader is not None:
         form = endpoint_.query_reader.read(query)
@@ -254,7 +248,7 @@ def _is_json(content_type: bytes) -> bool:
     return essence.strip() == b"application/json" and charset in (b"", b"charset=utf-8")
 
 
-async def _body(endpoint_: Endpoint, headers: Headers, receive: Receive) -> bytes | Answer | _Gone:
+async def _body(endpoint_: Endpoint, headers: Headers, receive: Receive) -> bytes | Answer:
     """All of the body, never more than allowed, whatever the client said of its length."""
     bytes_max = endpoint_.body_bytes_max
     length = headers.get(b"content-length", b"0")
@@ -267,7 +261,8 @@ async def _body(endpoint_: Endpoint, headers: Headers, receive: Receive) -> byte
             while True:
                 message = await receive()
                 if message["type"] != "http.request":
-                    return _Gone()
+                    # The client left, or its chunks make no sense: the server does not tell which.
+                    return invalid(Fault("body", "must arrive whole"))._replace(outcome="gone")
                 parts.append(message["body"])
                 size += len(parts[-1])
                 if size > bytes_max:

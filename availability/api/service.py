@@ -54,11 +54,7 @@ def service(edge: Edge, tokens: Tokens, telemetry: Telemetry) -> Litestar:
             route, answer = "unmatched", found
         else:
             route = found.endpoint.name
-            told = await answer_of(found.endpoint, edge, tokens, scope, found.path, receive)
-            if told is None:
-                telemetry.request(route, "gone", time.perf_counter() - started_s)
-                return
-            answer = told
+            answer = await answer_of(found.endpoint, edge, tokens, scope, found.path, receive)
         await respond(send, answer)
         telemetry.request(route, answer.outcome, time.perf_counter() - started_s)
 
