@@ -5,7 +5,8 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +38,9 @@ async def run(settings: Settings, plan: Plan) -> None:
     """Run everything until SIGINT or SIGTERM; ``Refused`` when it cannot be started at all."""
     instance = Instance(plan.data_folder)
     try:
-        with _reserve(settings.api_host, plan.port or instance.port("api")) as reservation:
-            await _Up(settings, plan, instance, reservation.getsockname()[1]).run()
+        port = plan.port or instance.port("api")
+        with _reserved(settings.api_host, port):
+            await _Up(settings, plan, instance, port).run()
     finally:
         instance.untell()
         instance.close()
@@ -144,14 +146,25 @@ class _Up:
             await asyncio.sleep(POLL_RUNNING_S if was_ready else POLL_STARTING_S)
 
 
-def _reserve(host: str, port: int) -> socket.socket:
-    """Bind the API's port without listening: only our API processes, which share it, can then listen on it."""
-    if port and not embedded.is_free(port):
-        raise Refused(f"port {port} is in use: choose another with --port, or --port 0 for any that is free")
-    reservation = socket.socket()
-    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    reservation.bind((host, port))
-    return reservation
+@contextmanager
+def _reserved(host: str, port: int) -> Iterator[None]:
+    """Keep the API's port for our API processes, which share it, also while one of them is started again.
+
+    The port is bound and not listened on. Whoever shares ports could join us there, so another ``up`` on this machine
+    is kept away by a name.
+    """
+    in_use = f"port {port} is in use: choose another with --port, or --port 0 for any that is free"
+    if not embedded.is_free(port):
+        raise Refused(in_use)
+    with socket.socket(socket.AF_UNIX) as name, socket.socket() as reservation:
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            name.bind(f"\0availability-api-{port}")
+            reservation.bind((host, port))
+        except OSError as error:
+            raise Refused(in_use) from error
+        yield
 
 
 async def _not_ready(host: str, port: int) -> list[str]:
