@@ -42,6 +42,17 @@ async def test_event_is_kept_raw_until_resolved_once(quarantine: Quarantine) -> 
     assert None is await quarantine.get(10**9)
 
 
+async def test_a_redelivered_event_waits_once(quarantine: Quarantine) -> None:
+    await quarantine.store([event(1), event(1)])
+    await quarantine.store([event(1), event(2)])
+    first, _ = await quarantine.list()
+    assert await quarantine.size() == 2
+
+    await quarantine.discard(first.id)
+    await quarantine.store([event(1)])
+    assert await quarantine.size() == 2
+
+
 async def test_texts_that_postgres_refuses_are_still_kept(quarantine: Quarantine) -> None:
     """A poison event's own words must not make it poison for the quarantine too."""
     await quarantine.store([QuarantinedEvent("w\0ms", "\ud800", "invalid", "a\0b", b"\0", "http", None, 1)])

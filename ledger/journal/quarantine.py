@@ -61,12 +61,13 @@ class Quarantine:
         self._pool.terminate()
 
     async def store(self, events: list[QuarantinedEvent]) -> None:
-        """Keep all of them, or raise and keep none."""
+        """Keep all of them, or raise and keep none; one that waits already, to the byte, is kept once."""
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.executemany(
                 "insert into availability.quarantine"
                 " (received_at_ms, source, event, reason, detail, raw, channel, subject, owner)"
-                " values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                " values ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+                " on conflict (source, coalesce(event, ''), reason, md5(raw)) where state = 'open' do nothing",
                 [
                     (
                         *(event.received_at_ms, _storable(event.source), _storable(event.event)),

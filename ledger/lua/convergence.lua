@@ -15,7 +15,7 @@ local function window_of(position)
     local key = prefix .. 'feed:' .. place_of(position.sku.name, position.location)
     local packed = call('HGET', key, '')
     window = {key = key, events = {}, changed = {}, meta = packed and decode(packed)
-      or {bases = {}, horizon_ms = -1, count = 0, oldest_received_ms = now_ms}}
+      or {bases = {}, horizon_ms = -1, newest_ms = -1, count = 0, oldest_received_ms = now_ms}}
     windows[position] = window
   end
   return window
@@ -38,6 +38,7 @@ end
 local function remember(window, key, event)
   window.events[key], window.changed[key] = event, true
   window.meta.count = window.meta.count + 1
+  window.meta.newest_ms = max(window.meta.newest_ms, event[OCCURRED])
   window.meta.oldest_received_ms = min(window.meta.oldest_received_ms, event[RECEIVED])
 end
 
@@ -126,10 +127,12 @@ local function take_snapshot(position, window, event, key, id, movements)
   local base = base_of(window, bucket)
   if not is_newer(event, id, key, base) then return 'superseded' end
   if event[OCCURRED] <= window.meta.horizon_ms then return 'quarantined', 'late' end
-  load_all(window)
   local number = event[AMOUNT]
-  for _, other in pairs(window.events) do
-    if other and other[OCCURRED] > event[OCCURRED] then number = number + effect(other, bucket) end
+  if window.meta.newest_ms > event[OCCURRED] then
+    load_all(window)
+    for _, other in pairs(window.events) do
+      if other and other[OCCURRED] > event[OCCURRED] then number = number + effect(other, bucket) end
+    end
   end
   window.meta.bases[bucket] = {event[AMOUNT], event[OCCURRED], event[SEQUENCE], id, key}
   change_bucket(position, bucket, number - position[bucket], 'snapshot', key, movements)

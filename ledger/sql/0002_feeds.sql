@@ -16,6 +16,8 @@ create table availability.quarantine (
     check ((state = 'open') = (resolved_at_ms is null))
 );
 create index quarantine_open on availability.quarantine (id) where state = 'open';
+-- A redelivered event waits once; when it comes again after it was dealt with, it waits again.
+create unique index quarantine_once on availability.quarantine (source, coalesce(event, ''), reason, md5(raw)) where state = 'open';
 
 create table availability.feed_status (
     source text primary key,
