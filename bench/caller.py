@@ -1,0 +1,90 @@
+"""Owns how the bench asks: until there is a verdict, the way that DESIGN 9 tells a client to.
+
+503 and 429 mean not done: the same again after ``Retry-After``. 500, 504 and a lost answer mean unknown: an operation
+that has a key is looked up under it, anything else repeats harmlessly.
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+
+from bench.http_client import HttpAnswer, HttpClient, Lost
+
+PATIENCE_S = 90.0
+"""How long one operation is tried: longer than any part of ``up`` takes to be started again."""
+PAUSE_S = 0.1
+JITTER = random.Random(0)  # noqa: S311 - spreads retries, and needs no secrets
+
+
+class Stuck(Exception):
+    """The service gave no verdict within ``PATIENCE_S``."""
+
+
+class Verdict(NamedTuple):
+    """A definite answer: 2xx or a 4xx problem. ``body`` is the decoded JSON."""
+
+    status: int
+    body: dict[str, Any]
+
+    @property
+    def problem(self) -> str:
+        """The problem's name, as in ``insufficient-stock``."""
+        return str(self.body["type"]).removeprefix("/problems/")
+
+
+@dataclass
+class Caller:
+    """Asks over HTTP; ``tries`` counts what went on until the verdicts came."""
+
+    http: HttpClient
+    tries: Counter[str] = field(default_factory=Counter)
+
+    async def ask(self, method: str, path: str, form: object = None, key: str | None = None) -> Verdict:
+        """The verdict on one request; ``Stuck`` when there is none."""
+        body = b"" if form is None else msgspec.json.encode(form)
+        give_up_at = time.monotonic() + PATIENCE_S
+        while True:
+            self.tries["requests"] += 1
+            answer: HttpAnswer | None = None
+            said = ""
+            try:
+                answer = await self.http.request(method, path, body, key)
+            except Lost as error:
+                said = str(error)
+            if answer is not None and answer.status not in (429, 500, 503, 504):
+                return Verdict(answer.status, msgspec.json.decode(answer.body))
+            if time.monotonic() > give_up_at:
+                raise Stuck(said if answer is None else f"{method} {path}: {answer.status} {answer.body[:300]!r}")
+            if answer is not None and answer.status in (429, 503):
+                self.tries["refused for now"] += 1
+                await asyncio.sleep(_advised_s(answer))
+            elif (settled := await self._settle(key)) is not None:
+                return settled
+
+    async def _settle(self, key: str | None) -> Verdict | None:
+        """What became of an operation whose answer is unknown; None when it is to be sent again."""
+        self.tries["unknown"] += 1
+        await asyncio.sleep(PAUSE_S * JITTER.uniform(0.5, 1.5))
+        if key is None:
+            return None
+        try:
+            answer = await self.http.request("GET", f"/v1/operations/{quote(key, safe='')}")
+        except Lost:
+            return None
+        if answer.status == 200:
+            self.tries["unknown, and was done"] += 1
+            found = msgspec.json.decode(answer.body)
+            return Verdict(201 if found["operation"] == "hold" else 200, found["reservation"])
+        return None
+
+
+def _advised_s(answer: HttpAnswer) -> float:
+    """How long to wait; not all of us come back at the same moment."""
+    advice = answer.headers.get("retry-after", "")
+    return (int(advice) if advice.isdigit() else 1) * JITTER.uniform(0.5, 1.0) + PAUSE_S

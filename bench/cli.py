@@ -1,0 +1,56 @@
+"""Owns the bench's command line. A scenario is a command here and a module of its own that it calls.
+
+Exit codes: 0 = done, and every check holds; 1 = a check does not hold; 2 = it could not be done.
+"""
+
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import click
+import uvloop
+
+from bench import journey, replay_run
+
+CONCURRENCY = 64
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Drive a running service from outside, and check that it kept its promises."""
+
+
+@main.command()
+@click.option("--baskets", type=click.IntRange(min=1), default=5_000, show_default=True, help="How many to replay.")
+@click.option("--from", "first_day", type=click.DateTime(["%Y-%m-%d"]), help="Begin at this day of 2017.")
+@click.option("--stores", type=click.IntRange(min=1), help="Only the N stores with the most lines.")
+@click.option("--concurrency", type=click.IntRange(1, 1_000), default=CONCURRENCY, show_default=True, help="In flight.")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Of an `availability up` that runs now; without it one is started, and stopped and removed afterwards.",
+)
+def replay(
+    baskets: int, first_day: datetime | None, stores: int | None, concurrency: int, data_dir: Path | None
+) -> None:
+    """Replay real baskets of the Complete Journey data in time order: hold, commit, ship, and daily recounts."""
+    window = journey.Window(baskets, first_day and first_day.date(), stores)
+    failures: list[BaseException] = []
+    passed = False
+    try:
+        passed = uvloop.run(replay_run.run(journey.load(window), data_dir, concurrency))
+    except* (journey.NoData, *replay_run.FAILED) as group:
+        failures = list(_leaves(group))
+    for failure in failures:
+        click.echo(f"{type(failure).__name__}: {failure}", err=True)
+    sys.exit(2 if failures else 0 if passed else 1)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """The failures themselves, out of the groups that tasks put them into."""
+    for failure in group.exceptions:
+        if isinstance(failure, BaseExceptionGroup):
+            yield from _leaves(failure)
+        else:
+            yield failure
