@@ -88,6 +88,21 @@ async def test_an_old_count_is_stale(world: World) -> None:
     assert (stale["stale"], stale["locations"][0]["age_ms"]) == (True, 93_600_001)
 
 
+async def test_a_location_that_owes_more_than_it_has_takes_nothing_from_another(world: World) -> None:
+    await world.stock("SHOE", "S1", 3)
+    await world.hold(quantity=10)
+    world.now_ms += 1
+    await world.stock("SHOE", "W1", 6)
+
+    item = (await world.call("GET", "/v1/atp?sku=SHOE")).json()
+
+    assert item["available"] == 3
+    assert [(at["location"], at["available"], at["on_hand"]) for at in item["locations"]] == [
+        ("S1", 3, 3),
+        ("W1", 0, 6),
+    ]
+
+
 async def test_many_skus_are_answered_in_order(world: World) -> None:
     await world.stock("BOOT", "S1", 2)
     asked = [{"sku": "NEVER"}, {"sku": "BOOT", "quantity": 3}, {"sku": "SHOE", "location": "S1"}]

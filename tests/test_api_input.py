@@ -180,6 +180,8 @@ PATHS = [
     ("PUT", "/v1/locations/W1/counts/%0A", {"as_of": TIME, "lines": [{"sku": "A", "quantity": 1}]}, "count_id"),
     ("GET", "/v1/operations/" + "k" * 256, None, "key"),
     ("GET", "/v1/operations/%C3%A4", None, "key"),
+    ("GET", "/v1/operations/%FF", None, "key"),
+    ("GET", "/v1/reservations/%FF", None, "id"),
     ("GET", "/v1/locations?page=2", None, "page"),
     ("GET", "/v1/operations/k?%FF", None, "%FF"),
     ("POST", "/v1/reservations?dry=1", hold_with(), "dry"),

@@ -151,13 +151,10 @@ def test_several_processes_share_a_port(api: Serving, tmp_path: Path, valkey_url
 
 
 def test_a_ledger_behind_its_journal_is_not_changed(api: Serving, postgres_url: str) -> None:
-    def mark(behind: bool) -> None:  # noqa: FBT001
-        asyncio.run(_execute(postgres_url, *BEHIND, behind))
-
-    mark(True)
+    asyncio.run(_mark(postgres_url, behind=True))
     wait_until_plain(lambda: not api.is_ready())
     refused, read = api.hold("k1"), api.client.get("/v1/atp?sku=SHOE")
-    mark(False)
+    asyncio.run(_mark(postgres_url, behind=False))
     wait_until_plain(api.is_ready)
 
     assert (refused.status_code, refused.json()["type"]) == (503, "/problems/not-ready")
@@ -165,17 +162,16 @@ def test_a_ledger_behind_its_journal_is_not_changed(api: Serving, postgres_url: 
     assert api.hold("k1").status_code == 201
 
 
-BEHIND = (
-    "insert into availability.cursor (shard) values (0) on conflict do nothing",
-    "insert into availability.journal_status values (0, 0, 0, $1, 0) on conflict (shard) do update"
-    + " set ledger_behind = $1",
-)
+BEHIND = """
+    insert into availability.journal_status values (0, 0, 0, $1, 0)
+    on conflict (shard) do update set ledger_behind = excluded.ledger_behind
+"""
 
 
-async def _execute(postgres_url: str, first: str, second: str, behind: bool) -> None:  # noqa: FBT001
+async def _mark(postgres_url: str, *, behind: bool) -> None:
     connection = await asyncpg.connect(postgres_url)
-    await connection.execute(first)
-    await connection.execute(second, behind)
+    await connection.execute("insert into availability.cursor (shard) values (0) on conflict do nothing")
+    await connection.execute(BEHIND, behind)
     await connection.close()
 
 

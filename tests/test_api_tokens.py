@@ -14,7 +14,7 @@ import pytest
 from api_world import ALL_SCOPES, AUDIENCE, ISSUER, Issuer, World
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from waiting import wait_until
 
 from availability.api import keyring
@@ -243,7 +243,7 @@ UNUSABLE: dict[str, bytes] = {
     "for encryption": msgspec.json.encode({"keys": [STRANGER.jwk | {"use": "enc"}]}),
     "of another algorithm": msgspec.json.encode({"keys": [STRANGER.jwk | {"alg": "HS256"}]}),
     "of another curve": msgspec.json.encode({"keys": [STRANGER.jwk | {"crv": "Ed448"}]}),
-    "private": msgspec.json.encode({"keys": [STRANGER.jwk | {"d": "AAAA"}]}),
+    "private": msgspec.json.encode({"keys": [OKPAlgorithm.to_jwk(STRANGER.key, as_dict=True) | {"kid": "k1"}]}),
     "malformed": msgspec.json.encode({"keys": [STRANGER.jwk | {"x": "AAAA"}]}),
     "too short": msgspec.json.encode({"keys": [jwk_of(rsa.generate_private_key(65_537, 1_024).public_key())]}),  # noqa: S505 - it is
     "another elliptic curve": msgspec.json.encode(
