@@ -23,7 +23,7 @@ JITTER = random.Random(0)  # noqa: S311 - spreads retries, and needs no secrets
 
 
 class Stuck(Exception):
-    """The service gave no verdict within ``PATIENCE_S``."""
+    """The service gave no verdict in the time it had."""
 
 
 class Verdict(NamedTuple):
@@ -40,15 +40,16 @@ class Verdict(NamedTuple):
 
 @dataclass
 class Caller:
-    """Asks over HTTP; ``tries`` counts what went on until the verdicts came."""
+    """Asks over HTTP, each request for up to ``patience_s``; ``tries`` counts what went on until the verdicts came."""
 
     http: HttpClient
+    patience_s: float = PATIENCE_S
     tries: Counter[str] = field(default_factory=Counter)
 
     async def ask(self, method: str, path: str, form: object = None, key: str | None = None) -> Verdict:
         """The verdict on one request; ``Stuck`` when there is none."""
         body = b"" if form is None else msgspec.json.encode(form)
-        give_up_at = time.monotonic() + PATIENCE_S
+        give_up_at = time.monotonic() + self.patience_s
         while True:
             self.tries["requests"] += 1
             answer: HttpAnswer | None = None

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from availability.feeds.publisher import NotPublished, publish
 from bench.baskets import Place
-from bench.caller import PATIENCE_S, Caller, Stuck, Verdict
+from bench.caller import Caller, Stuck, Verdict
 
 COUNT_LINES = 5_000
 """Lines in one PUT: below the contract's 2 MiB and 10,000."""
@@ -76,7 +76,7 @@ class Stores:
             }
             for sku, quantity in quantities.items()
         ]
-        give_up_at = time.monotonic() + PATIENCE_S
+        give_up_at = time.monotonic() + self.caller.patience_s
         async with self._publishers:
             while True:
                 try:
@@ -91,7 +91,7 @@ class Stores:
     async def wait_counted(self, as_of_ms: Mapping[Place, int]) -> list[Place]:
         """Wait until each position shows what was counted at that time; those that still do not."""
         late = list(as_of_ms)
-        give_up_at = time.monotonic() + PATIENCE_S
+        give_up_at = time.monotonic() + self.caller.patience_s
         while late:
             found = await self.read(late)
             late = [place for place in late if found[place]["as_of"] != time_text(as_of_ms[place])]
