@@ -140,6 +140,74 @@ def doctor(settings: Settings, data_dir: Path | None) -> None:
     sys.exit(checks.exit_code(findings))
 
 
+@main.group()
+def quarantine() -> None:
+    """Look at stock events that could not be applied, try them again, or settle them."""
+
+
+OfUp = click.option("--data-dir", type=DataFolder, help="Of an `up` that runs now, in place of settings.")
+EventId = click.argument("event_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+
+
+@quarantine.command("list")
+@OfUp
+@click.option("--limit", type=click.IntRange(1, 1_000), default=20, show_default=True, help="Events on a page.")
+@click.option("--before", type=click.IntRange(min=1), help="The next page: events that came before this ID.")
+@click.option("--json", "as_json", is_flag=True, help="One object a line, with the bytes.")
+@click.pass_obj
+def quarantine_list(settings: Settings, data_dir: Path | None, limit: int, before: int | None, as_json: bool) -> None:
+    """Show what waits, newest first."""
+    from availability import quarantine_commands as this
+
+    _run_tool(settings, data_dir, (), lambda known: this.list_open(known, limit=limit, before=before, as_json=as_json))
+
+
+@quarantine.command("show")
+@OfUp
+@EventId
+@click.option("--raw", "raw_only", is_flag=True, help="Only the bytes, as they came.")
+@click.pass_obj
+def quarantine_show(settings: Settings, data_dir: Path | None, event_id: int, raw_only: bool) -> None:
+    """Show one event: why it could not be applied, and its bytes."""
+    from availability import quarantine_commands as this
+
+    _run_tool(settings, data_dir, (), lambda known: this.show(known, event_id, raw_only=raw_only))
+
+
+@quarantine.command("replay")
+@OfUp
+@click.argument("event_id", metavar="[ID]", type=click.IntRange(1, 2**63 - 1), required=False)
+@click.option("--all", "everything", is_flag=True, help="Every event that waits now.")
+@click.pass_obj
+def quarantine_replay(settings: Settings, data_dir: Path | None, event_id: int | None, everything: bool) -> None:
+    """Try one event again, or --all; what is refused again stays, with its new reason.
+
+    Ends with 1 when something stays.
+    """
+    from availability import quarantine_commands as this
+
+    if (event_id is None) != everything:
+        raise click.UsageError("give an ID, or --all")
+    _run_tool(settings, data_dir, ("redis_url",), lambda known: this.replay(known, event_id))
+
+
+@quarantine.command("discard")
+@OfUp
+@EventId
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def quarantine_discard(settings: Settings, data_dir: Path | None, event_id: int, yes: bool) -> None:
+    """Settle one event without applying it; what came is kept."""
+    from availability import quarantine_commands as this
+
+    _run_tool(
+        settings,
+        data_dir,
+        (),
+        lambda known: this.discard(known, event_id, agreed=lambda: yes or click.confirm("Discard it?", err=True)),
+    )
+
+
 @main.command("demo-traffic", hidden=True)
 @click.option("--data-dir", type=DataFolder, required=True)
 @click.pass_obj
@@ -160,6 +228,28 @@ def _run_process(
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line a request is the demo's noise
     _run(run(settings))
+
+
+def _run_tool(
+    settings: Settings,
+    data_dir: Path | None,
+    needed: tuple[str, ...],
+    tool: Callable[[Settings], Coroutine[Any, Any, int]],
+) -> NoReturn:
+    """Run an operator's tool against DIR or the settings; it answers the exit code."""
+    from availability import instance
+    from availability.quarantine_commands import NotChecked
+
+    try:
+        settings = settings if data_dir is None else instance.settings_of(data_dir, settings)
+    except instance.Refused as refused:
+        _fail(2, str(refused))
+    if missing := settings.missing(("postgres_url", *needed)):
+        _fail(2, f"not set: {', '.join(missing)}; or name the folder of an `up` by --data-dir")
+    try:
+        sys.exit(asyncio.run(tool(settings)))
+    except NotChecked as error:
+        _fail(2, str(error))
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -24,7 +24,7 @@ def events_of(message: Msg) -> list[RawEvent]:
     """The events in order; a message that cannot be taken apart is one refused event with all of its bytes."""
     subject = _CONTROLS.sub("?", message.subject)[:_SUBJECT_LENGTH_MAX]
     received_at_ms = stored_at_ms(message)
-    source = _source(message.subject)
+    source = source_of(message.subject)
     if source is None:
         refusal = Undecodable("source-mismatch", "the subject names no source")
         return [RawEvent(message.data, None, subject, None, received_at_ms, refusal)]
@@ -56,7 +56,7 @@ def _delivery(message: Msg) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=4_096)
-def _source(subject: str) -> str | None:
+def source_of(subject: str) -> str | None:
     """The second part of ``stock.<source>.<anything>``; characters that a subject cannot have are percent-encoded."""
     try:
         name = unquote_to_bytes(subject.split(".")[1]).decode("utf-8")

@@ -78,6 +78,15 @@ class Quarantine:
                 ],
             )
 
+    async def newest(self, limit: int = 100, before: int | None = None) -> list[QuarantineRow]:
+        """Open events, those that came last first; with ``before``, those with an id below it."""
+        rows = await self._pool.fetch(
+            "select * from availability.quarantine where state = 'open' and ($1::bigint is null or id < $1)"
+            " order by id desc limit $2",
+            *(before, limit),
+        )
+        return [QuarantineRow(**row) for row in rows]
+
     async def list(self, limit: int = 100, after: int = 0) -> list[QuarantineRow]:
         """Open events in the order in which they came, those with an id above ``after``."""
         rows = await self._pool.fetch(
@@ -98,6 +107,21 @@ class Quarantine:
     async def mark_replayed(self, event_id: int) -> bool:
         """Settle an open event that was applied after all; false when it is not open."""
         return await self._resolve(event_id, "replayed")
+
+    async def still_refused(self, event_id: int, reason: str, detail: str) -> bool:
+        """Note why an open event was refused when it was tried again; false when nothing had to be noted.
+
+        That is when it is not open, or when the same bytes wait with this reason already.
+        """
+        try:
+            noted = await self._pool.fetchval(
+                "update availability.quarantine set reason = $1, detail = $2"
+                " where id = $3 and state = 'open' returning true",
+                *(_storable(reason), _storable(detail), event_id),
+            )
+        except asyncpg.UniqueViolationError:
+            return False
+        return bool(noted)
 
     async def size(self) -> int:
         """How many are open."""
