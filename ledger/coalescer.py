@@ -24,11 +24,17 @@ class Waiting(NamedTuple):
     answer: "asyncio.Future[Outcome]"
 
 
+ITEM_WEIGHT = 64
+"""Positions that an item is taken to have when it is read at every location: the ledger cannot know before it looks."""
+
+
 def weight(operation: Operation) -> int:
     """About how many positions the operation touches: what bounds the time of one call."""
     match operation:
-        case Hold(lines=things) | Apply(events=things) | Count(events=things) | Read(items=things):
+        case Hold(lines=things) | Apply(events=things) | Count(events=things):
             return len(things)
+        case Read(items=items):
+            return sum(ITEM_WEIGHT if item.locations is None else len(item.locations) for item in items)
         case _:
             return 1
 
@@ -55,15 +61,20 @@ class Coalescer:
 
         Cancelling the future does not take the operation back: it may be on its way.
         """
+        return self.submit_all([operation])[0]
+
+    def submit_all(self, operations: Sequence[Operation]) -> "list[asyncio.Future[Outcome]]":
+        """Queues all of them or, with Overloaded, none."""
         if self._closed:
             raise Overloaded("the ledger is closing")
-        if len(self._queue) >= self._queue_operations_max:
+        if len(self._queue) + len(operations) > self._queue_operations_max:
             raise Overloaded("too many operations wait for the ledger")
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._queue.append(Waiting(operation, answer))
+        loop = asyncio.get_running_loop()
+        waiting = [Waiting(operation, loop.create_future()) for operation in operations]
+        self._queue.extend(waiting)
         if self._sending is None:
             self._sending = asyncio.create_task(self._empty_queue())
-        return answer
+        return [each.answer for each in waiting]
 
     async def close(self) -> None:
         """Takes no more operations and waits until those queued are answered."""

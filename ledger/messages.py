@@ -222,13 +222,17 @@ class Apply(Record, frozen=True, tag="apply"):
 
 
 class Count(Record, frozen=True, tag="count"):
-    """A person's count of some SKUs at one location: snapshots under one ``count_id`` that are always believed."""
+    """A person's count of some SKUs at one location: snapshots under one ``count_id`` that are always believed.
+
+    A long count goes to the ledger in portions, numbered from 0, each remembered by itself under the same fingerprint.
+    """
 
     fingerprint: str
     client: str
     location: str
     count_id: str
     events: list[StockEvent]
+    portion: int = 0
 
 
 class ReadItem(Record, frozen=True):

@@ -96,7 +96,7 @@ class Rules:
         self.stock: dict[Place, Stock] = {}
         self.claims: dict[str, Claim] = {}
         self.done: dict[str, Done] = {}
-        self.counts: dict[tuple[str, str, str], str] = {}
+        self.counts: dict[tuple[str, str, str, int], str] = {}
 
     def decide(self, operation: m.Operation, now_ms: int) -> m.Outcome:
         """What the operation comes to at ``now_ms``, which never runs back behind the last change."""
@@ -531,7 +531,7 @@ class Rules:
     def _count(self, count: m.Count) -> m.Outcome:
         if count.location not in self.locations:
             return m.UnknownLocation(0, count.location)
-        name = (count.location, count.client, count.count_id)
+        name = (count.location, count.client, count.count_id, count.portion)
         first = self.counts.get(name)
         if first is not None and first != count.fingerprint:
             return m.KeyReused(first)

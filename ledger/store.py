@@ -1,19 +1,25 @@
 """The ledger on a Valkey or Redis server: one method a verb, each one call of the coalescer."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
+
+from msgspec.structs import replace
 
 from ledger import messages as m
 from ledger.coalescer import Coalescer
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, Unknown
 from ledger.shard import Limits, Shard
 from ledger.state import State
 
-APPLY_EVENTS_MAX = 256
-"""Events in one operation: a longer list goes in several, so that no call keeps the others waiting for long."""
 BATCH_WEIGHT_MAX = 4_096
+"""Positions in one call, about: no call keeps the others waiting for long."""
+PORTION_EVENTS_MAX = 256
+PORTION_ITEMS_MAX = 16
+"""What is longer goes in several operations, so that it can be spread over several calls."""
+
+Thing = TypeVar("Thing")
 
 
 class Ledger:
@@ -92,18 +98,35 @@ class Ledger:
 
     async def apply(self, apply: m.Apply) -> m.Applied:
         """A failure part-way leaves the earlier events applied; repeating them all is safe."""
-        portions = [
-            self._coalescer.submit(m.Apply(apply.client, apply.events[start : start + APPLY_EVENTS_MAX]))
-            for start in range(0, len(apply.events), APPLY_EVENTS_MAX)
-        ]
-        outcomes = cast("list[m.Applied]", await asyncio.gather(*portions))
-        return m.Applied([result for outcome in outcomes for result in outcome.results])
+        portions = _portions(apply.events, PORTION_EVENTS_MAX)
+        outcomes = await self._submit_all([m.Apply(apply.client, events) for events in portions])
+        return m.Applied([result for outcome in cast("list[m.Applied]", outcomes) for result in outcome.results])
 
     async def count(self, count: m.Count) -> m.CountOutcome:
-        return cast(m.CountOutcome, await self._coalescer.submit(count))
+        """A failure part-way leaves a part of it counted; repeating it all is safe."""
+        portions = _portions(count.events, PORTION_EVENTS_MAX)
+        first, *others = (replace(count, events=events, portion=number) for number, events in enumerate(portions))
+        outcome = cast(m.CountOutcome, await self._coalescer.submit(first))
+        if not isinstance(outcome, m.Counted) or not others:
+            return outcome
+        outcomes = [outcome, *cast("list[m.Counted]", await self._submit_all(others))]
+        results = [result for counted in outcomes for result in counted.results]
+        return m.Counted(all(counted.replayed for counted in outcomes), results)
 
     async def read(self, read: m.Read) -> m.Positions:
-        return cast(m.Positions, await self._coalescer.submit(read))
+        """Many items are read in several calls, so not all of one instant; ``now_ms`` is of the first."""
+        portions = _portions(read.items, PORTION_ITEMS_MAX)
+        outcomes = cast("list[m.Positions]", await self._submit_all([m.Read(items) for items in portions]))
+        return m.Positions(outcomes[0].now_ms, [item for outcome in outcomes for item in outcome.items])
+
+    async def _submit_all(self, operations: Sequence[m.Operation]) -> list[m.Outcome]:
+        """The outcomes in order. Where only some portions failed, it is unknown what was done of the whole."""
+        answers = await asyncio.gather(*self._coalescer.submit_all(operations), return_exceptions=True)
+        outcomes = [answer for answer in answers if not isinstance(answer, BaseException)]
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+        if failures:
+            raise Unknown(f"a part of it failed: {failures[0]}") if outcomes else failures[0]
+        return outcomes
 
     async def find(self, find: m.Find) -> m.Found | m.NotFound:
         return cast("m.Found | m.NotFound", await self._coalescer.submit(find))
@@ -113,3 +136,8 @@ class Ledger:
 
     async def locations(self, locations: m.Locations) -> m.LocationList:
         return cast(m.LocationList, await self._coalescer.submit(locations))
+
+
+def _portions(things: list[Thing], size: int) -> list[list[Thing]]:
+    """At least one, if only an empty one."""
+    return [things[start : start + size] for start in range(0, max(1, len(things)), size)]

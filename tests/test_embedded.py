@@ -9,8 +9,6 @@ import pytest
 from redis.asyncio import Redis
 from servers import RunningServer, running, valkey
 
-from availability import embedded
-
 pytestmark = pytest.mark.anyio
 
 

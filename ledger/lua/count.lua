@@ -1,11 +1,13 @@
 -- A person's count of some SKUs at one location: snapshots under one count_id, believed whoever the authority is.
+-- A long count comes in portions; the first one tells whether the count_id was used for another.
 
 local COUNT_KEPT_MS = 48 * 3600000   -- as long as the window remembers its events
 
 verbs.count = function(op)
-  local fingerprint, client, location, count_id, events = op[2], op[3], op[4], op[5], op[6]
+  local fingerprint, client, location, count_id, events, portion = op[2], op[3], op[4], op[5], op[6], op[7]
   if not location_of(location) then return '\147' .. encode('unknown-location', 0, location) end
   local key = prefix .. 'count:' .. escaped(location) .. ':' .. escaped(client) .. ':' .. escaped(count_id)
+    .. ':' .. ('%d'):format(portion)
   local first = counts[key] and counts[key].fingerprint or call('GET', key)
   if first and first ~= fingerprint then return '\146' .. encode('key-reused', first) end
   local results = {}

@@ -1,0 +1,112 @@
+"""The queue before a shard: what it sends together, what it refuses, and whom a failure concerns."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from ledger import messages as m
+from ledger.coalescer import Answer, Coalescer
+from ledger.errors import Overloaded, Unknown
+
+pytestmark = pytest.mark.anyio
+
+OUTCOME = m.NotFound()
+
+
+class Server:
+    """Answers when told to, and remembers the size of each batch."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.answer: Answer = OUTCOME
+
+    async def send(self, operations: Sequence[m.Operation]) -> list[Answer]:
+        self.batches.append(len(operations))
+        await self.gate.wait()
+        return [self.answer] * len(operations)
+
+
+def coalescer(server: Server, *, operations_max: int = 4, weight_max: int = 100, queue: int = 10) -> Coalescer:
+    return Coalescer(server.send, operations_max=operations_max, weight_max=weight_max, queue_operations_max=queue)
+
+
+def find() -> m.Find:
+    return m.Find("id", "client")
+
+
+async def test_operations_of_one_turn_go_together() -> None:
+    server = Server()
+    queue = coalescer(server)
+    await asyncio.gather(*(queue.submit(find()) for _ in range(3)))
+
+    assert server.batches == [3]
+
+
+async def test_operations_that_come_during_a_call_go_in_the_next() -> None:
+    server = Server()
+    server.gate.clear()
+    queue = coalescer(server)
+    first = queue.submit(find())
+    await asyncio.sleep(0)
+    later = [queue.submit(find()) for _ in range(6)]
+    server.gate.set()
+    await asyncio.gather(first, *later)
+
+    assert server.batches == [1, 4, 2]
+
+
+async def test_a_heavy_operation_does_not_share_its_call() -> None:
+    server = Server()
+    queue = coalescer(server, weight_max=100)
+    heavy = m.Read([m.ReadItem("A")] * 2)
+    await asyncio.gather(queue.submit(find()), queue.submit(heavy), queue.submit(find()))
+
+    assert server.batches == [1, 1, 1]
+
+
+async def test_a_full_queue_takes_all_portions_or_none() -> None:
+    """P4: a refusal means that nothing was done."""
+    server = Server()
+    queue = coalescer(server, queue=3)
+    with pytest.raises(Overloaded):
+        queue.submit_all([find()] * 4)
+
+    assert queue.depth == 0
+    assert await asyncio.gather(*queue.submit_all([find()] * 3)) == [OUTCOME] * 3
+
+
+async def test_a_failure_reaches_every_caller_of_the_batch_and_no_other() -> None:
+    server = Server()
+    server.answer = Unknown("lost")
+    queue = coalescer(server)
+    outcomes = await asyncio.gather(*(queue.submit(find()) for _ in range(2)), return_exceptions=True)
+    server.answer = OUTCOME
+
+    assert [type(outcome) for outcome in outcomes] == [Unknown, Unknown]
+    assert await queue.submit(find()) == OUTCOME
+
+
+async def test_a_caller_that_gave_up_does_not_disturb_the_others() -> None:
+    server = Server()
+    server.gate.clear()
+    queue = coalescer(server)
+    gone, stays = queue.submit(find()), queue.submit(find())
+    await asyncio.sleep(0)
+    gone.cancel()
+    server.gate.set()
+
+    assert await stays == OUTCOME
+
+
+async def test_closing_answers_what_is_queued_and_takes_no_more() -> None:
+    server = Server()
+    queue = coalescer(server)
+    answer = queue.submit(find())
+    await queue.close()
+
+    assert answer.result() == OUTCOME
+    with pytest.raises(Overloaded):
+        queue.submit(find())
