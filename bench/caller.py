@@ -14,11 +14,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from bench.http_client import HttpAnswer, HttpClient, Lost
+from bench.http_client import HttpAnswer, HttpClient, Lost, NotSent
 
 PATIENCE_S = 90.0
 """How long one operation is tried: longer than any part of ``up`` takes to be started again."""
 PAUSE_S = 0.1
+NOT_DONE, UNKNOWN = (429, 503), (500, 504)
 JITTER = random.Random(0)  # noqa: S311 - spreads retries, and needs no secrets
 
 
@@ -51,41 +52,32 @@ class Caller:
         body = b"" if form is None else msgspec.json.encode(form)
         give_up_at = time.monotonic() + self.patience_s
         while True:
-            self.tries["requests"] += 1
-            answer: HttpAnswer | None = None
-            said = ""
-            try:
-                answer = await self.http.request(method, path, body, key)
-            except Lost as error:
-                said = str(error)
-            if answer is not None and answer.status not in (429, 500, 503, 504):
+            answer = await self._try(method, path, body, key)
+            if answer.status not in (*NOT_DONE, *UNKNOWN):
+                self.tries["replayed"] += "idempotency-replayed" in answer.headers
                 return Verdict(answer.status, msgspec.json.decode(answer.body))
             if time.monotonic() > give_up_at:
-                raise Stuck(said if answer is None else f"{method} {path}: {answer.status} {answer.body[:300]!r}")
-            if answer is not None and answer.status in (429, 503):
-                self.tries["refused for now"] += 1
-                await asyncio.sleep(_advised_s(answer))
-            elif (settled := await self._settle(key)) is not None:
-                return settled
+                raise Stuck(f"{method} {path}: {answer.status} {answer.body[:300]!r}")
+            self.tries["not done, asked again" if answer.status in NOT_DONE else "unknown"] += 1
+            await asyncio.sleep(_advised_s(answer))
+            if answer.status in UNKNOWN and key is not None:
+                found = await self.ask("GET", f"/v1/operations/{quote(key, safe='')}")
+                if found.status == 200:
+                    self.tries["unknown, and was done"] += 1
+                    return Verdict(201 if found.body["operation"] == "hold" else 200, found.body["reservation"])
 
-    async def _settle(self, key: str | None) -> Verdict | None:
-        """What became of an operation whose answer is unknown; None when it is to be sent again."""
-        self.tries["unknown"] += 1
-        await asyncio.sleep(PAUSE_S * JITTER.uniform(0.5, 1.5))
-        if key is None:
-            return None
+    async def _try(self, method: str, path: str, body: bytes, key: str | None) -> HttpAnswer:
+        """The answer; one that did not come is given the status that means the same."""
+        self.tries["requests"] += 1
         try:
-            answer = await self.http.request("GET", f"/v1/operations/{quote(key, safe='')}")
-        except Lost:
-            return None
-        if answer.status == 200:
-            self.tries["unknown, and was done"] += 1
-            found = msgspec.json.decode(answer.body)
-            return Verdict(201 if found["operation"] == "hold" else 200, found["reservation"])
-        return None
+            return await self.http.request(method, path, body, key)
+        except NotSent as error:
+            return HttpAnswer(503, {"retry-after": "0"}, str(error).encode())
+        except Lost as error:
+            return HttpAnswer(504, {"retry-after": "0"}, str(error).encode())
 
 
 def _advised_s(answer: HttpAnswer) -> float:
     """How long to wait; not all of us come back at the same moment."""
     advice = answer.headers.get("retry-after", "")
-    return (int(advice) if advice.isdigit() else 1) * JITTER.uniform(0.5, 1.0) + PAUSE_S
+    return (int(advice) if advice.isdigit() else 0) * JITTER.uniform(0.5, 1.0) + PAUSE_S * JITTER.uniform(0.5, 1.5)

@@ -16,6 +16,10 @@ class Lost(Exception):
     """No whole answer came: the request was done or was not."""
 
 
+class NotSent(Exception):
+    """Nobody listens: the request was surely not done."""
+
+
 class HttpAnswer(NamedTuple):
     """``headers`` by their names in lower case."""
 
@@ -36,6 +40,7 @@ class HttpClient:
         address = urlsplit(url)
         assert address.scheme == "http", url
         assert address.hostname is not None, url
+        self.url = url
         self._host, self._port = address.hostname, address.port or 80
         self._common = f"Host: {address.netloc}\r\nAuthorization: Bearer {token}\r\n"
         self._turns = asyncio.Semaphore(connections_max)
@@ -51,7 +56,7 @@ class HttpClient:
             connection.writer.close()
 
     async def request(self, method: str, path: str, body: bytes = b"", key: str | None = None) -> HttpAnswer:
-        """The answer, whatever its status; ``Lost`` when none came. ``key`` is the Idempotency-Key."""
+        """The answer, whatever its status; ``Lost`` or ``NotSent`` when none came. ``key`` is the Idempotency-Key."""
         head = f"{method} {path} HTTP/1.1\r\n{self._common}Content-Length: {len(body)}\r\n"
         if body:
             head += "Content-Type: application/json\r\n"
@@ -65,7 +70,7 @@ class HttpClient:
                 raise Lost(f"{method} {path}: {type(error).__name__} {error}") from error
 
     async def _exchange(self, request: bytes) -> HttpAnswer:
-        connection = self._idle.pop() if self._idle else await self._connect()
+        connection = self._take_idle() or await self._connect()
         keep = False
         try:
             connection.writer.write(request)
@@ -79,8 +84,20 @@ class HttpClient:
                 connection.writer.close()
         return answer
 
+    def _take_idle(self) -> _Connection | None:
+        """The one used last, unless the server has closed it meanwhile, as it does after a while."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.reader.at_eof() and not connection.writer.is_closing():
+                return connection
+            connection.writer.close()
+        return None
+
     async def _connect(self) -> _Connection:
-        return _Connection(*await asyncio.open_connection(self._host, self._port, limit=HEAD_BYTES_MAX))
+        try:
+            return _Connection(*await asyncio.open_connection(self._host, self._port, limit=HEAD_BYTES_MAX))
+        except ConnectionRefusedError as error:
+            raise NotSent(str(error)) from error
 
 
 async def _read(reader: asyncio.StreamReader) -> HttpAnswer:

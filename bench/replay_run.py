@@ -1,5 +1,6 @@
 """Owns one run of the replay from the baskets to the report: the service, the run's name, progress, checks."""
 
+import logging
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,10 @@ from bench.replay import Replay
 from bench.stores import Stores, Unexpected
 from bench.target import NoTarget
 
-FAILED = (NoTarget, Stuck, Unexpected, OSError, nats.errors.Error, asyncpg.PostgresError, redis.RedisError)
+FAILED = (
+    *(NoTarget, Stuck, Unexpected, OSError, nats.errors.Error, redis.RedisError),
+    *(asyncpg.PostgresError, asyncpg.InterfaceError),
+)
 """What ends a run without a result."""
 WIDTH = 120
 """Columns of a report that goes into a file."""
@@ -34,6 +38,7 @@ async def run(
 
     ``data_folder`` is of an ``up`` that runs; without one, an ``up`` is started for this run alone.
     """
+    logging.getLogger("nats").setLevel(logging.CRITICAL)  # a connection that ends is ours to tell
     console = console or Console()
     if not console.is_terminal:
         console.width = WIDTH

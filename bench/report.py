@@ -51,7 +51,8 @@ def _speed(tally: Tally, tries: dict[str, int], seconds: dict[str, float]) -> Ta
     for what, count in rates.items():
         table.add_row(f"{what} a second, in the replay", f"{count / selling_s:,.0f}")
     for what, count in sorted(tries.items()):
-        table.add_row(f"HTTP: {what}", f"{count:,}")
+        if count:
+            table.add_row(f"HTTP: {what}", f"{count:,}")
     return table
 
 

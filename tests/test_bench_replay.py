@@ -29,7 +29,7 @@ from bench.baskets import (
     opening_counts,
     reservations_of,
 )
-from bench.caller import Caller
+from bench.caller import Caller, Stuck
 from bench.checks import Check
 from bench.http_client import HttpClient
 from bench.journey import baskets_of
@@ -171,6 +171,15 @@ async def test_an_unknown_that_was_not_done_is_asked_again() -> None:
         verdict = await caller.ask("POST", "/v1/reservations", {}, "key")
     assert verdict.problem == "insufficient-stock"
     assert asked == ["POST /v1/reservations", "GET /v1/operations/key", "POST /v1/reservations"]
+
+
+async def test_it_gives_up_when_nobody_listens_for_long() -> None:
+    async with scripted() as (caller, asked):
+        url = caller.http.url
+    async with HttpClient(url, "token", 1) as http:
+        with pytest.raises(Stuck, match="GET /health/live"):
+            await Caller(http, patience_s=0.2).ask("GET", "/health/live")
+    assert asked == []
 
 
 # --- what it finds --------------------------------------------------------------------------------------------------
