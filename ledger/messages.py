@@ -25,6 +25,7 @@ Reference = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[!-~](?
 """Another system's name for its own thing: a customer, an order, an event."""
 
 Bucket = Literal["on_hand", "damaged", "quality_hold", "in_transit"]
+Disposition = Literal["sellable", "damaged", "quality_hold", "discard"]
 Mode = Literal["all", "available"]
 Strategy = Literal["priority", "nearest", "most_stock", "fewest_splits"]
 StockStatus = Literal["in_stock", "low", "held_out", "sold_out", "unknown"]
@@ -177,7 +178,7 @@ class Extend(Record, frozen=True, tag="extend"):
 
 
 class Commit(Record, frozen=True, tag="commit"):
-    """Turn all held units into an order's."""
+    """Turn held units into an order's; with ``reacquire``, claim expired ones anew. Without ``lines``, all of them."""
 
     id: str
     fingerprint: str
@@ -185,10 +186,21 @@ class Commit(Record, frozen=True, tag="commit"):
     reservation: str
     order_id: str
     reacquire: bool = False
+    lines: list[UnitsOfLine] | None = None
 
 
 class Release(Record, frozen=True, tag="release"):
     """Give held units back; without ``lines``, all of them."""
+
+    id: str
+    fingerprint: str
+    client: str
+    reservation: str
+    lines: list[UnitsOfLine] | None = None
+
+
+class Pick(Record, frozen=True, tag="pick"):
+    """Committed units are taken from the shelf; without ``lines``, all of them."""
 
     id: str
     fingerprint: str
@@ -206,6 +218,39 @@ class Ship(Record, frozen=True, tag="ship"):
     reservation: str
     lines: list[UnitsOfLine] | None = None
     occurred_at_ms: int | None = None
+
+
+class Cancel(Record, frozen=True, tag="cancel"):
+    """An order's units are given back before they ship: committed ones first, then picked ones."""
+
+    id: str
+    fingerprint: str
+    client: str
+    reservation: str
+    lines: list[UnitsOfLine] | None = None
+
+
+class Return(Record, frozen=True, tag="return"):
+    """Shipped units come back; ``disposition`` says where to, ``discard`` = nowhere."""
+
+    id: str
+    fingerprint: str
+    client: str
+    reservation: str
+    lines: list[UnitsOfLine] | None = None
+    disposition: Disposition = "sellable"
+    occurred_at_ms: int | None = None
+
+
+class Move(Record, frozen=True, tag="move"):
+    """Claim a line's held and committed units at another location instead."""
+
+    id: str
+    fingerprint: str
+    client: str
+    reservation: str
+    line: int
+    location: str
 
 
 class Expire(Record, frozen=True, tag="expire"):
@@ -266,7 +311,7 @@ class Locations(Record, frozen=True, tag="locations"):
     """Every location, by id."""
 
 
-Verb = Hold | Extend | Commit | Release | Ship
+Verb = Hold | Extend | Commit | Release | Pick | Ship | Cancel | Return | Move
 """Operations on a reservation: each has a key of its own and is answered again identically."""
 Operation = Verb | Expire | Apply | Count | Read | Find | PutLocation | Locations
 
@@ -403,6 +448,8 @@ class JournalFull(Record, frozen=True, tag="journal-full"):
 
 
 VerbOutcome = Done | WrongState | ReservationExpired | NotFound | KeyReused
+CommitOutcome = VerbOutcome | Insufficient
+MoveOutcome = VerbOutcome | Insufficient | UnknownLocation
 HoldOutcome = Done | Insufficient | UnknownSku | UnknownLocation | KeyReused
 CountOutcome = Counted | KeyReused | UnknownLocation
 Outcome = (

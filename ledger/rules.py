@@ -15,6 +15,18 @@ from ledger.convergence import BUCKETS, History
 from ledger.state import State
 
 DAY_MS = 24 * 3_600_000
+Verb = m.Extend | m.Commit | m.Release | m.Pick | m.Ship | m.Cancel | m.Return | m.Move
+TAKES = {
+    "commit": ("held",),
+    "extend": ("held",),
+    "release": ("held",),
+    "pick": ("committed",),
+    "ship": ("picked", "committed"),
+    "cancel": ("committed", "picked"),
+    "return": ("shipped",),
+    "move": ("held", "committed"),
+}
+"""The states whose units each verb takes."""
 STATES = ("held", "committed", "picked", "shipped", "released", "expired", "cancelled", "returned")
 
 
@@ -111,7 +123,7 @@ class Rules:
         match operation:
             case m.Hold():
                 outcome = self._hold(operation)
-            case m.Extend() | m.Commit() | m.Release() | m.Ship():
+            case m.Extend() | m.Commit() | m.Release() | m.Pick() | m.Ship() | m.Cancel() | m.Return() | m.Move():
                 outcome = self._operate(operation)
             case m.Expire():
                 outcome = self._expire()
@@ -309,22 +321,14 @@ class Rules:
 
     # --- the other verbs ----------------------------------------------------------------------------------------
 
-    def _operate(self, operation: m.Extend | m.Commit | m.Release | m.Ship) -> m.Outcome:
+    def _operate(self, operation: Verb) -> m.Outcome:
         before = self._answered_before(operation.id, operation.fingerprint)
         if before is not None:
             return before
         claim = self._claim_of(operation.reservation, operation.client)
         if claim is None:
             return m.NotFound()
-        match operation:
-            case m.Extend():
-                refusal = self._extend(claim, operation)
-            case m.Commit():
-                refusal = self._commit(claim, operation)
-            case m.Release():
-                refusal = self._release(claim, operation)
-            case m.Ship():
-                refusal = self._ship(claim, operation)
+        refusal = self._change(claim, operation)
         if refusal is not None:
             return refusal
         verb = type(operation).__name__.lower()
@@ -333,6 +337,27 @@ class Rules:
         self._stamp(claim)
         return self._answer(operation.reservation)
 
+    def _change(self, claim: Claim, operation: Verb) -> m.Outcome | None:
+        """Does the verb, or does nothing and says why not."""
+        match operation:
+            case m.Extend():
+                refusal = self._extend(claim, operation)
+            case m.Commit():
+                refusal = self._commit(claim, operation)
+            case m.Release():
+                refusal = self._release(claim, operation)
+            case m.Pick():
+                refusal = self._take(claim, operation.lines, ("committed",), "picked")
+            case m.Ship():
+                refusal = self._ship(claim, operation)
+            case m.Cancel():
+                refusal = self._take(claim, operation.lines, ("committed", "picked"), "cancelled")
+            case m.Return():
+                refusal = self._return(claim, operation)
+            case m.Move():
+                refusal = self._move_line(claim, operation)
+        return refusal
+
     def _extend(self, claim: Claim, extend: m.Extend) -> m.Outcome | None:
         if not claim.units("held"):
             return self._nothing_to_take(claim)
@@ -340,55 +365,95 @@ class Rules:
         return None
 
     def _commit(self, claim: Claim, commit: m.Commit) -> m.Outcome | None:
-        if not claim.units("held"):
-            if not commit.reacquire or claim.is_live or not claim.units("expired"):
-                return self._nothing_to_take(claim)
-            short = self._reacquire(claim)
-            if short:
-                return m.Insufficient(short)
-        for line in claim.lines:
-            self._move(line, "held", "committed", line.units["held"])
-        claim.order_id = commit.order_id
-        return None
+        if claim.units("held"):
+            refusal = self._take(claim, commit.lines, ("held",), "committed")
+        elif commit.reacquire and not claim.is_live and claim.units("expired"):
+            refusal = self._reacquire(claim, commit.lines)
+        else:
+            refusal = self._nothing_to_take(claim)
+        if refusal is None:
+            claim.order_id = commit.order_id
+        return refusal
 
-    def _reacquire(self, claim: Claim) -> list[m.ShortLine]:
-        """Claims the units of an expired hold anew, all or none; the lines that cannot be had."""
+    def _reacquire(self, claim: Claim, lines: list[m.UnitsOfLine] | None) -> m.Outcome | None:
+        """Claims the units of an expired hold anew, all or none."""
+        wanted = self._units_to_take(claim, lines, ("expired",))
+        if wanted is None:
+            return self._wrong_state(claim)
         taken: Counter[Place] = Counter()
         short = []
-        for number, line in enumerate(claim.lines, 1):
-            wanted, left = line.units["expired"], 0
-            if wanted:
-                left = self.left(line.place, taken)
-            if left < wanted:
+        for line, _, quantity in wanted:
+            left = self.left(line.place, taken)
+            if left < quantity:
                 status = self._status(left, self.position(line.place).held)
-                short.append(m.ShortLine(number, line.place.sku, line.place.location, wanted, left, status))
+                short.append(m.ShortLine(claim.lines.index(line) + 1, *line.place, quantity, left, status))
             else:
-                taken[line.place] += wanted
-        if not short:
-            for line in claim.lines:
-                self._move(line, "expired", "committed", line.units["expired"])
-        return short
+                taken[line.place] += quantity
+        if short:
+            return m.Insufficient(short)
+        for line, _, quantity in wanted:
+            self._move(line, "expired", "committed", quantity)
+        return None
 
     def _release(self, claim: Claim, release: m.Release) -> m.Outcome | None:
         if not claim.units("held"):
             return self._nothing_to_take(claim)
-        taken = self._units_to_take(claim, release.lines, ("held",))
-        if taken is None:
+        return self._take(claim, release.lines, ("held",), "released")
+
+    def _take(
+        self, claim: Claim, lines: list[m.UnitsOfLine] | None, states: tuple[str, ...], target: str
+    ) -> m.Outcome | None:
+        """Moves units from these states to another, if every line has as many as are asked for."""
+        taken = self._units_to_take(claim, lines, states)
+        if not taken:
             return self._wrong_state(claim)
         for line, state, quantity in taken:
-            self._move(line, state, "released", quantity)
+            self._move(line, state, target, quantity)
         return None
 
     def _ship(self, claim: Claim, ship: m.Ship) -> m.Outcome | None:
         taken = self._units_to_take(claim, ship.lines, ("picked", "committed"))
         if not taken:
             return self._wrong_state(claim)
-        occurred_at_ms = self.now_ms if ship.occurred_at_ms is None else ship.occurred_at_ms
         for number, (line, state, quantity) in enumerate(taken, 1):
             self._move(line, state, "shipped", quantity)
-            key = f"{ship.id}:{number}"
-            delta = m.StockEvent(key, "", key, "delta", *line.place, -quantity, occurred_at_ms)
-            self.stock[line.place].history.accept(delta)
+            self._own_delta(line.place, "on_hand", -quantity, ship.occurred_at_ms, f"{ship.id}:{number}")
+        return None
+
+    def _return(self, claim: Claim, return_: m.Return) -> m.Outcome | None:
+        taken = self._units_to_take(claim, return_.lines, ("shipped",))
+        if not taken:
+            return self._wrong_state(claim)
+        buckets: dict[str, m.Bucket] = {"sellable": "on_hand", "damaged": "damaged", "quality_hold": "quality_hold"}
+        bucket = buckets.get(return_.disposition)
+        for number, (line, state, quantity) in enumerate(taken, 1):
+            self._move(line, state, "returned", quantity)
+            if bucket is not None:
+                self._own_delta(line.place, bucket, quantity, return_.occurred_at_ms, f"{return_.id}:{number}")
+        return None
+
+    def _own_delta(self, place: Place, bucket: m.Bucket, quantity: int, occurred_at_ms: int | None, key: str) -> None:
+        """What we ship and take back is a delta like any other, at the time it happened."""
+        at_ms = self.now_ms if occurred_at_ms is None else occurred_at_ms
+        self.stock[place].history.accept(m.StockEvent(key, "", key, "delta", *place, quantity, at_ms, bucket))
+
+    def _move_line(self, claim: Claim, move: m.Move) -> m.Outcome | None:
+        if move.location not in self.locations:
+            return m.UnknownLocation(move.line, move.location)
+        line = claim.lines[move.line - 1] if move.line <= len(claim.lines) else None
+        # What was picked, shipped or returned was so at the old location: such a line stays there.
+        if line is None or any(line.units[state] for state in ("picked", "shipped", "returned")):
+            return self._wrong_state(claim)
+        wanted = line.units["held"] + line.units["committed"]
+        if not wanted:
+            return self._wrong_state(claim)
+        target = Place(line.place.sku, move.location)
+        if target != line.place:
+            left = self.left(target)
+            if left < wanted:
+                status = self._status(left, self.position(target).held)
+                return m.Insufficient([m.ShortLine(move.line, *target, wanted, left, status)])
+            line.place = target
         return None
 
     def _units_to_take(
@@ -442,8 +507,7 @@ class Rules:
         return self._wrong_state(claim)
 
     def _wrong_state(self, claim: Claim) -> m.WrongState:
-        verbs = {"held": ["commit", "extend", "release"], "committed": ["ship"]}
-        allowed = [verb for state, names in verbs.items() if claim.units(state) for verb in names]
+        allowed = [verb for verb, states in TAKES.items() if any(claim.units(state) for state in states)]
         return m.WrongState(self._record(claim).status, allowed)
 
     def _answer(self, key: str, *, replayed: bool = False) -> m.Done:
@@ -565,8 +629,8 @@ class RulesLedger:
     async def _decide(self, operation: m.Operation) -> Any:
         return self.rules.decide(operation, self._now_ms())
 
-    hold = extend = commit = release = ship = expire = apply = count = _decide
-    read = find = put_location = locations = _decide
+    hold = extend = commit = release = pick = ship = cancel = return_ = move = _decide
+    expire = apply = count = read = find = put_location = locations = _decide
 
     async def close(self) -> None:
         """Nothing to close."""

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 CLOCK_DIFFERENCE_MAX_MS = 60_000
 BUSY_TRIES_MAX = 100
-FREEING = (m.Release, m.Expire, m.Ship, m.Read, m.Find, m.Locations)
+FREEING = (m.Release, m.Expire, m.Ship, m.Cancel, m.Read, m.Find, m.Locations)
 """What goes on when the server is out of memory: it gives memory back, or only looks."""
 
 

@@ -84,14 +84,26 @@ class Ledger:
     async def extend(self, extend: m.Extend) -> m.VerbOutcome:
         return cast(m.VerbOutcome, await self._coalescer.submit(extend))
 
-    async def commit(self, commit: m.Commit) -> m.VerbOutcome | m.Insufficient:
-        return cast("m.VerbOutcome | m.Insufficient", await self._coalescer.submit(commit))
+    async def commit(self, commit: m.Commit) -> m.CommitOutcome:
+        return cast(m.CommitOutcome, await self._coalescer.submit(commit))
 
     async def release(self, release: m.Release) -> m.VerbOutcome:
         return cast(m.VerbOutcome, await self._coalescer.submit(release))
 
+    async def pick(self, pick: m.Pick) -> m.VerbOutcome:
+        return cast(m.VerbOutcome, await self._coalescer.submit(pick))
+
     async def ship(self, ship: m.Ship) -> m.VerbOutcome:
         return cast(m.VerbOutcome, await self._coalescer.submit(ship))
+
+    async def cancel(self, cancel: m.Cancel) -> m.VerbOutcome:
+        return cast(m.VerbOutcome, await self._coalescer.submit(cancel))
+
+    async def return_(self, return_: m.Return) -> m.VerbOutcome:
+        return cast(m.VerbOutcome, await self._coalescer.submit(return_))
+
+    async def move(self, move: m.Move) -> m.MoveOutcome:
+        return cast(m.MoveOutcome, await self._coalescer.submit(move))
 
     async def expire(self, expire: m.Expire) -> m.Expired:
         return cast(m.Expired, await self._coalescer.submit(expire))

@@ -58,8 +58,9 @@ class Shop:
     async def extend(self, reservation: str, ttl_ms: int, **head: Any) -> Any:
         return await self.ledger.extend(m.Extend(*self._head("extend", reservation, **head), ttl_ms))
 
-    async def commit(self, reservation: str, *, reacquire: bool = False, **head: Any) -> Any:
-        return await self.ledger.commit(m.Commit(*self._head("commit", reservation, **head), "order-1", reacquire))
+    async def commit(self, reservation: str, *lines: tuple[int, int], reacquire: bool = False, **head: Any) -> Any:
+        head_ = self._head("commit", reservation, **head)
+        return await self.ledger.commit(m.Commit(*head_, "order-1", reacquire, _units(lines)))
 
     async def release(self, reservation: str, *lines: tuple[int, int], **head: Any) -> Any:
         return await self.ledger.release(m.Release(*self._head("release", reservation, **head), _units(lines)))
@@ -68,6 +69,21 @@ class Shop:
         self, reservation: str, *lines: tuple[int, int], occurred_at_ms: int | None = None, **head: Any
     ) -> Any:
         return await self.ledger.ship(m.Ship(*self._head("ship", reservation, **head), _units(lines), occurred_at_ms))
+
+    async def pick(self, reservation: str, *lines: tuple[int, int], **head: Any) -> Any:
+        return await self.ledger.pick(m.Pick(*self._head("pick", reservation, **head), _units(lines)))
+
+    async def cancel(self, reservation: str, *lines: tuple[int, int], **head: Any) -> Any:
+        return await self.ledger.cancel(m.Cancel(*self._head("cancel", reservation, **head), _units(lines)))
+
+    async def give_back(
+        self, reservation: str, *lines: tuple[int, int], disposition: m.Disposition = "sellable", **head: Any
+    ) -> Any:
+        shipped = m.Return(*self._head("return", reservation, **head), _units(lines), disposition)
+        return await self.ledger.return_(shipped)
+
+    async def move(self, reservation: str, line: int, location: str, **head: Any) -> Any:
+        return await self.ledger.move(m.Move(*self._head("move", reservation, **head), line, location))
 
     async def position(self, sku: str, location: str = "S1") -> m.Position:
         read: m.Positions = await self.ledger.read(m.Read([m.ReadItem(sku, [location])]))

@@ -13,6 +13,8 @@ from ledger.store import Ledger
 
 pytestmark = pytest.mark.anyio
 
+HELD_ALLOWS = ["commit", "extend", "release", "move"]
+
 
 @pytest.fixture(params=["rules", "server"])
 def server_url(request: pytest.FixtureRequest) -> str | None:
@@ -331,20 +333,20 @@ async def test_more_than_a_line_has_is_refused_and_nothing_is_done(shop: Shop) -
     await shop.stock("A", 10)
     held = await shop.hold(("A", 2), ("A", 1))
 
-    assert await shop.release(held.id, (1, 2), (2, 2)) == m.WrongState("held", ["commit", "extend", "release"])
-    assert await shop.release(held.id, (3, 1)) == m.WrongState("held", ["commit", "extend", "release"])
+    assert await shop.release(held.id, (1, 2), (2, 2)) == m.WrongState("held", HELD_ALLOWS)
+    assert await shop.release(held.id, (3, 1)) == m.WrongState("held", HELD_ALLOWS)
     assert (await shop.position("A")).held == 3
 
 
 REFUSALS = [
     # done before              tried      answer
-    (["commit"], "commit", m.WrongState("committed", ["ship"])),
-    (["commit"], "release", m.WrongState("committed", ["ship"])),
+    (["commit"], "commit", m.WrongState("committed", ["pick", "ship", "cancel", "move"])),
+    (["commit"], "release", m.WrongState("committed", ["pick", "ship", "cancel", "move"])),
     (["release"], "commit", m.WrongState("released", [])),
     (["release"], "ship", m.WrongState("released", [])),
-    ([], "ship", m.WrongState("held", ["commit", "extend", "release"])),
-    (["commit", "ship"], "ship", m.WrongState("shipped", [])),
-    (["commit", "ship"], "release", m.WrongState("shipped", [])),
+    ([], "ship", m.WrongState("held", HELD_ALLOWS)),
+    (["commit", "ship"], "ship", m.WrongState("shipped", ["return"])),
+    (["commit", "ship"], "release", m.WrongState("shipped", ["return"])),
 ]
 
 
@@ -371,6 +373,86 @@ async def test_an_operation_is_found_by_its_key(shop: Shop) -> None:
     assert (found.verb, found.id, found.reservation.status) == ("commit", held.id, "committed")
     assert await shop.ledger.find(m.Find(shop.key("never"), "web")) == m.NotFound()
     assert await shop.ledger.find(m.Find(held.id, "app")) == m.NotFound()
+
+
+# --- pick, cancel, return, move ---------------------------------------------------------------------------------
+
+
+async def test_picked_units_ship_first_and_the_rest_can_be_cancelled(shop: Shop) -> None:
+    """P5, P6."""
+    await shop.stock("A", 10)
+    held = await shop.hold(("A", 5))
+    await shop.commit(held.id)
+    await shop.pick(held.id, (1, 2))
+    shop.clock.now_ms += 1
+    shipped = await shop.ship(held.id, (1, 3))
+    assert counts(shipped.reservation.lines[0]) == {"committed": 2, "shipped": 3}
+
+    cancelled = await shop.cancel(held.id)
+    assert cancelled.reservation.status == "shipped"
+    position = await shop.position("A")
+    assert (position.on_hand, position.committed, position.picked, position.available) == (7, 0, 0, 7)
+
+
+async def test_a_cancel_takes_back_what_was_picked(shop: Shop) -> None:
+    """P5: un-pick by cancel."""
+    await shop.stock("A", 3)
+    held = await shop.hold(("A", 3))
+    await shop.commit(held.id)
+    await shop.pick(held.id)
+
+    assert counts((await shop.cancel(held.id)).reservation.lines[0]) == {"cancelled": 3}
+    assert (await shop.position("A")).available == 3
+
+
+@pytest.mark.parametrize(
+    ("disposition", "buckets"),
+    [("sellable", (10, 0, 0)), ("damaged", (8, 2, 0)), ("quality_hold", (8, 0, 2)), ("discard", (8, 0, 0))],
+)
+async def test_returned_units_go_where_the_disposition_says(
+    shop: Shop, disposition: m.Disposition, buckets: tuple[int, int, int]
+) -> None:
+    """P6."""
+    await shop.stock("A", 10)
+    held = await shop.hold(("A", 2))
+    await shop.commit(held.id)
+    shop.clock.now_ms += 1
+    await shop.ship(held.id)
+    shop.clock.now_ms += 1
+    returned = await shop.give_back(held.id, disposition=disposition)
+
+    position = await shop.position("A")
+    assert returned.reservation.status == "returned"
+    assert (position.on_hand, position.damaged, position.quality_hold) == buckets
+
+
+async def test_a_line_moves_to_another_location_with_its_claim(shop: Shop) -> None:
+    """P1: only if it is there, and the old location has its units back."""
+    await shop.open("S2")
+    await shop.stock("A", 5)
+    await shop.stock("A", 2, "S2")
+    held = await shop.hold(("A", 3), ttl_ms=1_000)
+    assert isinstance(await shop.move(held.id, 1, "S2"), m.Insufficient)
+    await shop.stock("A", 3, "S2", at_ms=START_MS + 1)
+
+    moved = await shop.move(held.id, 1, "S2")
+    assert moved.reservation.lines[0].location == "S2"
+    assert ((await shop.position("A")).held, (await shop.position("A", "S2")).held) == (0, 3)
+    assert await shop.move(held.id, 1, "nowhere") == m.UnknownLocation(1, "nowhere")
+    shop.clock.now_ms += 1_000
+    assert (await shop.position("A", "S2")).available == 3
+
+
+async def test_a_part_can_be_committed(shop: Shop) -> None:
+    """P5: the rest stays held and expires."""
+    await shop.stock("A", 10)
+    held = await shop.hold(("A", 5), ttl_ms=1_000)
+    await shop.commit(held.id, (1, 2))
+    shop.clock.now_ms += 1_000
+
+    found = await shop.ledger.find(m.Find(held.id, "web"))
+    assert counts(found.reservation.lines[0]) == {"committed": 2, "expired": 3}
+    assert found.reservation.status == "committed"
 
 
 # --- stock ------------------------------------------------------------------------------------------------------

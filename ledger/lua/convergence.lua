@@ -205,22 +205,24 @@ local function apply_event(fields, by_person, client)
   return '\148' .. encode(outcome, reason, position and position[fields[9]] or 0, previous)
 end
 
--- The ledger's own delta of on-hand (a shipment): it is done in any case, and counts unless a later count has it.
-local function record_own_delta(line, quantity, occurred_at_ms, key, movements)
+-- The ledger's own delta of a bucket (a shipment, a return): it is done in any case, and counts unless a later count has
+-- it. Units that ship leave on-hand by their own movement, so a count that has them is the movement back.
+local function record_own_delta(line, bucket, quantity, occurred_at_ms, key, movements)
   local position = position_at(line[SKU], line[LOCATION])
   local window = window_of(position)
-  local base = base_of(window, 'on_hand')
+  local base = base_of(window, bucket)
+  local counts = occurred_at_ms > base[2]
   position.dirty = true
-  if occurred_at_ms > base[2] then
-    position.on_hand = position.on_hand + quantity
-  else
-    movements[#movements + 1] = {line[SKU], line[LOCATION], 'outside', 'on_hand', -quantity, 'counted', key}
+  if counts then position[bucket] = position[bucket] + quantity end
+  if counts == (quantity > 0) then
+    local reason = counts and 'return' or 'counted'
+    movements[#movements + 1] = {line[SKU], line[LOCATION], 'outside', bucket, math.abs(quantity), reason, key}
   end
   if occurred_at_ms > window.meta.horizon_ms then
-    remember(window, key, {'delta', 'on_hand', quantity, occurred_at_ms, -1, '', now_ms})
+    remember(window, key, {'delta', bucket, quantity, occurred_at_ms, -1, '', now_ms})
     compact(window)
-  elseif occurred_at_ms > base[2] then
-    window.meta.bases.on_hand = {base[1] + quantity, base[2], base[3], base[4], base[5]}
+  elseif counts then
+    window.meta.bases[bucket] = {base[1] + quantity, base[2], base[3], base[4], base[5]}
     window.changed_meta = true
   end
 end

@@ -280,15 +280,17 @@ local function stock_status(left, held)
   return held > 0 and 'held_out' or 'sold_out'
 end
 
-local ALLOWED = {
-  {HELD, {'commit', 'extend', 'release'}}, {COMMITTED, {'ship'}},
+-- The states whose units each verb takes.
+local TAKES = {
+  {'commit', {HELD}}, {'extend', {HELD}}, {'release', {HELD}}, {'pick', {COMMITTED}}, {'ship', {PICKED, COMMITTED}},
+  {'cancel', {COMMITTED, PICKED}}, {'return', {SHIPPED}}, {'move', {HELD, COMMITTED}},
 }
 
 local function wrong_state(reservation)
   local allowed = {}
-  for _, rule in ipairs(ALLOWED) do
-    if units(reservation, rule[1]) > 0 then
-      for _, verb in ipairs(rule[2]) do allowed[#allowed + 1] = verb end
+  for _, rule in ipairs(TAKES) do
+    for _, state in ipairs(rule[2]) do
+      if units(reservation, state) > 0 then allowed[#allowed + 1] = rule[1] break end
     end
   end
   return '\147' .. encode('wrong-state', status_of(reservation), allowed)
@@ -333,28 +335,29 @@ local function operate(verb, op, apply)
 end
 
 -- The units that `wanted` (or, without it, everything) takes from a reservation in these states, each line's first
--- state first, as {line, state, quantity}; nil when a line has fewer, an empty list when there is nothing at all.
+-- state first, as {line, state, quantity, number of the line}; nil when a line has fewer, an empty list when there is
+-- nothing at all.
 local function units_to_take(reservation, wanted, states)
   local taken, left = {}, {}
-  local function take(line, quantity)
+  local function take(number, line, quantity)
     for _, state in ipairs(states) do
       left[line] = left[line] or {}
       local has = left[line][state] or line[state]
       local part = min(has, quantity)
       if part > 0 then
-        taken[#taken + 1] = {line, state, part}
+        taken[#taken + 1] = {line, state, part, number}
         left[line][state], quantity = has - part, quantity - part
       end
     end
     return quantity
   end
   if not wanted then
-    for _, line in ipairs(reservation.lines) do take(line, line[QUANTITY]) end
+    for number, line in ipairs(reservation.lines) do take(number, line, line[QUANTITY]) end
     return taken
   end
   for _, want in ipairs(wanted) do
     local line = reservation.lines[want[1]]
-    if not line or take(line, whole(want[2], 1, 1000000)) > 0 then return nil end
+    if not line or take(want[1], line, whole(want[2], 1, 1000000)) > 0 then return nil end
   end
   return taken
 end

@@ -3,14 +3,12 @@
 
 verbs.ship = function(op)
   return operate('ship', op, function(reservation, movements)
-    if units(reservation, PICKED) + units(reservation, COMMITTED) == 0 then return wrong_state(reservation) end
     local taken = units_to_take(reservation, op[6], {PICKED, COMMITTED})
-    if not taken then return wrong_state(reservation) end
+    if not taken or #taken == 0 then return wrong_state(reservation) end
     local occurred_at_ms = op[7] or now_ms
     for number, part in ipairs(taken) do
-      local line = part[1]
-      move_units(line, part[2], SHIPPED, part[3], 'ship', movements)
-      record_own_delta(line, -part[3], occurred_at_ms, op[2] .. ':' .. number, movements)
+      move_units(part[1], part[2], SHIPPED, part[3], 'ship', movements)
+      record_own_delta(part[1], 'on_hand', -part[3], occurred_at_ms, op[2] .. ':' .. number, movements)
     end
   end)
 end

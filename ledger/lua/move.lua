@@ -1,0 +1,34 @@
+-- Claim a line's held and committed units at another location instead, if they are there.
+
+verbs.move = function(op)
+  return operate('move', op, function(reservation, movements)
+    local line, location = reservation.lines[op[6]], op[7]
+    if not location_of(location) then return '\147' .. encode('unknown-location', op[6], location) end
+    -- What was picked, shipped or returned was so at the old location: such a line stays there.
+    if not line or line[HELD] + line[COMMITTED] == 0 or line[PICKED] + line[SHIPPED] + line[RETURNED] > 0 then
+      return wrong_state(reservation)
+    end
+    if line[LOCATION] == location then return nil end
+    local target, wanted = position_at(line[SKU], location), line[HELD] + line[COMMITTED]
+    local left = left_at(target, {})
+    if left < wanted then
+      if target.more_due then return BUSY end
+      local short = {op[6], line[SKU], location, wanted, left, stock_status(left, target.held)}
+      return '\146' .. encode('insufficient', {short})
+    end
+    local source = position_at(line[SKU], line[LOCATION])
+    for _, state in ipairs({HELD, COMMITTED}) do
+      local quantity, name = line[state], STATES[state]
+      if quantity > 0 then
+        source[name], target[name] = source[name] - quantity, target[name] + quantity
+        movements[#movements + 1] = {line[SKU], line[LOCATION], name, 'available', quantity, 'move'}
+        movements[#movements + 1] = {line[SKU], location, 'available', name, quantity, 'move'}
+      end
+    end
+    source.dirty, target.dirty = true, true
+    -- The old position forgets the deadline; `set_deadlines` brings it back if another line still holds units there.
+    source.deadlines = source.deadlines or {}
+    source.deadlines[reservation.id] = false
+    line[LOCATION] = location
+  end)
+end
