@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol
@@ -12,10 +11,12 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 from litestar import Litestar
 
-from availability.api.edge import Door, Edge, Stores, clock_ms
+from availability.api.edge import Door, Edge, clock_ms
 from availability.api.keyring import keep_fresh
 from availability.api.service import service
 from availability.api.tokens import Keys, Tokens
+from availability.feeds.intake import Keeps
+from availability.processes import ledger_of, stopped_by_signals
 from availability.settings import Settings
 from availability.telemetry import Telemetry
 from ledger import JOURNAL_FAILED, FeedStatus, Journal, Ledger, Quarantine, State
@@ -44,7 +45,7 @@ class Api:
         self,
         settings: Settings,
         ledger: Stated,
-        quarantine: Stores,
+        quarantine: Keeps,
         *,
         telemetry: Telemetry | None = None,
         now_ms: Callable[[], int] = clock_ms,
@@ -99,15 +100,7 @@ async def run(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _ledger(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Ledger]:
-    ledger = Ledger(
-        settings.redis_url,
-        operations_max=settings.batch_operations_max,
-        queue_operations_max=settings.queue_operations_max,
-        backlog_entries_max=settings.journal_backlog_entries_max,
-        low_stock=settings.low_stock,
-        timeout_ms=settings.ledger_timeout_ms,
-        observe=telemetry.ledger_call,
-    )
+    ledger = ledger_of(settings, telemetry.ledger_call)
     try:
         yield ledger
     finally:
@@ -179,12 +172,9 @@ async def _serve(api: Api, host: str, port: int) -> None:
         asked.set()
         end_server()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    serving = asyncio.create_task(server.serve())
-    log.info("serving on %s:%d", host, port)
-    try:
+    with stopped_by_signals(stop):
+        serving = asyncio.create_task(server.serve())
+        log.info("serving on %s:%d", host, port)
         waiting = asyncio.create_task(asked.wait())
         await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
@@ -193,6 +183,3 @@ async def _serve(api: Api, host: str, port: int) -> None:
             raise RuntimeError("the HTTP server ended by itself")
         with suppress(TimeoutError):
             await asyncio.wait_for(serving, STOP_S)
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)

@@ -1,16 +1,12 @@
 """The process ``ingest``: stock events from NATS into the ledger, until it is told to stop."""
 
-import asyncio
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 
 from availability.feeds.consumer import Feed
 from availability.feeds.metrics import FeedMetrics
+from availability.processes import figures_shown, ledger_of, stopped_by_signals
 from availability.settings import Settings
-from ledger import FeedStatus, Ledger, Quarantine
+from ledger import FeedStatus, Quarantine
 
 
 async def run(settings: Settings) -> None:
@@ -21,39 +17,12 @@ async def run(settings: Settings) -> None:
     registry = CollectorRegistry()
     quarantine = await Quarantine.open(settings.postgres_url)
     status = await FeedStatus.open(settings.postgres_url)
-    ledger = Ledger(
-        settings.redis_url,
-        operations_max=settings.batch_operations_max,
-        queue_operations_max=settings.queue_operations_max,
-        backlog_entries_max=settings.journal_backlog_entries_max,
-        low_stock=settings.low_stock,
-        timeout_ms=settings.ledger_timeout_ms,
-    )
+    ledger = ledger_of(settings)
     feed = Feed(settings.nats_url, ledger, quarantine, status, FeedMetrics(registry))
-    loop = asyncio.get_running_loop()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, feed.stop)
     try:
-        with _shown(registry, settings):
+        with stopped_by_signals(feed.stop), figures_shown(registry, settings):
             await feed.run()
     finally:
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(signal_number)
         await ledger.close()
         await status.close()
         await quarantine.close()
-
-
-@contextmanager
-def _shown(registry: CollectorRegistry, settings: Settings) -> Iterator[None]:
-    """Serve /metrics meanwhile, if the settings name a port."""
-    if settings.metrics_port == 0:
-        yield
-        return
-    server, thread = start_http_server(settings.metrics_port, addr=settings.api_host, registry=registry)
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -2,13 +2,11 @@
 
 import asyncio
 import logging
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from availability.events import Announcer
+from availability.processes import figures_shown, pause, stop_event
 from availability.settings import Settings
 from ledger import JOURNAL_FAILED, Follower, Observer, StreamStatus, Written, migrate
 
@@ -60,24 +58,16 @@ async def run(settings: Settings) -> None:
 
     The servers need not be there yet, and may go away at any time: entries wait in the streams meanwhile.
     """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, stopping.set)
     registry = CollectorRegistry()
-    try:
-        with _shown(registry, settings):
-            if await _migrated(settings.postgres_url, stopping):
-                await _journal(settings, JournalMetrics(registry), stopping)
-    finally:
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(signal_number)
+    with stop_event() as stop, figures_shown(registry, settings):
+        if await _migrated(settings.postgres_url, stop):
+            await _journal(settings, JournalMetrics(registry), stop)
 
 
-async def _migrated(postgres_url: str, stopping: asyncio.Event) -> bool:
+async def _migrated(postgres_url: str, stop: asyncio.Event) -> bool:
     """Bring the schema up to date, as soon as Postgres is there; false when told to stop before that."""
     pause_s = BACKOFF_FIRST_S
-    while not stopping.is_set():
+    while not stop.is_set():
         try:
             applied = await migrate(postgres_url)
         except JOURNAL_FAILED as error:
@@ -86,15 +76,13 @@ async def _migrated(postgres_url: str, stopping: asyncio.Event) -> bool:
             if applied:
                 logger.info("the schema of the journal is new up to %s", applied[-1])
             return True
-        try:
-            await asyncio.wait_for(stopping.wait(), pause_s)
-        except TimeoutError:
-            pause_s = min(2 * pause_s, BACKOFF_LAST_S)
+        await pause(stop, pause_s)
+        pause_s = min(2 * pause_s, BACKOFF_LAST_S)
     return False
 
 
-async def _journal(settings: Settings, metrics: JournalMetrics, stopping: asyncio.Event) -> None:
-    """Follow and announce every shard until ``stopping``."""
+async def _journal(settings: Settings, metrics: JournalMetrics, stop: asyncio.Event) -> None:
+    """Follow and announce every shard until ``stop``."""
     announcers = {
         shard: Announcer(
             settings.nats_url, settings.postgres_url, shard, settings.stale_after_ms, announced=metrics.announced
@@ -114,21 +102,6 @@ async def _journal(settings: Settings, metrics: JournalMetrics, stopping: asynci
     async with asyncio.TaskGroup() as group:
         for worker in workers:
             group.create_task(worker.run())
-        await stopping.wait()
+        await stop.wait()
         for worker in workers:
             worker.stop()
-
-
-@contextmanager
-def _shown(registry: CollectorRegistry, settings: Settings) -> Iterator[None]:
-    """Serve /metrics meanwhile, if the settings name a port."""
-    if settings.metrics_port == 0:
-        yield
-        return
-    server, thread = start_http_server(settings.metrics_port, addr=settings.api_host, registry=registry)
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

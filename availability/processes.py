@@ -1,29 +1,37 @@
-"""Owns what the processes without HTTP have in common: being told to stop, pausing, and showing their figures."""
+"""Owns what the processes have in common: being told to stop, pausing, their ledger, and showing their figures."""
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, start_http_server
 
 from availability.settings import Settings
+from ledger import Ledger
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` at SIGTERM and SIGINT while the block lasts."""
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
 
 
 @contextmanager
 def stop_event() -> Iterator[asyncio.Event]:
     """An event that SIGTERM and SIGINT set while the block lasts."""
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in SIGNALS:
-        loop.add_signal_handler(number, stop.set)
-    try:
+    with stopped_by_signals(stop.set):
         yield stop
-    finally:
-        for number in SIGNALS:
-            loop.remove_signal_handler(number)
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> None:
@@ -33,6 +41,19 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
             await stop.wait()
     except TimeoutError:
         return
+
+
+def ledger_of(settings: Settings, observe: Callable[[int, float], None] = lambda _operations, _seconds: None) -> Ledger:
+    """The ledger that the settings name, not connected yet; ``observe`` as in ``Ledger``."""
+    return Ledger(
+        settings.redis_url,
+        operations_max=settings.batch_operations_max,
+        queue_operations_max=settings.queue_operations_max,
+        backlog_entries_max=settings.journal_backlog_entries_max,
+        low_stock=settings.low_stock,
+        timeout_ms=settings.ledger_timeout_ms,
+        observe=observe,
+    )
 
 
 @contextmanager

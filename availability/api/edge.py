@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from availability.feeds.intake import Keeps
 from ledger import (
     Applied,
     Apply,
@@ -22,7 +23,6 @@ from ledger import (
     NotFound,
     Positions,
     PutLocation,
-    QuarantinedEvent,
     Read,
     Release,
     Ship,
@@ -47,12 +47,6 @@ class Door(Protocol):
     async def locations(self, operation: Locations, /) -> LocationList: ...
 
 
-class Stores(Protocol):
-    """The quarantine: keeps events until a person has looked."""
-
-    async def store(self, events: list[QuarantinedEvent], /) -> None: ...
-
-
 def clock_ms() -> int:
     """This machine's clock. What is decided about stock goes by the ledger's."""
     return time.time_ns() // 1_000_000
@@ -64,7 +58,7 @@ class Edge:
     def __init__(
         self,
         ledger: Door,
-        quarantine: Stores,
+        quarantine: Keeps,
         *,
         low_stock: int,
         stale_after_ms: int,

@@ -32,7 +32,7 @@ from nats.errors import Error as NatsError
 
 from availability.feeds import stream
 from availability.feeds.decoding import now_ms
-from availability.feeds.intake import Applies, RawEvent, Stores, Taken, take_all
+from availability.feeds.intake import Applies, Keeps, RawEvent, Taken, take_all
 from availability.feeds.messages import events_of, stored_at_ms, waiting_behind
 from availability.feeds.metrics import FeedMetrics
 from availability.feeds.pulling import Broken, Pulling, TolerantClient
@@ -57,7 +57,7 @@ class Hears(Protocol):
 class Feed:
     """The consumer of the stream; one task calls ``run``, any may call ``stop``."""
 
-    def __init__(self, nats_url: str, ledger: Applies, quarantine: Stores, status: Hears, metrics: FeedMetrics) -> None:
+    def __init__(self, nats_url: str, ledger: Applies, quarantine: Keeps, status: Hears, metrics: FeedMetrics) -> None:
         self._nats_url = nats_url
         self._ledger = ledger
         self._quarantine = quarantine

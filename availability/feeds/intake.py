@@ -35,7 +35,7 @@ class Applies(Protocol):
     async def apply(self, operation: Apply, /) -> Applied: ...
 
 
-class Stores(Protocol):
+class Keeps(Protocol):
     """The quarantine: keeps events until a person has looked. Raises one of ``JOURNAL_FAILED`` when it cannot."""
 
     async def store(self, events: list[QuarantinedEvent], /) -> None: ...
@@ -72,7 +72,7 @@ class Taken(Struct, frozen=True):
 
 async def take_all(
     ledger: Applies,
-    quarantine: Stores,
+    quarantine: Keeps,
     client: str,
     events: Sequence[RawEvent],
     channel: Channel,
