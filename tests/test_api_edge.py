@@ -8,7 +8,7 @@ import pytest
 from api_world import World
 
 from availability.api import endpoint
-from availability.api.answers import ANSWERS
+from availability.api.outcomes import ANSWERS
 from availability.api.problems import PROBLEMS
 from ledger import (
     LedgerError,

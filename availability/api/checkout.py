@@ -7,9 +7,9 @@ from msgspec import Struct
 
 from availability.api import examples, forms
 from availability.api.answer import Answer, ok
-from availability.api.answers import SHARD, refusal, reservation_answer
 from availability.api.edge import Edge
 from availability.api.endpoint import LARGE_BODY_BYTES_MAX, Call, Success, endpoint
+from availability.api.outcomes import SHARD, refusal, reservation_answer
 from availability.api.problems import Fault, invalid, problem
 from availability.api.promising import Asked, AtpItem, View, atp_item
 from availability.api.reading import given_fields, idempotency_key

@@ -15,8 +15,8 @@ from litestar.types import HTTPScope, Receive
 from msgspec import Struct
 
 from availability.api.answer import Answer
-from availability.api.answers import failure
 from availability.api.edge import Edge
+from availability.api.outcomes import failure
 from availability.api.problems import Fault, invalid, problem
 from availability.api.reading import QueryReader, idempotency_key, read_body
 from availability.api.tokens import Principal, Tokens, Unauthenticated

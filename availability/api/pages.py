@@ -3,9 +3,9 @@
 from msgspec import Struct
 
 from availability.api.answer import Answer, ok
-from availability.api.answers import RETRY_SOON_MS
 from availability.api.edge import Edge
 from availability.api.endpoint import PUBLIC, Call, Success, endpoint
+from availability.api.outcomes import RETRY_SOON_MS
 from availability.api.problems import problem, retry_after
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

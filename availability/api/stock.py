@@ -4,9 +4,9 @@ from msgspec import Struct
 
 from availability.api import examples, forms
 from availability.api.answer import Answer, ok
-from availability.api.answers import refusal
 from availability.api.edge import Edge
 from availability.api.endpoint import LARGE_BODY_BYTES_MAX, Call, Success, endpoint
+from availability.api.outcomes import refusal
 from availability.api.problems import Fault, invalid, problem
 from availability.api.reading import given_fields, path_name
 from availability.api.times import not_a_time

@@ -87,73 +87,69 @@ def reservation_answer(status: int, outcome: str, done: Done) -> Answer:
 
 def refusal(outcome: object, fingerprint: str = "") -> Answer:
     """The problem for an outcome that is one; ``fingerprint`` is that of the request."""
-    told = _TOLD.get(type(outcome))
-    assert told is not None, f"{type(outcome).__name__} is no refusal"
-    return told(outcome, fingerprint)
+    name, tell = ANSWERS[type(outcome)].name, _TOLD.get(type(outcome))
+    assert name is not None, f"{type(outcome).__name__} is no refusal"
+    assert tell is not None, f"{type(outcome).__name__} is refused without a word"
+    detail, members = tell(outcome, fingerprint)
+    return problem(name, detail, members)
 
 
 def failure(error: ledger.LedgerError, *, keyed: bool) -> Answer:
     """The problem for a ledger that gave no answer; ``keyed`` when the request had an Idempotency-Key."""
+    name = ANSWERS[type(error)].name
+    assert name is not None
     if isinstance(error, Overloaded):
-        return problem("overloaded", error.detail, headers=retry_after(error.retry_after_ms))
+        return problem(name, error.detail, headers=retry_after(error.retry_after_ms))
     if isinstance(error, Unavailable):
-        return problem("not-ready", error.detail, {"reasons": [error.detail]}, retry_after(RETRY_SOON_MS))
+        return problem(name, error.detail, {"reasons": [error.detail]}, retry_after(RETRY_SOON_MS))
     advice = "GET /v1/operations/{key} tells" if keyed else "sending it again is safe and settles it"
-    return problem("unknown", f"the ledger's answer was lost; {advice}")
+    return problem(name, f"the ledger's answer was lost; {advice}")
 
 
-def _insufficient(outcome: Insufficient, _fingerprint: str) -> Answer:
+Told = tuple[str, dict[str, object]]
+"""What a refusal says: its detail, and the members of its problem."""
+
+
+def _insufficient(outcome: Insufficient, _fingerprint: str) -> Told:
     lines = [
         ShortLineJson(line.line, line.sku, line.location, line.requested, line.available, line.status)
         for line in outcome.lines
     ]
-    return problem("insufficient-stock", f"{len(lines)} of the lines cannot be held", {"lines": lines})
+    return f"{len(lines)} of the lines cannot be held", {"lines": lines}
 
 
-def _unknown_sku(outcome: UnknownSku, _fingerprint: str) -> Answer:
-    return problem(
-        "unknown-sku",
-        f"line {outcome.line} asks for a SKU that was never counted anywhere",
-        {"line": outcome.line, "sku": outcome.sku},
-    )
+def _unknown_sku(outcome: UnknownSku, _fingerprint: str) -> Told:
+    detail = f"line {outcome.line} asks for a SKU that was never counted anywhere"
+    return detail, {"line": outcome.line, "sku": outcome.sku}
 
 
-def _unknown_location(outcome: UnknownLocation, _fingerprint: str) -> Answer:
-    return problem(
-        "unknown-location",
-        f"line {outcome.line} names a location that is not in the catalog",
-        {"line": outcome.line, "location": outcome.location},
-    )
+def _unknown_location(outcome: UnknownLocation, _fingerprint: str) -> Told:
+    detail = f"line {outcome.line} names a location that is not in the catalog"
+    return detail, {"line": outcome.line, "location": outcome.location}
 
 
-def _wrong_state(outcome: WrongState, _fingerprint: str) -> Answer:
+def _wrong_state(outcome: WrongState, _fingerprint: str) -> Told:
     allowed = ", ".join(outcome.allowed) or "nothing"
-    return problem(
-        "wrong-state",
-        f"the reservation is {outcome.status}; allowed now: {allowed}",
-        {"reservation_status": outcome.status, "allowed": outcome.allowed},
-    )
+    detail = f"the reservation is {outcome.status}; allowed now: {allowed}"
+    return detail, {"reservation_status": outcome.status, "allowed": outcome.allowed}
 
 
-def _expired(outcome: ReservationExpired, _fingerprint: str) -> Answer:
+def _expired(outcome: ReservationExpired, _fingerprint: str) -> Told:
     at = time_text(outcome.expired_at_ms)
-    return problem("reservation-expired", f"the reservation expired at {at}", {"expired_at": at})
+    return f"the reservation expired at {at}", {"expired_at": at}
 
 
-def _not_found(_outcome: NotFound, _fingerprint: str) -> Answer:
-    return problem("not-found", "there is no such reservation of this client")
+def _not_found(_outcome: NotFound, _fingerprint: str) -> Told:
+    return "there is no such reservation of this client", {}
 
 
-def _key_reused(outcome: KeyReused, fingerprint: str) -> Answer:
+def _key_reused(outcome: KeyReused, fingerprint: str) -> Told:
     field = ledger.differing_field(outcome.fingerprint, fingerprint)
-    return problem(
-        "idempotency-key-reused",
-        f"the key was used before with another {field}",
-        {"errors": [Fault(field, "must be what it was when the key was first used")]},
-    )
+    fault = Fault(field, "must be what it was when the key was first used")
+    return f"the key was used before with another {field}", {"errors": [fault]}
 
 
-_TOLD: Final[dict[type, Callable[[Any, str], Answer]]] = {
+_TOLD: Final[dict[type, Callable[[Any, str], Told]]] = {
     Insufficient: _insufficient,
     UnknownSku: _unknown_sku,
     UnknownLocation: _unknown_location,
