@@ -12,13 +12,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted(path for room in ("ledger", "availability") for path in (ROOT / room).rglob("*.py"))
 
 CLIENTS = {
-    "redis": (
-        "ledger/store.py",
-        "ledger/library.py",
-        "ledger/shard.py",
-        "ledger/journal/stream.py",
-        "availability/app.py",
-    ),
+    "redis": ("ledger/library.py", "ledger/shard.py", "ledger/journal/stream.py"),
     "asyncpg": ("ledger/journal/",),
     "nats": ("availability/feeds/", "availability/events.py"),
     "litestar": ("availability/api/", "availability/app.py"),
