@@ -51,7 +51,7 @@ class MovementJson(Struct, frozen=True):
     quantity: int
 
 
-class OperationJson(Struct, frozen=True):
+class OperationData(Struct, frozen=True):
     """The data of every ``availability.reservation.*`` event."""
 
     operation: str
@@ -99,7 +99,7 @@ def _of_operation(shard: int, entry: JournalEntry, index: int, operation: Journa
         # The journal has it as it is; all others shall still be told.
         logger.exception("shard %d, entry %d-%d, operation %d: no reservation", shard, entry.epoch, entry.seq, index)
         return None
-    data = OperationJson(
+    data = OperationData(
         operation=operation.verb,
         occurred_at=time_text(entry.at_ms),
         client=operation.client,
