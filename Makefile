@@ -2,6 +2,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
+BENCH ?= replay
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 INSTALL_SELF := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index
@@ -26,7 +27,7 @@ format: .venv/dev ## Put the code into its one format
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: .venv/bench ## Measure, and replay real baskets; ends in a report
+bench: .venv/bench ## Replay real baskets and check what was kept; ends in a report (BENCH="replay --baskets 500")
 	@$(BIN)/python -m bench $(BENCH)
 
 lock: .venv/dev ## Choose the newest of all packages and write the lock files

@@ -19,7 +19,7 @@ SPARE_MAX = 4
 """... and all others with what will be asked and 0 to so many more."""
 
 FUEL = "fuel: sold by volume, not in whole units"
-AMOUNT = "miscellaneous: a quantity above 100 is an amount of money or weight"
+AMOUNT = "miscellaneous: above 100 it is an amount, not units"
 COUNTED_QUANTITY_MAX = 100
 
 

@@ -45,6 +45,8 @@ class Tally:
     """What was done, by what the service answered. ``reservations``, ``lines`` and ``units`` by outcome."""
 
     baskets: int = 0
+    baskets_of_nothing: int = 0
+    """Those without a line of which there can be units."""
     lines_read: int = 0
     reservations: Counter[str] = field(default_factory=Counter)
     lines: Counter[str] = field(default_factory=Counter)
@@ -136,6 +138,7 @@ class Replay:
     async def _let_in(self, basket: Basket) -> None:
         """Send a basket to its store as soon as there is room."""
         self.tally.baskets += 1
+        self.tally.baskets_of_nothing += not any(line.quantity > 0 for line in basket.asked)
         self.tally.lines_read += len(basket.lines)
         self.tally.rejected.update(line.refused for line in basket.lines if line.refused is not None)
         for number, lines in enumerate(reservations_of(basket), 1):

@@ -30,6 +30,7 @@ def _done(tally: Tally) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     table.add_row("read", f"{tally.baskets:,}", "", f"{tally.lines_read:,}", "")
+    table.add_row("of these with nothing to hold", f"{tally.baskets_of_nothing:,}", "", "", "")
     for outcome, words in OUTCOMES.items():
         figures = (of[outcome] for of in (tally.reservations, tally.lines, tally.units))
         table.add_row(words, "", *(f"{figure:,}" for figure in figures))
