@@ -27,21 +27,32 @@ class History:
 
     def base(self, bucket: Bucket) -> StockEvent | None:
         """The newest snapshot of the bucket: by time, then the source's sequence, then the event's id."""
-        snapshots = [event for event in self.events.values() if event.kind == "snapshot" and event.bucket == bucket]
+        snapshots = [event for event in self._standing() if event.kind == "snapshot" and event.bucket == bucket]
         return max(snapshots, key=_age, default=None)
 
     def number(self, bucket: Bucket) -> int:
         """The units in the bucket."""
         base = self.base(bucket)
         as_of_ms = base.occurred_at_ms if base else -1
-        later = (event for event in self.events.values() if event.occurred_at_ms > as_of_ms)
+        later = (event for event in self._standing() if event.occurred_at_ms > as_of_ms)
         return (base.quantity if base else 0) + sum(effect(event, bucket) for event in later)
+
+    def _standing(self) -> list[StockEvent]:
+        """The events that count: not the retractions, nor what they retract, whichever came first.
+
+        A retraction itself cannot be retracted, or it would matter which of the two comes first.
+        """
+        retracted = {event.reverses for event in self.events.values()}
+        return [event for event in self.events.values() if event.reverses is None and event.key not in retracted]
 
     def accept(self, event: StockEvent) -> Verdict:
         """Judges an event and remembers it, unless it is a duplicate or contradicts one."""
         seen = self.events.get(event.key)
         if seen is not None:
             return Verdict("duplicate", None) if _same(seen, event) else Verdict("quarantined", "conflict")
+        if event.reverses is not None or any(other.reverses == event.key for other in self.events.values()):
+            self.events[event.key] = event
+            return Verdict("applied" if event.reverses is not None else "superseded", None)
         bases = [self.base(bucket) for bucket in (event.bucket, event.to_bucket) if bucket]
         if event.kind == "snapshot":
             superseded = bases[0] is not None and _age(bases[0]) > _age(event)
@@ -68,5 +79,5 @@ def _age(snapshot: StockEvent) -> tuple[int, int, str, str]:
 
 
 def _same(first: StockEvent, second: StockEvent) -> bool:
-    names = ("kind", "bucket", "quantity", "occurred_at_ms", "sequence", "to_bucket")
+    names = ("kind", "bucket", "quantity", "occurred_at_ms", "sequence", "to_bucket", "reverses")
     return all(getattr(first, name) == getattr(second, name) for name in names)

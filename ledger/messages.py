@@ -117,7 +117,11 @@ class Location(Record, frozen=True):
 
 
 class StockEvent(Record, frozen=True):
-    """A fact about stock, from a feed. ``key`` is derived from ``source`` and ``id`` (``ledger.identity``)."""
+    """A fact about stock, from a feed. ``key`` is derived from ``source`` and ``id`` (``ledger.identity``).
+
+    ``reverses`` is the key of an earlier event of the source that never happened; the numbers are then the source's
+    own account of it and have no effect themselves.
+    """
 
     key: str
     source: str
@@ -133,6 +137,7 @@ class StockEvent(Record, frozen=True):
     reason: str | None = None
     reference_reservation: str | None = None
     reference_line: int | None = None
+    reverses: str | None = None
 
 
 # --- operations: what the ledger is asked to do -----------------------------------------------------------------

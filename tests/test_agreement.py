@@ -46,13 +46,13 @@ buckets: st.SearchStrategy[m.Bucket] = st.sampled_from(["on_hand", "on_hand", "d
 
 @st.composite
 def stock_events(draw: st.DrawFn) -> m.StockEvent:
-    """Few sources, ids and times, so that events repeat, contradict, tie and overtake each other."""
+    """Few sources, ids and times, so that events repeat, contradict, tie, overtake and retract each other."""
     source, name = draw(st.sampled_from(["wms", "erp"])), draw(st.sampled_from(list("abcdefgh")))
-    kind = draw(kinds)
-    bucket = draw(buckets)
+    kind, bucket, key = draw(kinds), draw(buckets), event_key(source, name)
     other: m.Bucket = "on_hand" if bucket == "damaged" else "damaged"
+    retracted = [event_key("wms", "a"), event_key("wms", "b")]
     return m.StockEvent(
-        event_key(source, name),
+        key,
         source,
         name,
         kind,
@@ -63,6 +63,7 @@ def stock_events(draw: st.DrawFn) -> m.StockEvent:
         bucket,
         other if kind == "move" else None,
         draw(st.none() | st.integers(0, 2)),
+        reverses=None if key in retracted else draw(st.sampled_from([None] * 6 + retracted)),
     )
 
 

@@ -7,7 +7,10 @@ local WINDOW_MS = 48 * 3600000      -- and so does what was received longer ago
 local WINDOW_SLACK_MS = 3600000     -- at most once an hour
 
 -- Fields of an event in the window.
-local KIND, BUCKET, AMOUNT, OCCURRED, SEQUENCE, TO_BUCKET, RECEIVED = 1, 2, 3, 4, 5, 6, 7
+local KIND, BUCKET, AMOUNT, OCCURRED, SEQUENCE, TO_BUCKET, RECEIVED, REVERSES, ID = 1, 2, 3, 4, 5, 6, 7, 8, 9
+
+-- A retraction stands twice in the window: under its own key, and under this mark and the key of what it retracts.
+local RETRACTED = '!'
 
 local function window_of(position)
   local window = windows[position]
@@ -15,14 +18,15 @@ local function window_of(position)
     local key = prefix .. 'feed:' .. place_of(position.sku.name, position.location)
     local packed = call('HGET', key, '')
     window = {key = key, events = {}, changed = {}, meta = packed and decode(packed)
-      or {bases = {}, horizon_ms = -1, newest_ms = -1, count = 0, oldest_received_ms = now_ms}}
+      or {bases = {}, folded = {}, horizon_ms = -1, newest_ms = -1, count = 0, oldest_received_ms = now_ms}}
     windows[position] = window
   end
   return window
 end
 
+-- The newest snapshot of a bucket, or what has been folded: {quantity, as_of_ms, sequence, event id, event key}.
 local function base_of(window, bucket)
-  return window.meta.bases[bucket] or {0, -1, -1, '', ''}   -- quantity, as_of_ms, sequence, event id, event key
+  return window.meta.bases[bucket] or window.meta.folded[bucket] or {0, -1, -1, '', ''}
 end
 
 local function event_in(window, key)
@@ -51,14 +55,47 @@ local function load_all(window)
   window.complete = true
 end
 
--- The units that an event adds to a bucket, apart from any snapshot.
+-- The units that an event adds to a bucket, apart from any snapshot. A retraction adds nothing itself.
 local function effect(event, bucket)
   local sum = 0
+  if event[REVERSES] ~= '' then return 0 end
   if event[KIND] ~= 'snapshot' and event[BUCKET] == bucket then
     sum = event[KIND] == 'move' and -event[AMOUNT] or event[AMOUNT]
   end
   if event[TO_BUCKET] == bucket then sum = sum + event[AMOUNT] end
   return sum
+end
+
+local function is_newer(event, id, key, base)
+  if event[OCCURRED] ~= base[2] then return event[OCCURRED] > base[2] end
+  if event[SEQUENCE] ~= base[3] then return event[SEQUENCE] > base[3] end
+  if id ~= base[4] then return id > base[4] end
+  return key > base[5]   -- two sources that use the same id
+end
+
+-- What counts of a complete window, oldest first, as {key, event}.
+local function in_order(window)
+  local order = {}
+  for key, event in pairs(window.events) do
+    if event and key:sub(1, 1) ~= RETRACTED then order[#order + 1] = {key = key, event = event} end
+  end
+  table.sort(order, function(a, b)
+    if a.event[OCCURRED] ~= b.event[OCCURRED] then return a.event[OCCURRED] < b.event[OCCURRED] end
+    return a.key < b.key
+  end)
+  return order
+end
+
+-- A base with one more event in it: a newer snapshot replaces it, a later delta adds to it.
+local function add_to_base(window, base, item, bucket)
+  local event = item.event
+  if window.events[RETRACTED .. item.key] or event[REVERSES] ~= '' then return base end
+  if event[KIND] == 'snapshot' then
+    if event[BUCKET] ~= bucket or not is_newer(event, event[ID], item.key, base) then return base end
+    return {event[AMOUNT], event[OCCURRED], event[SEQUENCE], event[ID], item.key}
+  end
+  if event[OCCURRED] <= base[2] then return base end
+  return {base[1] + effect(event, bucket), base[2], base[3], base[4], base[5]}
 end
 
 -- Folds the oldest events into the bases once the window is full or old. From then on, whatever happened before the
@@ -68,14 +105,7 @@ local function compact(window)
   local aged = meta.oldest_received_ms < now_ms - WINDOW_MS - WINDOW_SLACK_MS
   if meta.count <= WINDOW_EVENTS_MAX and not aged then return end
   load_all(window)
-  local order = {}
-  for key, event in pairs(window.events) do
-    if event then order[#order + 1] = {key = key, event = event} end
-  end
-  table.sort(order, function(a, b)
-    if a.event[OCCURRED] ~= b.event[OCCURRED] then return a.event[OCCURRED] < b.event[OCCURRED] end
-    return a.key < b.key
-  end)
+  local order = in_order(window)
   if #order > WINDOW_EVENTS_MAX then
     meta.horizon_ms = max(meta.horizon_ms, order[#order - WINDOW_EVENTS_KEPT].event[OCCURRED])
   end
@@ -87,12 +117,16 @@ local function compact(window)
     local event = item.event
     if event[OCCURRED] <= meta.horizon_ms then
       for _, bucket in ipairs({event[BUCKET], event[TO_BUCKET]}) do
-        local base = base_of(window, bucket)
-        if bucket ~= '' and event[OCCURRED] > base[2] then
-          meta.bases[bucket] = {base[1] + effect(event, bucket), base[2], base[3], base[4], base[5]}
+        if bucket ~= '' then
+          local folded = add_to_base(window, meta.folded[bucket] or {0, -1, -1, '', ''}, item, bucket)
+          meta.folded[bucket] = folded
+          if base_of(window, bucket)[2] <= meta.horizon_ms then meta.bases[bucket] = nil end
         end
       end
       window.events[item.key], window.changed[item.key] = false, true
+      if window.events[RETRACTED .. item.key] then
+        window.events[RETRACTED .. item.key], window.changed[RETRACTED .. item.key] = false, true
+      end
     else
       meta.count, meta.oldest_received_ms = meta.count + 1, min(meta.oldest_received_ms, event[RECEIVED])
     end
@@ -100,7 +134,7 @@ local function compact(window)
 end
 
 local function same_event(first, second)
-  for _, field in ipairs({KIND, BUCKET, AMOUNT, OCCURRED, SEQUENCE, TO_BUCKET}) do
+  for _, field in ipairs({KIND, BUCKET, AMOUNT, OCCURRED, SEQUENCE, TO_BUCKET, REVERSES}) do
     if first[field] ~= second[field] then return false end
   end
   return true
@@ -114,13 +148,6 @@ local function change_bucket(position, bucket, quantity, reason, key, movements)
   movements[#movements + 1] = {position.sku.name, position.location, from, to, math.abs(quantity), reason, key}
 end
 
-local function is_newer(event, id, key, base)
-  if event[OCCURRED] ~= base[2] then return event[OCCURRED] > base[2] end
-  if event[SEQUENCE] ~= base[3] then return event[SEQUENCE] > base[3] end
-  if id ~= base[4] then return id > base[4] end
-  return key > base[5]   -- two sources that use the same id
-end
-
 -- A snapshot becomes the base if it is the newest, and the later deltas are added to it again.
 local function take_snapshot(position, window, event, key, id, movements)
   local bucket = event[BUCKET]
@@ -130,8 +157,10 @@ local function take_snapshot(position, window, event, key, id, movements)
   local number = event[AMOUNT]
   if window.meta.newest_ms > event[OCCURRED] then
     load_all(window)
-    for _, other in pairs(window.events) do
-      if other and other[OCCURRED] > event[OCCURRED] then number = number + effect(other, bucket) end
+    for _, item in ipairs(in_order(window)) do
+      if item.event[OCCURRED] > event[OCCURRED] and not window.events[RETRACTED .. item.key] then
+        number = number + effect(item.event, bucket)
+      end
     end
   end
   window.meta.bases[bucket] = {event[AMOUNT], event[OCCURRED], event[SEQUENCE], id, key}
@@ -159,13 +188,50 @@ local function add_delta(position, window, event, key, movements)
   return 'applied'
 end
 
+-- A retraction: the event that it names never happened, whichever of the two comes first.
+local function retract(position, window, event, target_key, key, movements)
+  local target = event_in(window, target_key)
+  if not target then
+    -- Perhaps it is still to come; once something was folded, perhaps it was among it.
+    if window.meta.horizon_ms >= 0 then return 'quarantined', 'late' end
+    remember(window, RETRACTED .. target_key, event)
+    return 'applied'
+  end
+  load_all(window)
+  remember(window, RETRACTED .. target_key, event)
+  for _, bucket in ipairs({target[BUCKET], target[TO_BUCKET]}) do
+    if bucket ~= '' then
+      local base = window.meta.folded[bucket] or {0, -1, -1, '', ''}
+      local order = in_order(window)
+      for _, item in ipairs(order) do
+        if item.event[KIND] == 'snapshot' then base = add_to_base(window, base, item, bucket) end
+      end
+      window.meta.bases[bucket] = base
+      for _, item in ipairs(order) do
+        if item.event[KIND] ~= 'snapshot' then base = add_to_base(window, base, item, bucket) end
+      end
+      change_bucket(position, bucket, base[1] - position[bucket], 'retraction', key, movements)
+    end
+  end
+  return 'applied'
+end
+
+-- What an event of each kind comes to: its outcome, and the reason if it is quarantined.
+local function judge(position, window, event, key, id, reverses, movements)
+  -- A retraction itself cannot be retracted, or it would matter which of the two comes first.
+  if reverses then return retract(position, window, event, reverses, key, movements) end
+  if event_in(window, RETRACTED .. key) then return 'superseded' end
+  if event[KIND] == 'snapshot' then return take_snapshot(position, window, event, key, id, movements) end
+  return add_delta(position, window, event, key, movements)
+end
+
 -- One event of a feed: its outcome, the reason if it is quarantined, and the position; changes nothing if it is refused.
 local function converge(fields, by_person, movements)
   local key, source, id, kind, sku, location = fields[1], fields[2], fields[3], fields[4], fields[5], fields[6]
   local place = location_of(location)
   if not place then return 'quarantined', 'unknown-location' end
   local event = {kind, fields[9], whole(fields[7], -1000000000, 1000000000), whole(fields[8], 0, 253402300799999),
-    fields[11] or -1, fields[10] or '', now_ms}
+    fields[11] or -1, fields[10] or '', now_ms, fields[15] or '', id}
   if kind == 'snapshot' and event[BUCKET] == 'on_hand' and not by_person
     and place[PLACE_AUTHORITY] and place[PLACE_AUTHORITY] ~= source then
     return 'quarantined', 'not-authoritative'
@@ -177,12 +243,7 @@ local function converge(fields, by_person, movements)
     if same_event(seen, event) then return 'duplicate', nil, position end
     return 'quarantined', 'conflict', position
   end
-  local outcome, reason
-  if kind == 'snapshot' then
-    outcome, reason = take_snapshot(position, window, event, key, id, movements)
-  else
-    outcome, reason = add_delta(position, window, event, key, movements)
-  end
+  local outcome, reason = judge(position, window, event, key, id, fields[15], movements)
   if outcome == 'quarantined' then return outcome, reason, position end
   position.exists, position.sku.known, position.dirty = true, true, true
   position.as_of_ms = max(position.as_of_ms, event[OCCURRED])
@@ -198,9 +259,9 @@ local function apply_event(fields, by_person, client)
   local previous = position and position[fields[9]] or 0
   local outcome, reason = converge(fields, by_person, movements)
   if outcome == 'applied' or outcome == 'superseded' then
-    journal[#journal + 1] = '\151' .. encode('apply', fields[5] .. '@' .. fields[6], client, fields[1], '') .. '\158'
+    journal[#journal + 1] = '\151' .. encode('apply', fields[5] .. '@' .. fields[6], client, fields[1], '') .. '\159'
       .. encode(fields[1], fields[2], fields[3], fields[4], fields[5], fields[6], fields[7], fields[8], fields[9],
-        fields[10], fields[11], fields[12], fields[13], fields[14]) .. encode(movements)
+        fields[10], fields[11], fields[12], fields[13], fields[14], fields[15]) .. encode(movements)
   end
   return '\148' .. encode(outcome, reason, position and position[fields[9]] or 0, previous)
 end
@@ -219,10 +280,11 @@ local function record_own_delta(line, bucket, quantity, occurred_at_ms, key, mov
     movements[#movements + 1] = {line[SKU], line[LOCATION], 'outside', bucket, math.abs(quantity), reason, key}
   end
   if occurred_at_ms > window.meta.horizon_ms then
-    remember(window, key, {'delta', bucket, quantity, occurred_at_ms, -1, '', now_ms})
+    remember(window, key, {'delta', bucket, quantity, occurred_at_ms, -1, '', now_ms, '', key})
     compact(window)
   elseif counts then
-    window.meta.bases[bucket] = {base[1] + quantity, base[2], base[3], base[4], base[5]}
-    window.changed_meta = true
+    -- It happened before the horizon and after the base: it is folded at once.
+    window.meta.folded[bucket] = {base[1] + quantity, base[2], base[3], base[4], base[5]}
+    window.meta.bases[bucket], window.changed_meta = nil, true
   end
 end
