@@ -35,7 +35,6 @@ from ledger.journal import (
     Written,
     migrate,
 )
-from ledger.keys import shard_of
 from ledger.messages import (
     LINES_MAX,
     QUANTITY_MAX,
@@ -69,6 +68,7 @@ from ledger.messages import (
     JournalFull,
     JournalOperation,
     KeyReused,
+    LimitReached,
     Location,
     LocationList,
     Locations,
@@ -157,6 +157,7 @@ __all__ = [
     "KeyReused",
     "Ledger",
     "LedgerError",
+    "LimitReached",
     "Location",
     "LocationList",
     "LocationStored",
@@ -219,5 +220,4 @@ __all__ = [
     "fingerprint",
     "migrate",
     "operation_id",
-    "shard_of",
 ]

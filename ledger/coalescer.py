@@ -7,31 +7,38 @@ batch is as large as the load makes it, and an idle ledger adds no wait.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from ledger.errors import Overloaded
-from ledger.messages import Apply, Count, Hold, Operation, Outcome, Read
+from ledger.messages import Apply, Busy, Count, Hold, JournalFull, Operation, Outcome, Read
 
 Answer = Outcome | Exception
 Sender = Callable[[Sequence[Operation]], Awaitable[Sequence[Answer]]]
-"""Sends operations in one call and answers an outcome or an exception for each, in order; never raises."""
+"""Sends operations in one call and answers an outcome or an exception for each, in order."""
+
+BULK_WEIGHT_MAX = 512
+"""Positions of feeds in one call: some 10 ms, which is what a hold may have to wait for them."""
+BUSY_TRIES_MAX = 100
+"""Each try ends some 2,000 overdue holds; 200,000 at once at one position is more than any sale has."""
+ITEM_WEIGHT = 64
+"""Positions that an item is taken to have when it is read at every location: the ledger cannot know before it looks."""
 
 
-class Waiting(NamedTuple):
+@dataclass(slots=True)
+class Waiting:
     """An operation in the queue, and who waits for its outcome."""
 
     operation: Operation
     answer: "asyncio.Future[Outcome]"
-
-
-ITEM_WEIGHT = 64
-"""Positions that an item is taken to have when it is read at every location: the ledger cannot know before it looks."""
+    tries: int = 0
 
 
 def weight(operation: Operation) -> int:
     """About how many positions the operation touches: what bounds the time of one call."""
     match operation:
-        case Hold(lines=things) | Apply(events=things) | Count(events=things):
+        case Hold(lines=lines):
+            return sum(ITEM_WEIGHT if line.location is None else 1 for line in lines)
+        case Apply(events=things) | Count(events=things):
             return len(things)
         case Read(items=items):
             return sum(ITEM_WEIGHT if item.locations is None else len(item.locations) for item in items)
@@ -40,21 +47,26 @@ def weight(operation: Operation) -> int:
 
 
 class Coalescer:
-    """One shard's queue of operations and the task that empties it, batch by batch."""
+    """One shard's queues of operations and the task that empties them, batch by batch.
+
+    Checkout goes first, in order of arrival; feeds have a queue of their own and a share of every call, so that
+    neither a sale nor a recount of the whole chain can starve the other.
+    """
 
     def __init__(self, send: Sender, *, operations_max: int, weight_max: int, queue_operations_max: int) -> None:
         self._send = send
         self._operations_max = operations_max
         self._weight_max = weight_max
         self._queue_operations_max = queue_operations_max
-        self._queue: deque[Waiting] = deque()
+        self._checkout: deque[Waiting] = deque()
+        self._feeds: deque[Waiting] = deque()
         self._sending: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
     def depth(self) -> int:
         """Operations that wait for the next call."""
-        return len(self._queue)
+        return len(self._checkout) + len(self._feeds)
 
     def submit(self, operation: Operation) -> "asyncio.Future[Outcome]":
         """Queues an operation. Raises Overloaded at once, and does nothing, when the queue is at its bound.
@@ -67,13 +79,14 @@ class Coalescer:
         """Queues all of them or, with Overloaded, none."""
         if self._closed:
             raise Overloaded("the ledger is closing")
-        if len(self._queue) + len(operations) > self._queue_operations_max:
+        if self.depth + len(operations) > self._queue_operations_max:
             raise Overloaded("too many operations wait for the ledger")
         loop = asyncio.get_running_loop()
         waiting = [Waiting(operation, loop.create_future()) for operation in operations]
-        self._queue.extend(waiting)
+        for each in waiting:
+            self._queue_of(each.operation).append(each)
         if self._sending is None:
-            self._sending = asyncio.create_task(self._empty_queue())
+            self._sending = asyncio.create_task(self._empty_queues())
         return [each.answer for each in waiting]
 
     async def close(self) -> None:
@@ -82,25 +95,48 @@ class Coalescer:
         if self._sending is not None:
             await self._sending
 
+    def _queue_of(self, operation: Operation) -> deque[Waiting]:
+        return self._feeds if isinstance(operation, Apply | Count) else self._checkout
+
     def _next_batch(self) -> list[Waiting]:
         batch: list[Waiting] = []
-        total = 0
-        while self._queue and len(batch) < self._operations_max:
-            total += weight(self._queue[0].operation)
-            if batch and total > self._weight_max:
-                break
-            batch.append(self._queue.popleft())
+        self._take(self._checkout, batch, self._operations_max, self._weight_max)
+        self._take(self._feeds, batch, self._operations_max + len(batch), BULK_WEIGHT_MAX)
         return batch
 
-    async def _empty_queue(self) -> None:
-        while self._queue:
-            batch = self._next_batch()
-            outcomes = await self._send([waiting.operation for waiting in batch])
-            for waiting, outcome in zip(batch, outcomes, strict=True):
-                if waiting.answer.done():
-                    continue  # its caller gave up; what was done stays done
-                if isinstance(outcome, Exception):
-                    waiting.answer.set_exception(outcome)
-                else:
-                    waiting.answer.set_result(outcome)
-        self._sending = None
+    def _take(self, queue: deque[Waiting], batch: list[Waiting], operations_max: int, weight_max: int) -> None:
+        """Moves operations from the queue to the batch; the first always, whatever its weight."""
+        total, first = 0, True
+        while queue and len(batch) < operations_max:
+            total += weight(queue[0].operation)
+            if total > weight_max and not first:
+                break
+            batch.append(queue.popleft())
+            first = False
+
+    async def _empty_queues(self) -> None:
+        try:
+            while self._checkout or self._feeds:
+                batch = self._next_batch()
+                answers = await self._send([waiting.operation for waiting in batch])
+                for waiting, answer in zip(batch, answers, strict=True):
+                    self._settle(waiting, answer)
+        finally:
+            self._sending = None
+
+    def _settle(self, waiting: Waiting, answer: Answer) -> None:
+        if waiting.answer.done():
+            return  # its caller gave up; what was done stays done
+        if isinstance(answer, Busy):
+            # Not in the way of the others: they were answered, and what comes next goes in the same call.
+            waiting.tries += 1
+            if waiting.tries < BUSY_TRIES_MAX:
+                self._queue_of(waiting.operation).append(waiting)
+            else:
+                waiting.answer.set_exception(Overloaded("many overdue holds are being ended first"))
+        elif isinstance(answer, JournalFull):
+            waiting.answer.set_exception(Overloaded("the journal is too far behind", retry_after_ms=5_000))
+        elif isinstance(answer, Exception):
+            waiting.answer.set_exception(answer)
+        else:
+            waiting.answer.set_result(answer)

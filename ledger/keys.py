@@ -1,7 +1,5 @@
 """The names of the ledger's keys that Python itself uses; ledger/README.md lists every key of a shard."""
 
-import hashlib
-
 
 def shard_tag(shard: int) -> str:
     """The hash tag that puts all keys of a shard into one slot."""
@@ -16,10 +14,3 @@ def shard_key(shard: int) -> str:
 def journal_key(shard: int) -> str:
     """The stream of the shard's journal entries; the id of an entry is ``<epoch>-<seq>``."""
     return f"{shard_tag(shard)}:journal"
-
-
-def shard_of(text: str, shards: int) -> int:
-    """The shard that a SKU belongs to, or that an operation's record lives in: the same on every machine."""
-    if shards == 1:
-        return 0
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) % shards

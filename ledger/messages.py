@@ -379,6 +379,13 @@ class KeyReused(Record, frozen=True, tag="key-reused"):
     fingerprint: str
 
 
+class LimitReached(Record, frozen=True, tag="limit-reached"):
+    """The reservation or the client has as much of this as it may have; nothing was changed."""
+
+    limit: str
+    maximum: int
+
+
 class EventResult(Record, frozen=True):
     """What became of one event; ``on_hand`` and ``previous`` are the bucket's number after and before it."""
 
@@ -445,14 +452,14 @@ class LocationList(Record, frozen=True, tag="location-list"):
 
 
 class Busy(Record, frozen=True, tag="busy"):
-    """More overdue holds than one call may end stand in the way: nothing was changed, ask again at once."""
+    """More overdue holds than one call may end stand in the way: those were ended, nothing else was done."""
 
 
 class JournalFull(Record, frozen=True, tag="journal-full"):
     """The journal's backlog is at its bound: holds wait until Postgres has caught up."""
 
 
-VerbOutcome = Done | WrongState | ReservationExpired | NotFound | KeyReused
+VerbOutcome = Done | WrongState | ReservationExpired | NotFound | KeyReused | LimitReached
 CommitOutcome = VerbOutcome | Insufficient
 MoveOutcome = VerbOutcome | Insufficient | UnknownLocation
 HoldOutcome = Done | Insufficient | UnknownSku | UnknownLocation | KeyReused
@@ -466,6 +473,7 @@ Outcome = (
     | ReservationExpired
     | NotFound
     | KeyReused
+    | LimitReached
     | Applied
     | Counted
     | Positions

@@ -27,6 +27,8 @@ TAKES = {
     "move": ("held", "committed"),
 }
 """The states whose units each verb takes."""
+OPERATIONS_MAX = 200
+"""Operations on one reservation: its record names them all."""
 STATES = ("held", "committed", "picked", "shipped", "released", "expired", "cancelled", "returned")
 
 
@@ -86,7 +88,6 @@ class Stock:
     """A position's buckets; its claims are counted from the reservations, so that they cannot drift."""
 
     history: History = field(default_factory=History)
-    shipped: int = 0
     as_of_ms: int = 0
 
 
@@ -328,6 +329,8 @@ class Rules:
         claim = self._claim_of(operation.reservation, operation.client)
         if claim is None:
             return m.NotFound()
+        if len(claim.operations) >= OPERATIONS_MAX:
+            return m.LimitReached("operations on a reservation", OPERATIONS_MAX)
         refusal = self._change(claim, operation)
         if refusal is not None:
             return refusal
@@ -603,8 +606,8 @@ class Rules:
             numbers = [self.position(Place(event.sku, event.location)).on_hand for event in count.events]
             return m.Counted(True, [m.EventResult("duplicate", None, number, number) for number in numbers])
         results = [self._apply(event, by_person=True) for event in count.events]
-        if self._changed:
-            self.counts[name] = count.fingerprint
+        self._changed = True
+        self.counts[name] = count.fingerprint
         return m.Counted(False, results)
 
 

@@ -14,7 +14,17 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from ledger import messages as m
 from ledger.coalescer import Answer
@@ -26,7 +36,10 @@ from ledger.server_check import SETTINGS, unsafe_settings, unsafe_version
 logger = logging.getLogger(__name__)
 
 CLOCK_DIFFERENCE_MAX_MS = 60_000
-BUSY_TRIES_MAX = 100
+"""Two machines that differ by more cannot both be right about when a hold ends."""
+REFUSALS = (ReadOnlyError, NoPermissionError, MasterDownError, ClusterDownError)
+REFUSAL_WORDS = ("EPOCH", "MISCONF", "BUSY", "NOREPLICAS", "UNKILLABLE")
+"""How a server says that it did not run the script at all; redis-py strips the code of the errors that it knows."""
 FREEING = (m.Release, m.Expire, m.Ship, m.Cancel, m.Read, m.Find, m.Locations)
 """What goes on when the server is out of memory: it gives memory back, or only looks."""
 
@@ -88,21 +101,10 @@ class Shard:
     async def send(self, operations: Sequence[m.Operation]) -> list[Answer]:
         """Runs a batch; for each operation its outcome, or what its failure means. Never raises."""
         try:
-            return await self._send(operations)
+            return await self._call(operations, library().batch)
         except Exception as failure:
             logger.exception("a batch of %d operations failed in an unforeseen way", len(operations))
             return [Unknown(f"unforeseen: {type(failure).__name__}")] * len(operations)
-
-    async def _send(self, operations: Sequence[m.Operation]) -> list[Answer]:
-        answers = await self._call(operations, library().batch)
-        for _ in range(BUSY_TRIES_MAX):
-            busy = [index for index, answer in enumerate(answers) if isinstance(answer, m.Busy)]
-            if not busy:
-                break
-            again = await self._call([operations[index] for index in busy], library().batch)
-            for index, answer in zip(busy, again, strict=True):
-                answers[index] = answer
-        return [_failure_of(answer) for answer in answers]
 
     async def _call(self, operations: Sequence[m.Operation], function: str) -> list[Answer]:
         try:
@@ -117,7 +119,10 @@ class Shard:
         except OutOfMemoryError:
             return await self._call_without_memory(operations, function)
         except ResponseError as refusal:
-            return await self._refused(operations, function, str(refusal))
+            return await self._refused(operations, function, refusal)
+        except (AuthenticationError, BusyLoadingError) as refusal:
+            await self._disconnect(_reason(refusal))
+            return [Unavailable(self.reasons[0])] * len(operations)
         except (RedisError, OSError, TimeoutError) as failure:
             await self._disconnect(f"the ledger's answer was lost ({_reason(failure)})")
             return [Unknown("the ledger's answer was lost")] * len(operations)
@@ -154,21 +159,24 @@ class Shard:
                 answers[index] = answer
         return answers
 
-    async def _refused(self, operations: Sequence[m.Operation], function: str, refusal: str) -> list[Answer]:
+    async def _refused(self, operations: Sequence[m.Operation], function: str, refusal: ResponseError) -> list[Answer]:
         """The server answered with an error, so nothing of the batch was done (but see the last case)."""
-        if refusal.startswith("DECISION"):
+        text = str(refusal)
+        if text.startswith("DECISION"):
             if len(operations) == 1:
                 return [AssertionError(f"the ledger could not decide a {type(operations[0]).__name__}")]
             alone = [await self._call([operation], function) for operation in operations]
             return [answers[0] for answers in alone]
-        if refusal.startswith("Function not found"):
+        if text.startswith("Function not found"):
             await self._disconnect("the library is gone from the server")
             return await self._call(operations, function)
-        await self._disconnect(refusal.split(" ", 1)[0])
-        if refusal.startswith(("EPOCH", "LOADING", "READONLY", "MASTERDOWN", "MISCONF", "BUSY", "NOPERM", "NOAUTH")):
-            self._epoch = 0
-            return [Unavailable(f"the ledger's server refuses: {refusal.split(' ', 1)[0]}")] * len(operations)
-        logger.critical("the ledger failed while writing: %s", refusal)
+        self._epoch = 0
+        if isinstance(refusal, REFUSALS) or text.startswith(REFUSAL_WORDS):
+            reason = f"the ledger's server refuses: {text[:80]}"
+            await self._disconnect(reason)
+            return [Unavailable(reason)] * len(operations)
+        await self._disconnect("the ledger failed while writing")
+        logger.critical("the ledger failed while writing: %s", text)
         return [Unknown("the ledger failed while writing")] * len(operations)
 
     async def _connected(self) -> AbstractConnection:
@@ -214,20 +222,8 @@ class Shard:
         await self._disconnect("closed")
 
 
-def _failure_of(answer: Answer) -> Answer:
-    """An outcome that means "not now" as the failure that callers know."""
-    match answer:
-        case m.Busy():
-            return Overloaded("many overdue holds are being ended first", retry_after_ms=1_000)
-        case m.JournalFull():
-            return Overloaded("the journal is too far behind to promise more", retry_after_ms=5_000)
-        case _:
-            return answer
-
-
 def _reason(failure: BaseException) -> str:
+    """The failure in a few words, without anything that a server or a client may have put into its text."""
     if isinstance(failure, Unavailable):
         return failure.detail
-    if isinstance(failure, ResponseError):
-        return f"the ledger's server refuses: {str(failure).split(' ', 1)[0]}"
-    return f"no connection to the ledger's server: {type(failure).__name__}"
+    return f"no use of the ledger's server: {type(failure).__name__}"

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from ledger import messages as m
 from ledger.coalescer import Coalescer
-from ledger.errors import LedgerError, Unknown
+from ledger.errors import LedgerError, Overloaded, Unavailable, Unknown
 from ledger.shard import Limits, Shard
 from ledger.state import State
 
@@ -121,14 +121,18 @@ class Ledger:
         outcome = cast(m.CountOutcome, await self._coalescer.submit(first))
         if not isinstance(outcome, m.Counted) or not others:
             return outcome
-        outcomes = [outcome, *cast("list[m.Counted]", await self._submit_all(others))]
+        try:
+            outcomes = [outcome, *cast("list[m.Counted]", await self._submit_all(others))]
+        except (Overloaded, Unavailable) as failure:
+            raise Unknown(f"a part of it failed: {failure}") from failure
         results = [result for counted in outcomes for result in counted.results]
         return m.Counted(all(counted.replayed for counted in outcomes), results)
 
     async def read(self, read: m.Read) -> m.Positions:
         """Many items are read in several calls, so not all of one instant; ``now_ms`` is of the first."""
         portions = _portions(read.items, PORTION_ITEMS_MAX)
-        outcomes = cast("list[m.Positions]", await self._submit_all([m.Read(items) for items in portions]))
+        reads = self._coalescer.submit_all([m.Read(items) for items in portions])
+        outcomes = cast("list[m.Positions]", await asyncio.gather(*reads))
         return m.Positions(outcomes[0].now_ms, [item for outcome in outcomes for item in outcome.items])
 
     async def _submit_all(self, operations: Sequence[m.Operation]) -> list[m.Outcome]:

@@ -21,12 +21,19 @@ class Server:
         self.batches: list[int] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.kinds: list[list[str]] = []
         self.answer: Answer = OUTCOME
+        self.busy_times = 0
 
     async def send(self, operations: Sequence[m.Operation]) -> list[Answer]:
         self.batches.append(len(operations))
+        self.kinds.append([type(operation).__name__ for operation in operations])
         await self.gate.wait()
-        return [self.answer] * len(operations)
+        answers: list[Answer] = [self.answer] * len(operations)
+        if self.busy_times:
+            self.busy_times -= 1
+            answers[0] = m.Busy()
+        return answers
 
 
 def coalescer(server: Server, *, operations_max: int = 4, weight_max: int = 100, queue: int = 10) -> Coalescer:
@@ -65,6 +72,44 @@ async def test_a_heavy_operation_does_not_share_its_call() -> None:
     await asyncio.gather(queue.submit(find()), queue.submit(heavy), queue.submit(find()))
 
     assert server.batches == [1, 1, 1]
+
+
+async def test_feeds_never_keep_checkout_waiting_nor_starve() -> None:
+    """A share of every call is theirs, whatever stands in either queue."""
+    server = Server()
+    queue = coalescer(server, operations_max=4, queue=100)
+    event = m.StockEvent("k", "wms", "1", "delta", "A", "S1", 1, 0)
+    feeds = [queue.submit(m.Apply("feed", [event] * 256)) for _ in range(4)]
+    holds = [queue.submit(find()) for _ in range(6)]
+    await asyncio.gather(*feeds, *holds)
+
+    assert server.kinds == [["Find"] * 4 + ["Apply"] * 2, ["Find"] * 2 + ["Apply"] * 2]
+
+
+async def test_a_busy_operation_is_asked_again_and_its_neighbours_are_answered() -> None:
+    """P5: overdue holds of one SKU are not in the way of another's."""
+    server = Server()
+    server.busy_times = 2
+    queue = coalescer(server)
+    busy, neighbour = queue.submit(find()), queue.submit(find())
+    order: list[str] = []
+    busy.add_done_callback(lambda _: order.append("busy"))
+    neighbour.add_done_callback(lambda _: order.append("neighbour"))
+    assert await asyncio.gather(busy, neighbour) == [OUTCOME, OUTCOME]
+
+    assert order == ["neighbour", "busy"]
+    assert server.batches == [2, 1, 1]
+
+
+async def test_a_queue_goes_on_after_its_sender_broke() -> None:
+    server = Server()
+    queue = coalescer(server)
+    server.answer = RuntimeError("unforeseen")
+    with pytest.raises(RuntimeError):
+        await queue.submit(find())
+    server.answer = OUTCOME
+
+    assert await queue.submit(find()) == OUTCOME
 
 
 async def test_a_full_queue_takes_all_portions_or_none() -> None:

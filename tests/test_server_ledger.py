@@ -162,9 +162,12 @@ async def test_a_journal_that_is_too_far_ahead_refuses_holds_only(valkey_url: st
     await shop.open()
     await shop.stock("A", 5)
     held = await shop.hold(("A", 1))
-    await shop.stock("A", 6, at_ms=START_MS + 1)
+    for _ in range(1_001):  # beyond the tail that the journaler leaves
+        await shop.event("delta", "A", 1)
     with pytest.raises(Overloaded):
         await shop.hold(("A", 1))
+    with pytest.raises(Overloaded):
+        await shop.event("delta", "A", 1)
 
     assert isinstance(await shop.release(held.id), m.Done)
     await ledger.close()
@@ -177,6 +180,100 @@ async def test_many_overdue_holds_never_hide_free_units(shop: Shop) -> None:
     shop.clock.now_ms += 1_000
 
     assert isinstance(await shop.hold(("A", 2_500)), m.Done)
+
+
+async def test_an_overdue_flood_at_many_positions_is_ended_in_bounded_calls(shop: Shop) -> None:
+    """P5, P9: the bound is the call's, not each position's."""
+    skus = [f"S{number}" for number in range(20)]
+    for sku in skus:
+        await shop.stock(sku, 300)
+    await asyncio.gather(*(shop.hold((sku, 1), ttl_ms=1_000) for sku in skus for _ in range(300)))
+    shop.clock.now_ms += 1_000
+
+    held = await shop.hold(*((sku, 300) for sku in skus))
+    assert isinstance(held, m.Done)
+
+
+async def test_what_is_granted_of_what_there_is_waits_for_the_overdue_too(shop: Shop) -> None:
+    """P5: never undersell, in mode available."""
+    await shop.stock("A", 2_500)
+    await asyncio.gather(*(shop.hold(("A", 1), ttl_ms=1_000) for _ in range(2_500)))
+    shop.clock.now_ms += 1_000
+
+    held = await shop.hold(("A", 9_999), mode="available")
+    assert held.reservation.lines[0].quantity == 2_500
+
+
+async def test_a_reservation_has_a_limit_of_operations(shop: Shop) -> None:
+    """Its record would grow without bound."""
+    await shop.stock("A", 5)
+    held = await shop.hold(("A", 1))
+    for _ in range(200):
+        await shop.extend(held.id, 60_000)
+
+    assert await shop.extend(held.id, 60_000) == m.LimitReached("operations on a reservation", 200)
+
+
+async def test_operations_on_a_reacquired_reservation_live_on_with_it(shop: Shop, client: Redis) -> None:
+    """P3: kept for the reservation's life."""
+    await shop.stock("A", 5)
+    held = await shop.hold(("A", 1), ttl_ms=1_000)
+    await shop.extend(held.id, 1_000, key="the-extend")
+    shop.clock.now_ms += 1_000
+    await shop.ledger.expire(m.Expire())
+    assert client.ttl(f"{{s0}}:op:{shop.key('the-extend')}") > 0
+    await shop.commit(held.id, reacquire=True)
+
+    assert client.ttl(f"{{s0}}:op:{shop.key('the-extend')}") == -1
+
+
+async def test_events_that_tell_only_the_day_do_not_push_each_other_out(shop: Shop) -> None:
+    """P8: a time folds whole or not at all."""
+    for number in range(700):
+        outcome = await shop.event("delta", "A", 1, at_ms=START_MS, id=f"sale-{number}")
+        assert outcome.outcome == "applied"
+
+    assert (await shop.event("delta", "A", 1, at_ms=START_MS, id="sale-0")).outcome == "duplicate"
+    assert (await shop.position("A")).on_hand == 700
+
+
+async def test_a_server_that_is_only_a_replica_refuses_surely(shop: Shop, client: Redis) -> None:
+    """P4: nothing was done, and the reason is told."""
+    await shop.stock("A", 5)
+    client.replicaof("127.0.0.1", "1")
+    try:
+        with pytest.raises(Unavailable, match="replica"):
+            await shop.hold(("A", 1))
+    finally:
+        client.replicaof("NO", "ONE")
+    assert isinstance(await shop.hold(("A", 1)), m.Done)
+
+
+async def test_a_user_without_rights_is_refused_surely(shop: Shop, client: Redis, valkey_url: str) -> None:
+    """P4, P10."""
+    client.acl_setuser("weak", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all", "-fcall"])
+    ledger = Ledger(valkey_url.replace("//:of-the-tests", "//weak:secret"))
+    with pytest.raises(Unavailable, match="permission"):
+        await Shop(ledger, shop.clock).hold(("A", 1))
+    await ledger.close()
+    client.acl_deluser("weak")
+
+
+async def test_a_count_that_is_part_done_is_not_called_undone(valkey_url: str) -> None:
+    """P4: after the first portion was taken, a refusal of the rest is an unknown of the whole."""
+    clock = Clock()
+    ledger = Ledger(valkey_url, now_ms=clock, queue_operations_max=3)
+    shop = Shop(ledger, clock)
+    await shop.open()
+    events = [
+        m.StockEvent(f"k{number}", "ann", f"c1:{number}", "snapshot", f"A{number}", "S1", 5, START_MS)
+        for number in range(2_000)
+    ]
+    with pytest.raises(Unknown):
+        await ledger.count(m.Count("f", "ann", "S1", "c1", events))
+
+    assert (await shop.position("A0")).on_hand == 5
+    await ledger.close()
 
 
 async def test_a_full_queue_refuses_at_once(valkey_url: str) -> None:

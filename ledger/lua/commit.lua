@@ -15,6 +15,7 @@ local function reacquire(reservation, taken, movements)
   end
   if #short > 0 then return more_due and BUSY or '\146' .. encode('insufficient', short) end
   for _, part in ipairs(taken) do move_units(part[1], EXPIRED, COMMITTED, part[3], 'reacquire', movements) end
+  reservation.revived = true   -- the records of its operations must live on with it
 end
 
 verbs.commit = function(op)

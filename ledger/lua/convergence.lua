@@ -3,6 +3,7 @@
 
 local WINDOW_EVENTS_MAX = 512       -- more than this and the oldest fold into the base ...
 local WINDOW_EVENTS_KEPT = 384      -- ... down to this many
+local WINDOW_EVENTS_LAST = 4096     -- but events of one and the same time wait for each other up to here
 local WINDOW_MS = 48 * 3600000      -- and so does what was received longer ago
 local WINDOW_SLACK_MS = 3600000     -- at most once an hour
 
@@ -107,7 +108,10 @@ local function compact(window)
   load_all(window)
   local order = in_order(window)
   if #order > WINDOW_EVENTS_MAX then
-    meta.horizon_ms = max(meta.horizon_ms, order[#order - WINDOW_EVENTS_KEPT].event[OCCURRED])
+    -- A time is folded whole or not at all, or its other events would come too late: a feed may tell only the day.
+    local newest_ms, cut_ms = order[#order].event[OCCURRED], order[#order - WINDOW_EVENTS_KEPT].event[OCCURRED]
+    if cut_ms == newest_ms and #order <= WINDOW_EVENTS_LAST then cut_ms = newest_ms - 1 end
+    meta.horizon_ms = max(meta.horizon_ms, cut_ms)
   end
   for _, item in ipairs(order) do
     if item.event[RECEIVED] < now_ms - WINDOW_MS then meta.horizon_ms = max(meta.horizon_ms, item.event[OCCURRED]) end

@@ -5,6 +5,7 @@ local COUNT_KEPT_MS = 48 * 3600000   -- as long as the window remembers its even
 
 verbs.count = function(op)
   local fingerprint, client, location, count_id, events, portion = op[2], op[3], op[4], op[5], op[6], op[7]
+  if is_backlog_full() then return JOURNAL_FULL end
   if not location_of(location) then return '\147' .. encode('unknown-location', 0, location) end
   local key = prefix .. 'count:' .. escaped(location) .. ':' .. escaped(client) .. ':' .. escaped(count_id)
     .. ':' .. ('%d'):format(portion)

@@ -1,4 +1,5 @@
--- The only place that writes: every changed key once, and the journal entry first, because it alone could be refused.
+-- The only place that writes: every changed key once. The entry is made before the first write, and appended first of
+-- all that the decisions changed, because it alone could be refused.
 
 local ARGUMENTS_MAX = 1000   -- of one command; Lua's stack holds 8,000
 
@@ -56,6 +57,10 @@ local function let_operations_end(reservation)
   for _, id in ipairs(reservation.operations) do call('PEXPIRE', prefix .. 'op:' .. id, READABLE_MS) end
 end
 
+local function let_operations_live(reservation)
+  for _, id in ipairs(reservation.operations) do call('PERSIST', prefix .. 'op:' .. id) end
+end
+
 local function write_window(window)
   local set, gone = {}, {}
   for key in pairs(window.changed) do
@@ -69,34 +74,46 @@ local function write_window(window)
   end
 end
 
-local function write_entry(after)
-  local entry = '\149' .. encode(epoch, seq, now_ms) .. array_header(#journal) .. table.concat(journal)
+local function entry_of(after)
+  return '\149' .. encode(epoch, seq, now_ms) .. array_header(#journal) .. table.concat(journal)
     .. array_header(#after) .. table.concat(after)
-  call('XADD', prefix .. 'journal', ('%.0f-%.0f'):format(epoch, seq), 'e', entry)
-  call('SET', prefix .. 'shard', encode({epoch, seq, now_ms}))
 end
 
-local function flush()
+-- Corrections of `deadlines` that the keeper found: they change no promise, so no entry tells of them.
+local function correct_deadlines()
   for place, deadline in pairs(deadlines) do
     if deadline then call('ZADD', prefix .. 'deadlines', deadline, place)
     else call('ZREM', prefix .. 'deadlines', place) end
   end
-  if #journal == 0 then return end
+end
+
+local function write_records()
+  for _, record in pairs(records) do
+    if record and record.dirty then write_record(record) end
+  end
+  for _, record in pairs(records) do
+    if record and record.dirty and record.verb == 'hold' then
+      if not is_live(record) then let_operations_end(record) end
+      if record.revived then let_operations_live(record) end
+    end
+  end
+end
+
+local function flush()
+  if #journal == 0 then return correct_deadlines() end
   local after = {}
   collect_positions(after)
-  write_entry(after)
+  local entry = entry_of(after)
+  call('XADD', prefix .. 'journal', ('%.0f-%.0f'):format(epoch, seq), 'e', entry)
+  call('SET', prefix .. 'shard', encode({epoch, seq, now_ms}))
+  correct_deadlines()
   for _, sku in pairs(skus) do
     if #sku.fields > 0 then call_in_portions('HSET', sku.key, sku.fields, 2) end
     for _, position in pairs(sku.positions) do
       if position.deadlines then write_deadlines(position) end
     end
   end
-  for _, record in pairs(records) do
-    if record and record.dirty then write_record(record) end
-  end
-  for _, record in pairs(records) do
-    if record and record.dirty and record.verb == 'hold' and not is_live(record) then let_operations_end(record) end
-  end
+  write_records()
   for _, window in pairs(windows) do write_window(window) end
   for id, place in pairs(places) do
     if place and place.dirty then call('HSET', prefix .. 'locations', id, encode_location(place)) end

@@ -158,8 +158,8 @@ verbs.hold = function(op)
   if unknown then return unknown end
 
   local plan = plan_lines(lines, mode, strategy, max_splits, near)
+  if #plan.short > 0 and plan.more_due then return BUSY end
   if #plan.short > 0 and (mode == 'all' or next(plan.taken) == nil) then
-    if plan.more_due then return BUSY end
     local short = {}
     for i, line in ipairs(plan.short) do
       short[i] = '\150' .. encode(line[1], line[2], line[3], line[4], line[5], line[6])

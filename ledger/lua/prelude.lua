@@ -16,7 +16,9 @@ local ENDINGS = {SHIPPED, RETURNED, CANCELLED, RELEASED, EXPIRED}
 -- Fields of a location (Location in messages.py).
 local PLACE_AUTHORITY, PLACE_LAT, PLACE_LON, PLACE_PRIORITY, PLACE_ENABLED = 4, 5, 6, 7, 8
 
-local DUE_MAX = 1000               -- overdue reservations ended per position and call
+local DUE_MAX = 2000               -- overdue reservations ended per call: about 20 ms
+local OPERATIONS_MAX = 200         -- operations on one reservation: its record names them all
+local JOURNAL_TAIL = 1000          -- entries that the journaler leaves in the stream
 local READABLE_MS = 24 * 3600000   -- how long an ended reservation can still be read
 local CLOCK_JUMP_MS = 60000        -- a larger step of the server's clock is not believed
 local DAY_MS = 24 * 3600000
@@ -28,7 +30,7 @@ local verbs = {}
 local call, encode, decode, floor, max, min
 local prefix, now_ms, clock_jumped, epoch, seq, backlog_entries_max, low_stock
 local skus, records, windows, places
-local journal, deadlines, counts, backlog_full
+local journal, deadlines, counts, backlog_full, due_left
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Keys (ledger/README.md lists type, fields, writer and life of each)
@@ -228,12 +230,15 @@ local function settle(position)
   position.settled = true
   if position.held == 0 then return end
   local key = prefix .. 'held:' .. place_of(position.sku.name, position.location)
-  local due = call('ZRANGEBYSCORE', key, '-inf', now_ms, 'LIMIT', 0, DUE_MAX)
+  local limit = due_left
+  local due = call('ZRANGEBYSCORE', key, '-inf', now_ms, 'LIMIT', 0, limit + 1)
+  position.more_due = #due > limit
+  if position.more_due then due[#due] = nil end
+  due_left = due_left - #due
   for _, id in ipairs(due) do
     local reservation = record_of(id)
     if reservation and is_overdue(reservation) then expire_reservation(reservation) end
   end
-  position.more_due = #due == DUE_MAX
 end
 
 -- What a position can still promise, overdue holds ended first, with the units of `taken` set aside.
@@ -262,7 +267,10 @@ end
 -- ---------------------------------------------------------------------------------------------------------------
 -- Answers (the outcomes of messages.py)
 
-local function array_header(count) return '\220' .. string.char(floor(count / 256), count % 256) end
+local function array_header(count)
+  if count < 65536 then return '\220' .. string.char(floor(count / 256), count % 256) end
+  return '\221' .. struct.pack('>I4', count)
+end
 
 local NOT_FOUND = '\145\169not-found'
 local BUSY = '\145\164busy'
@@ -322,6 +330,9 @@ local function operate(verb, op, apply)
   if before then return before end
   local reservation = reservation_of(target, client)
   if not reservation then return NOT_FOUND end
+  if #reservation.operations >= OPERATIONS_MAX then
+    return '\147' .. encode('limit-reached', 'operations on a reservation', OPERATIONS_MAX)
+  end
   local movements = {}
   local refusal = apply(reservation, movements)
   if refusal then return refusal end
@@ -380,6 +391,7 @@ end
 
 -- Starts a call; the operations, or nil when the caller belongs to another epoch.
 local function begin(shard_key, argument)
+  due_left = DUE_MAX
   call, encode, decode = redis.call, cmsgpack.pack, cmsgpack.unpack
   floor, max, min = math.floor, math.max, math.min
   prefix = shard_key:match('^{s%d+}:')
@@ -396,6 +408,6 @@ end
 
 -- Whether the journal is so far ahead of Postgres that nothing new may be promised.
 local function is_backlog_full()
-  if backlog_full == nil then backlog_full = call('XLEN', prefix .. 'journal') >= backlog_entries_max end
+  if backlog_full == nil then backlog_full = call('XLEN', prefix .. 'journal') - JOURNAL_TAIL >= backlog_entries_max end
   return backlog_full
 end
