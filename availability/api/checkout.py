@@ -38,7 +38,13 @@ from ledger import (
 Verb = TypeVar("Verb", bound=Struct)
 
 _RESERVATION_ID: Final = re.compile(r"[a-z2-7]{24}\Z")
-_VERB_PROBLEMS: Final = ("not-found", "wrong-state", "reservation-expired", "idempotency-key-reused")
+_VERB_PROBLEMS: Final = (
+    "not-found",
+    "wrong-state",
+    "reservation-expired",
+    "limit-reached",
+    "idempotency-key-reused",
+)
 _REPLAY_HEADERS: Final = ("Idempotency-Replayed",)
 _IN_THE_PAST: Final = Fault("by", "must not be in the past")
 

@@ -19,6 +19,7 @@ from ledger import (
     Insufficient,
     JournalFull,
     KeyReused,
+    LimitReached,
     LocationList,
     LocationStored,
     NotFound,
@@ -62,6 +63,7 @@ ANSWERS: Final[dict[type, Row]] = {
     ReservationExpired: _refused("reservation-expired"),
     NotFound: _refused("not-found"),  # unknown-operation where an operation was asked for
     KeyReused: _refused("idempotency-key-reused"),
+    LimitReached: _refused("limit-reached"),
     Applied: Row(200),
     Counted: Row(200),
     Positions: Row(200),
@@ -149,6 +151,11 @@ def _key_reused(outcome: KeyReused, fingerprint: str) -> Told:
     return f"the key was used before with another {field}", {"errors": [fault]}
 
 
+def _limit_reached(outcome: LimitReached, _fingerprint: str) -> Told:
+    detail = f"there are {outcome.maximum} {outcome.limit} already, and no more are taken"
+    return detail, {"limit": outcome.limit, "maximum": outcome.maximum}
+
+
 _TOLD: Final[dict[type, Callable[[Any, str], Told]]] = {
     Insufficient: _insufficient,
     UnknownSku: _unknown_sku,
@@ -157,4 +164,5 @@ _TOLD: Final[dict[type, Callable[[Any, str], Told]]] = {
     ReservationExpired: _expired,
     NotFound: _not_found,
     KeyReused: _key_reused,
+    LimitReached: _limit_reached,
 }

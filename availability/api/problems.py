@@ -75,6 +75,11 @@ class ReservationExpiredProblem(Problem, frozen=True, kw_only=True):
     expired_at: str
 
 
+class LimitReachedProblem(Problem, frozen=True, kw_only=True):
+    limit: Annotated[str, Meta(description="what there may be no more of")]
+    maximum: int
+
+
 class NotReady(Problem, frozen=True, kw_only=True):
     reasons: list[str]
 
@@ -108,6 +113,13 @@ PROBLEMS: dict[str, Kind] = {
         "later",
         InsufficientStock,
         {"lines": [ShortLineJson(1, "SHOE-42", "STORE-7", 2, 1, "low")]},
+    ),
+    "limit-reached": Kind(
+        409,
+        "There may be no more of this",
+        "never",
+        LimitReachedProblem,
+        {"limit": "operations on a reservation", "maximum": 200},
     ),
     "wrong-state": Kind(
         409,
