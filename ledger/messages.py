@@ -21,7 +21,7 @@ TIME_MS_MAX = 253_402_300_799_999
 # `\Z`, not `$`: msgspec's `$` lets a trailing newline through.
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!-~](?:[ -~]*[!-~])?\Z")]
 """A SKU or the id of a location, pool or channel: printable ASCII with no space at either end."""
-Reference = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[!-~](?:[ -~]*[!-~])?\Z")]
+Reference = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[!-~](?:[ -~]*[!-~])?\Z")]
 """Another system's name for its own thing: a customer, an order, an event."""
 
 Bucket = Literal["on_hand", "damaged", "quality_hold", "in_transit"]
@@ -409,8 +409,16 @@ class Counted(Record, frozen=True, tag="counted"):
 
 
 class PositionAt(Record, frozen=True):
+    """A position and whether its location is open: a closed one has its stock and promises none of it."""
+
     location: str
     position: Position
+    enabled: bool = True
+
+    @property
+    def left(self) -> int:
+        """What can be promised here."""
+        return max(0, self.position.available) if self.enabled else 0
 
 
 class ItemPositions(Record, frozen=True):

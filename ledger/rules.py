@@ -551,12 +551,9 @@ class Rules:
     def _read(self, item: m.ReadItem) -> m.ItemPositions:
         wanted = item.locations
         if wanted is None:
-            wanted = sorted(place.location for place in self.stock if place.sku == item.sku)
-        places = [
-            Place(item.sku, location)
-            for location in wanted
-            if Place(item.sku, location) in self.stock and self.locations[location].enabled
-        ]
+            at = (place.location for place in self.stock if place.sku == item.sku)
+            wanted = sorted(location for location in at if self.locations[location].enabled)
+        places = [place for location in wanted if (place := Place(item.sku, location)) in self.stock]
         for place in places:
             self._settle(place)
         expiry = None
@@ -569,7 +566,10 @@ class Rules:
                 ),
                 default=None,
             )
-        positions = [m.PositionAt(place.location, self.position(place)) for place in places]
+        positions = [
+            m.PositionAt(place.location, self.position(place), self.locations[place.location].enabled)
+            for place in places
+        ]
         return m.ItemPositions(self._is_known(item.sku), expiry, positions)
 
     def _expire(self) -> m.Expired:

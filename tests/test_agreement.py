@@ -26,7 +26,8 @@ SKUS = ["A", "B:{}%1", "never"]
 LOCATIONS = ["L1", "L2:%", "L3"]
 CLIENTS = ["web", "app"]
 SHRINK = os.environ.get("AGREEMENT_SHRINK", "no") == "yes"  # minutes of shrinking would hide which test is red
-EXAMPLES = int(os.environ.get("AGREEMENT_EXAMPLES", "200"))
+EXAMPLES_IN_CI = 200
+EXAMPLES = int(os.environ.get("AGREEMENT_EXAMPLES", EXAMPLES_IN_CI))
 
 skus = st.sampled_from([*SKUS[:2] * 6, "never"])
 locations = st.sampled_from([*LOCATIONS * 5, "nowhere"])
@@ -254,8 +255,9 @@ def test_lua_and_rules_agree_on_every_program(machine: type[Agreement]) -> None:
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=50,
-            phases=[Phase.explicit, Phase.reuse, Phase.generate, *([Phase.shrink] if SHRINK else [])],
+            phases=[Phase.explicit, Phase.generate, *([Phase.shrink] if SHRINK else [])],
             deadline=None,
+            derandomize=EXAMPLES == EXAMPLES_IN_CI,  # the same programs each time, so that what they reach is no luck
             suppress_health_check=list(HealthCheck),
         ),
     )

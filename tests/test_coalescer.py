@@ -95,7 +95,7 @@ async def test_a_busy_operation_is_asked_again_and_its_neighbours_are_answered()
     order: list[str] = []
     busy.add_done_callback(lambda _: order.append("busy"))
     neighbour.add_done_callback(lambda _: order.append("neighbour"))
-    assert await asyncio.gather(busy, neighbour) == [OUTCOME, OUTCOME]
+    assert list(await asyncio.gather(busy, neighbour)) == [OUTCOME, OUTCOME]
 
     assert order == ["neighbour", "busy"]
     assert server.batches == [2, 1, 1]

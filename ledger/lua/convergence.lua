@@ -16,7 +16,7 @@ local RETRACTED = '!'
 local function window_of(position)
   local window = windows[position]
   if not window then
-    local key = prefix .. 'feed:' .. place_of(position.sku.name, position.location)
+    local key = prefix .. 'feed:' .. position.place
     local packed = call('HGET', key, '')
     window = {key = key, events = {}, changed = {}, meta = packed and decode(packed)
       or {bases = {}, folded = {}, horizon_ms = -1, newest_ms = -1, count = 0, oldest_received_ms = now_ms}}

@@ -26,30 +26,19 @@ local function collect_positions(after)
 end
 
 local function write_deadlines(position)
-  local place = place_of(position.sku.name, position.location)
-  local added, removed, soonest = {}, {}, nil
+  local added, removed = {}, {}
   for id, deadline in pairs(position.deadlines) do
-    if deadline then
-      added[#added + 1], added[#added + 2] = deadline, id
-      soonest = min(soonest or deadline, deadline)
-    else
-      removed[#removed + 1] = id
-    end
+    if deadline then added[#added + 1], added[#added + 2] = deadline, id else removed[#removed + 1] = id end
   end
-  if #added > 0 then call_in_portions('ZADD', prefix .. 'held:' .. place, added, 2) end
-  if #removed > 0 then call_in_portions('ZREM', prefix .. 'held:' .. place, removed, 1) end
-  if soonest then call('ZADD', prefix .. 'deadlines', 'LT', soonest, place) end
+  if #added > 0 then call_in_portions('ZADD', prefix .. 'held:' .. position.place, added, 2) end
+  if #removed > 0 then call_in_portions('ZREM', prefix .. 'held:' .. position.place, removed, 1) end
+  if position.soonest_ms > 0 and position.soonest_ms ~= position.soonest_written_ms then
+    call('ZADD', prefix .. 'deadlines', 'LT', position.soonest_ms, position.place)
+  end
 end
 
-local function write_record(record)
-  local key = prefix .. 'op:' .. record.id
-  if record.verb ~= 'hold' then
-    call('SET', key, encode({record.verb, record.client, record.fingerprint, record.reservation}))
-  elseif is_live(record) then
-    call('SET', key, record.packed)
-  else
-    call('SET', key, record.packed, 'PX', READABLE_MS)
-  end
+local function packed_of(record)
+  return record.packed or encode({record.verb, record.client, record.fingerprint, record.reservation})
 end
 
 -- An ended reservation and the operations on it stay readable for a day; no stock hangs on them any more.
@@ -88,9 +77,18 @@ local function correct_deadlines()
 end
 
 local function write_records()
+  local live = {}
   for _, record in pairs(records) do
-    if record and record.dirty then write_record(record) end
+    if record and record.dirty then
+      local key = prefix .. 'op:' .. record.id
+      if record.verb ~= 'hold' or is_live(record) then
+        live[#live + 1], live[#live + 2] = key, packed_of(record)
+      else
+        call('SET', key, packed_of(record), 'PX', READABLE_MS)
+      end
+    end
   end
+  for i = 1, #live, ARGUMENTS_MAX do call('MSET', unpack(live, i, min(i + ARGUMENTS_MAX - 1, #live))) end
   for _, record in pairs(records) do
     if record and record.dirty and record.verb == 'hold' then
       if not is_live(record) then let_operations_end(record) end

@@ -27,8 +27,7 @@ verbs.move = function(op)
     end
     source.dirty, target.dirty = true, true
     -- The old position forgets the deadline; `set_deadlines` brings it back if another line still holds units there.
-    source.deadlines = source.deadlines or {}
-    source.deadlines[reservation.id] = false
+    set_deadline(source, reservation.id, false)
     line[LOCATION] = location
   end)
 end

@@ -42,8 +42,6 @@ local function escaped(text)
   return text
 end
 
-local function place_of(sku, location) return escaped(sku) .. ':' .. escaped(location) end
-
 local function whole(value, low, high)
   assert(type(value) == 'number' and value == floor(value) and value >= low and value <= high, 'not a whole number in range')
   return value
@@ -61,13 +59,15 @@ local function sku_of(name)
   return sku
 end
 
+-- `soonest_ms` is a time not later than the first deadline at the position, 0 when there is none: what is not overdue
+-- need not be looked for. It is the only field that Python does not read.
 local function cache_position(sku, location, packed)
-  local numbers = packed and decode(packed)
-  local position = {sku = sku, location = location, exists = numbers ~= nil}
-  if not numbers then numbers = {0, 0, 0, 0, 0, 0, 0, 0, 0} end
-  position.on_hand, position.held, position.committed, position.picked = numbers[1], numbers[2], numbers[3], numbers[4]
-  position.safety_stock, position.damaged, position.quality_hold = numbers[5], numbers[6], numbers[7]
-  position.in_transit, position.as_of_ms = numbers[8], numbers[9]
+  local n = packed and decode(packed) or {0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  local position = {
+    sku = sku, location = location, exists = packed ~= nil, place = escaped(sku.name) .. ':' .. escaped(location),
+    on_hand = n[1], held = n[2], committed = n[3], picked = n[4], safety_stock = n[5], damaged = n[6],
+    quality_hold = n[7], in_transit = n[8], as_of_ms = n[9], soonest_ms = n[10], soonest_written_ms = n[10],
+  }
   sku.positions[location] = position
   if packed then sku.known = true end
   return position
@@ -102,11 +102,9 @@ local function available(position)
   return position.on_hand - position.held - position.committed - position.picked - position.safety_stock
 end
 
-local function encode_position(position)
-  return encode({
-    position.on_hand, position.held, position.committed, position.picked, position.safety_stock,
-    position.damaged, position.quality_hold, position.in_transit, position.as_of_ms,
-  })
+local function encode_position(p)
+  return '\154' .. encode(p.on_hand, p.held, p.committed, p.picked, p.safety_stock, p.damaged, p.quality_hold,
+    p.in_transit, p.as_of_ms, p.soonest_ms)
 end
 
 local function location_of(id)
@@ -188,6 +186,14 @@ local function move_units(line, from, to, quantity, reason, movements)
   movements[#movements + 1] = {line[SKU], line[LOCATION], STATES[from], STATES[to], quantity, reason}
 end
 
+local function set_deadline(position, id, deadline_ms)
+  position.deadlines = position.deadlines or {}
+  position.deadlines[id] = deadline_ms
+  if deadline_ms and (position.soonest_ms == 0 or deadline_ms < position.soonest_ms) then
+    position.soonest_ms, position.dirty = deadline_ms, true
+  end
+end
+
 -- Remembers a hold's deadline at each of its positions, or forgets it once no unit is held there.
 local function set_deadlines(reservation)
   local held_at = {}
@@ -198,8 +204,7 @@ local function set_deadlines(reservation)
     end
   end
   for position, quantity in pairs(held_at) do
-    position.deadlines = position.deadlines or {}
-    position.deadlines[reservation.id] = quantity > 0 and reservation.expires_at_ms or false
+    set_deadline(position, reservation.id, quantity > 0 and reservation.expires_at_ms or false)
   end
 end
 
@@ -224,14 +229,20 @@ local function is_overdue(reservation)
   return reservation.expires_at_ms <= now_ms and units(reservation, HELD) > 0
 end
 
+-- The earliest deadline among the holds at a position that outlive this call, or nil.
+local function next_expiry(position)
+  local first = call('ZRANGEBYSCORE', prefix .. 'held:' .. position.place, '(' .. ('%.0f'):format(now_ms), '+inf',
+    'WITHSCORES', 'LIMIT', 0, 1)
+  return first[2] and tonumber(first[2])
+end
+
 -- Ends what is overdue at a position, so that the next decision has its units. Once per position and call.
 local function settle(position)
   if position.settled then return end
   position.settled = true
-  if position.held == 0 then return end
-  local key = prefix .. 'held:' .. place_of(position.sku.name, position.location)
+  if position.held == 0 or position.soonest_ms > now_ms then return end
   local limit = due_left
-  local due = call('ZRANGEBYSCORE', key, '-inf', now_ms, 'LIMIT', 0, limit + 1)
+  local due = call('ZRANGEBYSCORE', prefix .. 'held:' .. position.place, '-inf', now_ms, 'LIMIT', 0, limit + 1)
   position.more_due = #due > limit
   if position.more_due then due[#due] = nil end
   due_left = due_left - #due
@@ -239,6 +250,8 @@ local function settle(position)
     local reservation = record_of(id)
     if reservation and is_overdue(reservation) then expire_reservation(reservation) end
   end
+  -- Holds of this very call are not among the deadlines yet; theirs come on top in `set_deadline`.
+  if not position.more_due then position.soonest_ms = next_expiry(position) or 0 end
 end
 
 -- What a position can still promise, overdue holds ended first, with the units of `taken` set aside.
@@ -247,13 +260,6 @@ local function left_at(position, taken)
   local place = location_of(position.location)
   if not (place and place[PLACE_ENABLED]) then return 0 end
   return max(0, available(position) - (taken[position] or 0))
-end
-
--- The earliest deadline among the holds at a position that outlive this call, or nil.
-local function next_expiry(position)
-  local key = prefix .. 'held:' .. place_of(position.sku.name, position.location)
-  local first = call('ZRANGEBYSCORE', key, '(' .. ('%.0f'):format(now_ms), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-  return first[2] and tonumber(first[2])
 end
 
 -- The client's reservation for a verb, overdue units ended first; nil if there is none.

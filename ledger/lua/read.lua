@@ -5,7 +5,7 @@ local function read_item(item)
   if item[2] then
     for _, location in ipairs(item[2]) do
       local position, place = position_at(item[1], location), location_of(location)
-      if position.exists and place and place[PLACE_ENABLED] then chosen[#chosen + 1] = position end
+      if position.exists and place then chosen[#chosen + 1] = position end
     end
   else
     for location, position in pairs(positions_of(item[1])) do
@@ -18,8 +18,9 @@ local function read_item(item)
   for i, position in ipairs(chosen) do
     settle(position)
     if position.more_due then return nil end
-    promisable = promisable + max(0, available(position))
-    parts[i] = '\146' .. encode(position.location) .. encode_position(position)
+    promisable = promisable + left_at(position, {})
+    local enabled = location_of(position.location)[PLACE_ENABLED]
+    parts[i] = '\147' .. encode(position.location) .. encode_position(position) .. encode(enabled)
   end
   if promisable == 0 then
     for _, position in ipairs(chosen) do
