@@ -13,6 +13,7 @@ from ledger import (
     QUANTITY_MAX,
     STOCK_QUANTITY_MAX,
     Bucket,
+    Disposition,
     HoldLine,
     Location,
     Mode,
@@ -89,15 +90,6 @@ class HoldForm(Form, frozen=True):
     near: Near | None = None
 
 
-class ExtendForm(Form, frozen=True):
-    ttl_seconds: TtlSeconds
-
-
-class CommitForm(Form, frozen=True):
-    order_id: Reference
-    reacquire: bool = False
-
-
 class UnitsForm(Form, frozen=True):
     line: LineNumber
     quantity: Quantity
@@ -106,13 +98,31 @@ class UnitsForm(Form, frozen=True):
 UnitsForms = Annotated[list[UnitsForm], Meta(min_length=1, max_length=LINES_MAX)]
 
 
+class ExtendForm(Form, frozen=True):
+    ttl_seconds: TtlSeconds
+
+
+class CommitForm(Form, frozen=True):
+    order_id: Reference
+    reacquire: bool = False
+    lines: UnitsForms | None = None
+
+
 class ReleaseForm(Form, frozen=True):
     lines: UnitsForms | None = None
 
 
-class ShipForm(Form, frozen=True):
+class FulfilmentForm(Form, frozen=True):
+    """Of pick, ship, cancel and return alike; ``availability.api.verbs`` says which field has an effect where."""
+
     lines: UnitsForms | None = None
+    disposition: Disposition = "sellable"
     occurred_at: Instant | None = None
+
+
+class MoveForm(Form, frozen=True):
+    line: LineNumber
+    location: Name
 
 
 class EventReference(Form, frozen=True):

@@ -35,6 +35,8 @@ from ledger import (
 
 SHARD: Final = 0
 RETRY_SOON_MS: Final = 1_000
+REPLAY_HEADERS: Final = ("Idempotency-Replayed",)
+"""What ``reservation_answer`` may send beside the body."""
 _REPLAYED: Final = ((b"idempotency-replayed", b"true"),)
 
 
