@@ -207,6 +207,26 @@ PATHS = [
     ("POST", "/v1/reservations?dry=1", hold_with(), "dry"),
 ]
 
+NOT_KEYS: list[object] = ["", " ", "a b", "k" * 256, "kä", "a\x7f", "a\n", "a\x00", None, 7, ["K"]]
+
+BATCH_ITEMS: list[tuple[object, str]] = [
+    *(({"key": "K", **body} if isinstance(body, dict) else body, field) for body, field in HOLDS),
+    *((hold_with(key=key), "key") for key in NOT_KEYS),
+    (hold_with(), "key"),
+    (hold_with(key="K", ttl_ms=1), "ttl_ms"),
+]
+
+BATCHES = [
+    ({}, "reservations"),
+    ({"reservations": []}, "reservations"),
+    ({"reservations": {}}, "reservations"),
+    ({"reservations": None}, "reservations"),
+    ({"reservations": [{}] * 257}, "reservations"),
+    ({"reservations": [{}], "mode": "all"}, "mode"),
+    ([], "body"),
+    (None, "body"),
+]
+
 EVENTS = [
     ({}, "events"),
     ({"events": []}, "events"),
@@ -225,6 +245,7 @@ def rows() -> list[tuple[str, str, bytes | None, str]]:
         *(("POST", "/v1/reservations/{held}/" + verb, body, field) for verb, body, field in VERBS),
         *(("GET", f"/v1/atp?{query}", None, field) for query, field in QUERIES),
         *(("POST", "/v1/atp", body, field) for body, field in ATPS),
+        *(("POST", "/v1/reservations/batch", body, field) for body, field in BATCHES),
         *(("POST", "/v1/stock-events", body, field) for body, field in EVENTS),
         *(("PUT", counts, body, field) for body, field in COUNTS),
         *(("PUT", "/v1/locations/S1", body, field) for body, field in LOCATIONS),
@@ -249,6 +270,21 @@ async def test_what_is_wrong_in_form_is_400_with_the_field_and_changes_nothing(w
 
     assert not wrong
     assert len(rows()) > 150
+
+
+async def test_an_item_of_a_batch_that_is_wrong_in_form_names_the_field_and_stops_no_other(world: World) -> None:
+    before = world.everything()
+    for start in range(0, len(BATCH_ITEMS), 256):
+        part = BATCH_ITEMS[start : start + 256]
+        answer = await world.call("POST", "/v1/reservations/batch", {"reservations": [item for item, _ in part]})
+        results = answer.json()["results"]
+        told = [(result["status"], [fault["field"] for fault in result["body"]["errors"]]) for result in results]
+        assert told == [(400, [field]) for _, field in part]
+    assert before == world.everything()
+
+    items = [BATCH_ITEMS[0][0], hold_with(key="K"), BATCH_ITEMS[1][0]]
+    answer = await world.call("POST", "/v1/reservations/batch", {"reservations": items})
+    assert [result["status"] for result in answer.json()["results"]] == [400, 201, 400]
 
 
 @pytest.mark.parametrize("key", ["", '""', " ", "a b", "k" * 256, "kä", '"k' + "k" * 255 + '"', "a\x7f"])
@@ -297,6 +333,7 @@ async def test_json_may_be_spelt_as_http_allows(world: World, content_type: str)
         ("POST", "/v1/reservations/{held}/return", 65_536),
         ("PUT", "/v1/locations/W1", 65_536),
         ("POST", "/v1/atp", 2_097_152),
+        ("POST", "/v1/reservations/batch", 2_097_152),
         ("POST", "/v1/stock-events", 2_097_152),
         ("PUT", "/v1/locations/W1/counts/C1", 2_097_152),
     ],

@@ -421,3 +421,16 @@ async def test_a_refusal_says_why_and_changes_nothing(
     assert (status, f"/problems/{name}") == (answer.status_code, answer.json()["type"])
     assert members == {field: answer.json()[field] for field in members}
     assert before == world.everything()
+
+
+async def test_a_reservation_takes_so_many_operations_and_no_more(world: World) -> None:
+    reservation = await held(world)
+    for _ in range(200):
+        await reservation.done("extend", {"ttl_seconds": 900})
+    before = world.everything()
+
+    answer = await reservation.tried("release")
+
+    told = (answer.status_code, answer.json()["type"], answer.json()["limit"], answer.json()["maximum"])
+    assert told == (409, "/problems/limit-reached", "operations on a reservation", 200)
+    assert before == world.everything()

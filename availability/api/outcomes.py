@@ -89,6 +89,11 @@ def reservation_answer(status: int, outcome: str, done: Done) -> Answer:
     return ok(shape, outcome, status)
 
 
+def is_replay(answer: Answer) -> bool:
+    """Whether what it tells of was done before, by an earlier request."""
+    return answer.headers == _REPLAYED
+
+
 def refusal(outcome: object, fingerprint: str = "") -> Answer:
     """The problem for an outcome that is one; ``fingerprint`` is that of the request."""
     name, tell = ANSWERS[type(outcome)].name, _TOLD.get(type(outcome))
