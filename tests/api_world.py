@@ -15,6 +15,9 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from availability.api.batch import BatchResults, hold_many
+from availability.api.checkout import hold
+from availability.api.endpoint import Endpoint
 from availability.api.openapi import problems_of
 from availability.api.problems import PROBLEMS
 from availability.api.routing import Match, Routes
@@ -107,7 +110,7 @@ class World:
             content = msgspec.json.encode(body)
         if content is not None:
             sent["Content-Type"] = "application/json"
-        if method == "POST" and path.startswith("/v1/reservations"):
+        if method == "POST" and path.startswith("/v1/reservations") and path != "/v1/reservations/batch":
             sent["Idempotency-Key"] = key or self.next_key()
         sent = {name: value for name, value in (sent | (headers or {})).items() if value}
         return await self.request(method, path, content, list(sent.items()))
@@ -207,21 +210,37 @@ def check_documented(response: httpx.Response) -> None:
     """The answer is one that its endpoint declares, in exactly the declared shape."""
     raw_path = response.request.url.raw_path.partition(b"?")[0]
     found = _ROUTES.find(response.request.method, raw_path)
-    problem = response.headers["content-type"] == "application/problem+json"
-    if problem:
-        name = response.json()["type"].removeprefix("/problems/")
-        kind = PROBLEMS[name]
-        assert response.status_code == kind.status == response.json()["status"]
-        shape: object = kind.body
-        if isinstance(found, Match):
-            assert name in problems_of(found.endpoint), f"{found.endpoint.name} does not document {name}"
-    else:
-        assert isinstance(found, Match)
-        success = found.endpoint.success
-        assert success.status == response.status_code
-        assert response.headers["content-type"] == success.content_type
-        shape = type(success.example)
-        if not isinstance(success.example, msgspec.Struct):
-            return
+    endpoint = found.endpoint if isinstance(found, Match) else None
+    if response.headers["content-type"] == "application/problem+json":
+        check_problem(response.status_code, response.content, endpoint)
+        return
+    assert endpoint is not None
+    assert response.headers["content-type"] == endpoint.success.content_type
+    check_success(response.status_code, response.content, endpoint)
+    if endpoint is hold_many:
+        for result in msgspec.json.decode(response.content, type=BatchResults).results:
+            check = check_success if result.status < 400 else check_problem
+            check(result.status, bytes(result.body), hold)
+
+
+def check_problem(status: int, content: bytes, endpoint: Endpoint | None) -> None:
+    """The problem is one that the endpoint declares."""
+    told = msgspec.json.decode(content)
+    name = told["type"].removeprefix("/problems/")
+    kind = PROBLEMS[name]
+    assert status == kind.status == told["status"]
+    assert endpoint is None or name in problems_of(endpoint), f"{endpoint.name} does not document {name}"
+    check_shape(content, kind.body)
+
+
+def check_success(status: int, content: bytes, endpoint: Endpoint) -> None:
+    """The answer is as the endpoint declares it."""
+    assert status == endpoint.success.status
+    if isinstance(endpoint.success.example, msgspec.Struct):
+        check_shape(content, type(endpoint.success.example))
+
+
+def check_shape(content: bytes, shape: object) -> None:
+    """Nothing is missing, and nothing is there besides."""
     assert isinstance(shape, type)
-    assert msgspec.json.encode(msgspec.json.decode(response.content, type=shape)) == response.content
+    assert msgspec.json.encode(msgspec.json.decode(content, type=shape)) == content

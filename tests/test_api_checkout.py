@@ -1,4 +1,4 @@
-"""What checkout may rely on: ATP, the verbs, replays, refusals. Over the plain rules, without servers."""
+"""What checkout may rely on: ATP, holds, replays, refusals. Over the plain rules, without servers."""
 
 from typing import Any
 
@@ -156,31 +156,6 @@ async def test_a_reservation_has_every_field(world: World) -> None:
     assert reservation == (await world.call("GET", f"/v1/reservations/{reservation['id']}")).json()
 
 
-async def test_from_hold_to_shipment(world: World) -> None:
-    path = f"/v1/reservations/{(await world.hold(quantity=3))['id']}"
-
-    extended = await world.call("POST", f"{path}/extend", {"ttl_seconds": 900})
-    released = await world.call("POST", f"{path}/release", {"lines": [{"line": 1, "quantity": 1}]})
-    committed = await world.call("POST", f"{path}/commit", {"order_id": "ORDER-1"})
-    world.now_ms += 1_000
-    shipped = await world.call("POST", f"{path}/ship", {"occurred_at": text_of(world.now_ms)})
-
-    assert text_of(START_MS + 900_000) == extended.json()["expires_at"]
-    assert (released.json()["lines"][0]["held"], released.json()["lines"][0]["released"]) == (2, 1)
-    assert (committed.json()["status"], committed.json()["order_id"]) == ("committed", "ORDER-1")
-    assert (shipped.json()["status"], shipped.json()["lines"][0]["shipped"]) == ("shipped", 2)
-    assert await world.available() == 8
-
-
-@pytest.mark.parametrize("raw", [b"", b"{}", b'{"lines":null}'])
-async def test_release_without_lines_takes_all(world: World, raw: bytes) -> None:
-    path = f"/v1/reservations/{(await world.hold(quantity=3))['id']}"
-
-    answer = await world.call("POST", f"{path}/release", raw=raw)
-
-    assert (answer.status_code, answer.json()["status"]) == (200, "released")
-
-
 async def test_replays_have_the_first_status_and_the_reservation_as_it_is_now(world: World) -> None:
     body = {"lines": [{"sku": "SHOE", "quantity": 2, "location": "W1"}]}
     first = await world.call("POST", "/v1/reservations", body, key="cart-1")
@@ -259,10 +234,9 @@ async def test_operations_settle_what_is_unknown(world: World) -> None:
     assert (malformed.status_code, malformed.json()["errors"][0]["field"]) == (400, "key")
 
 
-REFUSALS: list[tuple[str, str, dict[str, Any], int, str, dict[str, Any]]] = [
+REFUSALS: list[tuple[str, dict[str, Any], int, str, dict[str, Any]]] = [
     (
         "too many of one, and of two lines together",
-        "/v1/reservations",
         {
             "lines": [
                 {"sku": "SHOE", "quantity": 6, "location": "W1"},
@@ -304,7 +278,6 @@ REFUSALS: list[tuple[str, str, dict[str, Any], int, str, dict[str, Any]]] = [
     ),
     (
         "a SKU never seen",
-        "/v1/reservations",
         {"lines": [{"sku": "NEVER", "quantity": 1, "location": "W1"}]},
         422,
         "unknown-sku",
@@ -312,74 +285,24 @@ REFUSALS: list[tuple[str, str, dict[str, Any], int, str, dict[str, Any]]] = [
     ),
     (
         "a location not in the catalog",
-        "/v1/reservations",
         {"lines": [{"sku": "SHOE", "quantity": 1, "location": "NOWHERE"}]},
         422,
         "unknown-location",
         {"line": 1, "location": "NOWHERE"},
     ),
-    ("commit an expired hold", "/v1/reservations/{expired}/commit", {"order_id": "O"}, 409, "reservation-expired", {}),
-    ("extend an expired hold", "/v1/reservations/{expired}/extend", {"ttl_seconds": 9}, 409, "reservation-expired", {}),
-    (
-        "ship what is only held",
-        "/v1/reservations/{held}/ship",
-        {},
-        409,
-        "wrong-state",
-        {"reservation_status": "held", "allowed": ["commit", "extend", "release"]},
-    ),
-    (
-        "release what is committed",
-        "/v1/reservations/{committed}/release",
-        {},
-        409,
-        "wrong-state",
-        {"reservation_status": "committed", "allowed": ["ship"]},
-    ),
-    (
-        "release more than a line has",
-        "/v1/reservations/{held}/release",
-        {"lines": [{"line": 1, "quantity": 2}]},
-        409,
-        "wrong-state",
-        {},
-    ),
-    (
-        "release a line that is not there",
-        "/v1/reservations/{held}/release",
-        {"lines": [{"line": 2, "quantity": 1}]},
-        409,
-        "wrong-state",
-        {},
-    ),
-    ("commit what is not there", "/v1/reservations/" + "a" * 24 + "/commit", {"order_id": "O"}, 404, "not-found", {}),
-    ("commit what is no id", "/v1/reservations/%00/commit", {"order_id": "O"}, 404, "not-found", {}),
-    ("commit another client's", "/v1/reservations/{theirs}/commit", {"order_id": "O"}, 404, "not-found", {}),
 ]
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "name", "members"), [row[1:] for row in REFUSALS], ids=[row[0] for row in REFUSALS]
+    ("body", "status", "name", "members"), [row[1:] for row in REFUSALS], ids=[row[0] for row in REFUSALS]
 )
 async def test_a_refusal_says_why_and_changes_nothing(
-    world: World, path: str, body: dict[str, Any], status: int, name: str, members: dict[str, Any]
+    world: World, body: dict[str, Any], status: int, name: str, members: dict[str, Any]
 ) -> None:
     await world.stock("BOOT", "S1", 2)
-    await world.stock("SOCK", "W1", 5)
-    names = {
-        "expired": (await world.hold("SOCK", ttl_seconds=1))["id"],
-        "held": (await world.hold("SOCK"))["id"],
-        "committed": (await world.hold("SOCK"))["id"],
-    }
-    await world.call("POST", f"/v1/reservations/{names['committed']}/commit", {"order_id": "O"})
-    lines = [{"sku": "SOCK", "quantity": 1, "location": "W1"}]
-    theirs = await world.call("POST", "/v1/reservations", {"lines": lines}, token=world.token_for("app"))
-    names["theirs"] = theirs.json()["id"]
-    world.now_ms += 1_000
-    await world.available("SOCK")  # what is overdue ends in the next decision, which shall not be the refusal
     before = world.everything()
 
-    answer = await world.call("POST", path.format(**names), body)
+    answer = await world.call("POST", "/v1/reservations", body)
 
     assert (status, f"/problems/{name}") == (answer.status_code, answer.json()["type"])
     assert members == {field: answer.json()[field] for field in members}

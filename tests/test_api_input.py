@@ -14,6 +14,7 @@ TIME = text_of(START_MS)
 LINE = {"sku": "SHOE", "quantity": 1, "location": "W1"}
 NOT_NAMES = ["", " SHOE", "SHOE ", "SHOE\n", "SH\x00OE", "SHÖE", "SHOE\u200b", "N" * 65, None, 7, ["SHOE"]]
 NOT_QUANTITIES = [0, -1, 1_000_001, 2**31, 2**53 + 1, 2**63, 2**90, -(2**90), 1.0, 1.5, 1e300, "1", True, None, [], {}]
+NOT_DISPOSITIONS: list[object] = ["", "Sellable", "on_hand", "sellable\n", None, 1, []]
 NOT_TIMES = [
     "",
     "2026-11-23",
@@ -106,9 +107,28 @@ VERBS = [
     ("release", {"lines": []}, "lines"),
     ("release", {"lines": [{"line": 1, "quantity": 1}] * 2}, "lines[1].line"),
     ("release", {"order_id": "O"}, "order_id"),
-    ("ship", {"lines": [{"line": 1}]}, "lines[0].quantity"),
-    *(("ship", {"occurred_at": at}, "occurred_at") for at in NOT_TIMES if at is not None),
-    ("ship", {"occurred_at": text_of(START_MS + 300_001)}, "occurred_at"),
+    ("commit", {"order_id": "O", "lines": []}, "lines"),
+    ("commit", {"order_id": "O", "lines": [{"line": 1, "quantity": 0}]}, "lines[0].quantity"),
+    ("commit", {"order_id": "O", "lines": [{"line": 1, "quantity": 1}] * 2}, "lines[1].line"),
+    *(
+        (verb, body, field)
+        for verb in ("pick", "ship", "cancel", "return")
+        for body, field in [
+            ({"lines": [{"line": 1}]}, "lines[0].quantity"),
+            ({"lines": []}, "lines"),
+            ({"lines": [{"line": 1, "quantity": 1}] * 2}, "lines[1].line"),
+            ({"lines": [{"line": line, "quantity": 1} for line in range(1, 102)]}, "lines"),
+            ({"order_id": "O"}, "order_id"),
+            *(({"disposition": to}, "disposition") for to in NOT_DISPOSITIONS),
+            *(({"occurred_at": at}, "occurred_at") for at in NOT_TIMES if at is not None),
+            ({"occurred_at": text_of(START_MS + 300_001)}, "occurred_at"),
+        ]
+    ),
+    *(("move", {"line": line, "location": "W1"}, "line") for line in (0, -1, 2**90, 1.0, "1", True, None)),
+    *(("move", {"line": 1, "location": name}, "location") for name in NOT_NAMES),
+    ("move", {"line": 1}, "location"),
+    ("move", {"location": "W1"}, "line"),
+    ("move", {"line": 1, "location": "W1", "quantity": 1}, "quantity"),
 ]
 
 QUERIES = [
@@ -187,6 +207,26 @@ PATHS = [
     ("POST", "/v1/reservations?dry=1", hold_with(), "dry"),
 ]
 
+NOT_KEYS: list[object] = ["", " ", "a b", "k" * 256, "kä", "a\x7f", "a\n", "a\x00", None, 7, ["K"]]
+
+BATCH_ITEMS: list[tuple[object, str]] = [
+    *(({"key": "K", **body} if isinstance(body, dict) else body, field) for body, field in HOLDS),
+    *((hold_with(key=key), "key") for key in NOT_KEYS),
+    (hold_with(), "key"),
+    (hold_with(key="K", ttl_ms=1), "ttl_ms"),
+]
+
+BATCHES = [
+    ({}, "reservations"),
+    ({"reservations": []}, "reservations"),
+    ({"reservations": {}}, "reservations"),
+    ({"reservations": None}, "reservations"),
+    ({"reservations": [{}] * 257}, "reservations"),
+    ({"reservations": [{}], "mode": "all"}, "mode"),
+    ([], "body"),
+    (None, "body"),
+]
+
 EVENTS = [
     ({}, "events"),
     ({"events": []}, "events"),
@@ -205,6 +245,7 @@ def rows() -> list[tuple[str, str, bytes | None, str]]:
         *(("POST", "/v1/reservations/{held}/" + verb, body, field) for verb, body, field in VERBS),
         *(("GET", f"/v1/atp?{query}", None, field) for query, field in QUERIES),
         *(("POST", "/v1/atp", body, field) for body, field in ATPS),
+        *(("POST", "/v1/reservations/batch", body, field) for body, field in BATCHES),
         *(("POST", "/v1/stock-events", body, field) for body, field in EVENTS),
         *(("PUT", counts, body, field) for body, field in COUNTS),
         *(("PUT", "/v1/locations/S1", body, field) for body, field in LOCATIONS),
@@ -231,6 +272,21 @@ async def test_what_is_wrong_in_form_is_400_with_the_field_and_changes_nothing(w
     assert len(rows()) > 150
 
 
+async def test_an_item_of_a_batch_that_is_wrong_in_form_names_the_field_and_stops_no_other(world: World) -> None:
+    before = world.everything()
+    for start in range(0, len(BATCH_ITEMS), 256):
+        part = BATCH_ITEMS[start : start + 256]
+        answer = await world.call("POST", "/v1/reservations/batch", {"reservations": [item for item, _ in part]})
+        results = answer.json()["results"]
+        told = [(result["status"], [fault["field"] for fault in result["body"]["errors"]]) for result in results]
+        assert told == [(400, [field]) for _, field in part]
+    assert before == world.everything()
+
+    items = [BATCH_ITEMS[0][0], hold_with(key="K"), BATCH_ITEMS[1][0]]
+    answer = await world.call("POST", "/v1/reservations/batch", {"reservations": items})
+    assert [result["status"] for result in answer.json()["results"]] == [400, 201, 400]
+
+
 @pytest.mark.parametrize("key", ["", '""', " ", "a b", "k" * 256, "kä", '"k' + "k" * 255 + '"', "a\x7f"])
 async def test_a_key_is_1_to_255_visible_ascii_characters(world: World, key: str) -> None:
     before = world.everything()
@@ -247,11 +303,10 @@ async def test_every_other_key_is_taken(world: World, key: str) -> None:
     assert (await world.call("POST", "/v1/reservations", hold_with(), key=key)).status_code == 201
 
 
-@pytest.mark.parametrize("path", ["", "/{held}/extend", "/{held}/commit", "/{held}/release", "/{held}/ship"])
-async def test_every_verb_needs_a_key(world: World, path: str) -> None:
-    answer = await world.call(
-        "POST", "/v1/reservations" + path.replace("{held}", world.held), {}, headers={"Idempotency-Key": ""}
-    )
+@pytest.mark.parametrize("verb", ["", *sorted({f"/{verb}" for verb, _, _ in VERBS})])
+async def test_every_verb_needs_a_key(world: World, verb: str) -> None:
+    path = f"/v1/reservations/{world.held}{verb}" if verb else "/v1/reservations"
+    answer = await world.call("POST", path, {}, headers={"Idempotency-Key": ""})
 
     assert (answer.status_code, answer.json()["type"]) == (400, "/problems/missing-idempotency-key")
 
@@ -275,8 +330,10 @@ async def test_json_may_be_spelt_as_http_allows(world: World, content_type: str)
     [
         ("POST", "/v1/reservations", 65_536),
         ("POST", "/v1/reservations/{held}/release", 65_536),
+        ("POST", "/v1/reservations/{held}/return", 65_536),
         ("PUT", "/v1/locations/W1", 65_536),
         ("POST", "/v1/atp", 2_097_152),
+        ("POST", "/v1/reservations/batch", 2_097_152),
         ("POST", "/v1/stock-events", 2_097_152),
         ("PUT", "/v1/locations/W1/counts/C1", 2_097_152),
     ],

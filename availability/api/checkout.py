@@ -1,7 +1,6 @@
-"""What checkout calls: how many can be promised, and the verbs on reservations (DESIGN 9)."""
+"""What checkout calls first: how many can be promised, and the holds on them (DESIGN 9)."""
 
-import re
-from typing import Final, TypeVar
+from typing import Final
 
 from msgspec import Struct
 
@@ -9,43 +8,25 @@ from availability.api import examples, forms
 from availability.api.answer import Answer, ok
 from availability.api.edge import Edge
 from availability.api.endpoint import LARGE_BODY_BYTES_MAX, Call, Success, endpoint
-from availability.api.outcomes import SHARD, refusal, reservation_answer
+from availability.api.outcomes import REPLAY_HEADERS, SHARD, refusal, reservation_answer
 from availability.api.problems import Fault, invalid, problem
 from availability.api.promising import Asked, AtpItem, View, atp_item
-from availability.api.reading import given_fields, idempotency_key
-from availability.api.times import not_a_time, past_day
-from availability.feeds.decoding import to_ms
+from availability.api.reading import given_fields, idempotency_key, is_reservation_id
+from availability.api.times import past_day
 from availability.shapes import ReservationJson, reservation_json
 from ledger import (
-    Commit,
     Done,
-    Extend,
     Find,
     Found,
     Hold,
-    Insufficient,
     NotFound,
     Positions,
     Read,
     ReadItem,
-    Release,
-    Ship,
-    VerbOutcome,
     fingerprint,
     operation_id,
 )
 
-Verb = TypeVar("Verb", bound=Struct)
-
-_RESERVATION_ID: Final = re.compile(r"[a-z2-7]{24}\Z")
-_VERB_PROBLEMS: Final = (
-    "not-found",
-    "wrong-state",
-    "reservation-expired",
-    "limit-reached",
-    "idempotency-key-reused",
-)
-_REPLAY_HEADERS: Final = ("Idempotency-Replayed",)
 _IN_THE_PAST: Final = Fault("by", "must not be in the past")
 
 
@@ -125,7 +106,7 @@ def _items(edge: Edge, asked: list[Asked], found: Positions) -> list[AtpItem]:
     keyed=True,
     body=forms.HoldForm,
     body_example={"lines": [{"sku": "SHOE-42", "quantity": 2, "location": "STORE-7"}], "ttl_seconds": 600},
-    success=Success("Held", examples.RESERVATION, 201, _REPLAY_HEADERS),
+    success=Success("Held", examples.RESERVATION, 201, REPLAY_HEADERS),
     problems=("insufficient-stock", "unknown-sku", "unknown-location", "idempotency-key-reused"),
 )
 async def hold(edge: Edge, call: Call[forms.HoldForm]) -> Answer:
@@ -166,97 +147,11 @@ async def hold(edge: Edge, call: Call[forms.HoldForm]) -> Answer:
 async def reservation(edge: Edge, call: Call[None]) -> Answer:
     """Look at one."""
     identity = call.path["id"]
-    if _RESERVATION_ID.match(identity):
+    if is_reservation_id(identity):
         outcome = await edge.ledger.find(Find(identity, call.principal.client))
         if isinstance(outcome, Found) and outcome.id == identity and outcome.verb == "hold":
             return ok(reservation_json(identity, SHARD, outcome.reservation))
     return refusal(NotFound())
-
-
-@endpoint(
-    "POST",
-    "/v1/reservations/{id}/extend",
-    "reservations:write",
-    summary="Let a hold live so many seconds from now.",
-    keyed=True,
-    body=forms.ExtendForm,
-    body_example={"ttl_seconds": 900},
-    success=Success("The reservation", examples.RESERVATION, headers=_REPLAY_HEADERS),
-    problems=_VERB_PROBLEMS,
-)
-async def extend(edge: Edge, call: Call[forms.ExtendForm]) -> Answer:
-    """Extend."""
-    named = _named("extend", call)
-    if isinstance(named, Answer):
-        return named
-    operation = Extend(*named, ttl_ms=call.form.ttl_seconds * 1_000)
-    return _done("extended", operation.fingerprint, await edge.deciding_ledger.extend(operation))
-
-
-@endpoint(
-    "POST",
-    "/v1/reservations/{id}/commit",
-    "reservations:write",
-    summary="Turn all held units into an order's; `reacquire` claims the units of an expired hold again, if they are "
-    "still there.",
-    keyed=True,
-    body=forms.CommitForm,
-    body_example={"order_id": "ORDER-1001"},
-    success=Success("The reservation", examples.COMMITTED, headers=_REPLAY_HEADERS),
-    problems=(*_VERB_PROBLEMS, "insufficient-stock"),
-)
-async def commit(edge: Edge, call: Call[forms.CommitForm]) -> Answer:
-    """Commit."""
-    named = _named("commit", call)
-    if isinstance(named, Answer):
-        return named
-    operation = Commit(*named, order_id=call.form.order_id, reacquire=call.form.reacquire)
-    return _done("committed", operation.fingerprint, await edge.deciding_ledger.commit(operation))
-
-
-@endpoint(
-    "POST",
-    "/v1/reservations/{id}/release",
-    "reservations:write",
-    summary="Give held units back: those named, or all of them.",
-    keyed=True,
-    body=forms.ReleaseForm,
-    body_example={"lines": [{"line": 1, "quantity": 1}]},
-    body_optional=True,
-    success=Success("The reservation", examples.RESERVATION, headers=_REPLAY_HEADERS),
-    problems=_VERB_PROBLEMS,
-)
-async def release(edge: Edge, call: Call[forms.ReleaseForm]) -> Answer:
-    """Release."""
-    named = _named("release", call) if (fault := _line_twice(call.form.lines)) is None else invalid(fault)
-    if isinstance(named, Answer):
-        return named
-    operation = Release(*named, lines=forms.units_of_lines(call.form.lines))
-    return _done("released", operation.fingerprint, await edge.deciding_ledger.release(operation))
-
-
-@endpoint(
-    "POST",
-    "/v1/reservations/{id}/ship",
-    "reservations:write",
-    summary="Units leave the building: picked ones first, then committed ones; those named, or all of them.",
-    keyed=True,
-    body=forms.ShipForm,
-    body_example={"lines": [{"line": 1, "quantity": 1}], "occurred_at": "2026-11-23T10:00:00.000Z"},
-    body_optional=True,
-    success=Success("The reservation", examples.SHIPPED, headers=_REPLAY_HEADERS),
-    problems=_VERB_PROBLEMS,
-)
-async def ship(edge: Edge, call: Call[forms.ShipForm]) -> Answer:
-    """Ship."""
-    form = call.form
-    occurred_at_ms = None if form.occurred_at is None else to_ms(form.occurred_at)
-    fault = _line_twice(form.lines) or not_a_time("occurred_at", occurred_at_ms, edge.now_ms())
-    named = _named("ship", call) if fault is None else invalid(fault)
-    if isinstance(named, Answer):
-        return named
-    operation = Ship(*named, lines=forms.units_of_lines(form.lines), occurred_at_ms=occurred_at_ms)
-    return _done("shipped", operation.fingerprint, await edge.deciding_ledger.ship(operation))
 
 
 @endpoint(
@@ -279,23 +174,3 @@ async def operation(edge: Edge, call: Call[None]) -> Answer:
     if isinstance(outcome, NotFound):
         return problem("unknown-operation", "nothing was done under this key so far; it is safe to try again with it")
     return ok(OperationJson(key, outcome.verb, reservation_json(outcome.id, SHARD, outcome.reservation)))
-
-
-def _named(verb: str, call: Call[Verb]) -> tuple[str, str, str, str] | Answer:
-    """The first four fields of an operation on a reservation: its id, fingerprint, client and reservation."""
-    reservation_id, client = call.path["id"], call.principal.client
-    if not _RESERVATION_ID.match(reservation_id):
-        return refusal(NotFound())
-    told = fingerprint(f"{verb} {reservation_id}", given_fields(call.form))
-    return operation_id(client, call.key), told, client, reservation_id
-
-
-def _done(outcome_word: str, told: str, outcome: VerbOutcome | Insufficient) -> Answer:
-    if isinstance(outcome, Done):
-        return reservation_answer(200, outcome_word, outcome)
-    return refusal(outcome, told)
-
-
-def _line_twice(lines: list[forms.UnitsForm] | None) -> Fault | None:
-    index = forms.twice([line.line for line in lines or []])
-    return None if index is None else Fault(f"lines[{index}].line", "is given more than once")

@@ -8,7 +8,9 @@ from availability.feeds.intake import Keeps
 from ledger import (
     Applied,
     Apply,
+    Cancel,
     Commit,
+    CommitOutcome,
     Count,
     CountOutcome,
     Extend,
@@ -16,15 +18,18 @@ from ledger import (
     Found,
     Hold,
     HoldOutcome,
-    Insufficient,
     LocationList,
     Locations,
     LocationStored,
+    Move,
+    MoveOutcome,
     NotFound,
+    Pick,
     Positions,
     PutLocation,
     Read,
     Release,
+    Return,
     Ship,
     Unavailable,
     VerbOutcome,
@@ -36,9 +41,13 @@ class Door(Protocol):
 
     async def hold(self, operation: Hold, /) -> HoldOutcome: ...
     async def extend(self, operation: Extend, /) -> VerbOutcome: ...
-    async def commit(self, operation: Commit, /) -> VerbOutcome | Insufficient: ...
+    async def commit(self, operation: Commit, /) -> CommitOutcome: ...
     async def release(self, operation: Release, /) -> VerbOutcome: ...
+    async def pick(self, operation: Pick, /) -> VerbOutcome: ...
     async def ship(self, operation: Ship, /) -> VerbOutcome: ...
+    async def cancel(self, operation: Cancel, /) -> VerbOutcome: ...
+    async def return_(self, operation: Return, /) -> VerbOutcome: ...
+    async def move(self, operation: Move, /) -> MoveOutcome: ...
     async def apply(self, operation: Apply, /) -> Applied: ...
     async def count(self, operation: Count, /) -> CountOutcome: ...
     async def read(self, operation: Read, /) -> Positions: ...

@@ -148,9 +148,18 @@ async def answer_of(
     endpoint_: Endpoint, edge: Edge, tokens: Tokens, scope: HTTPScope, path: dict[str, str], receive: Receive
 ) -> Answer:
     """The answer to a request for this endpoint."""
-    try:
+
+    async def answering() -> Answer:
         call = await _call(endpoint_, tokens, scope, path, receive)
         return await endpoint_.handler(edge, call) if isinstance(call, Call) else call
+
+    return await settled(endpoint_, answering())
+
+
+async def settled(endpoint_: Endpoint, answering: Awaitable[Answer]) -> Answer:
+    """Its answer or, where it fails, the problem that tells so."""
+    try:
+        return await answering
     except LedgerError as error:
         return failure(error, keyed=endpoint_.keyed)
     except Exception:
@@ -253,7 +262,7 @@ async def _body(endpoint_: Endpoint, headers: Headers, receive: Receive) -> byte
     bytes_max = endpoint_.body_bytes_max
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length[:20]) > bytes_max:
-        return _too_large(bytes_max)
+        return too_large(bytes_max)
     parts: list[bytes] = []
     size = 0
     try:
@@ -266,12 +275,13 @@ async def _body(endpoint_: Endpoint, headers: Headers, receive: Receive) -> byte
                 parts.append(message["body"])
                 size += len(parts[-1])
                 if size > bytes_max:
-                    return _too_large(bytes_max)
+                    return too_large(bytes_max)
                 if not message.get("more_body"):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
     except TimeoutError:
         return problem("request-timeout", f"the body took longer than {BODY_TIMEOUT_S:.0f} s")
 
 
-def _too_large(bytes_max: int) -> Answer:
+def too_large(bytes_max: int) -> Answer:
+    """413, for a body or an item of one."""
     return problem("too-large", f"at most {bytes_max} bytes are taken here")

@@ -21,7 +21,11 @@ def _reservation(status: str, order_id: str | None, **units: int) -> Reservation
 
 RESERVATION = _reservation("held", None, held=2)
 COMMITTED = _reservation("committed", "ORDER-1001", committed=2)
+RELEASED = _reservation("held", None, held=1, released=1)
+PICKED = _reservation("committed", "ORDER-1001", committed=1, picked=1)
 SHIPPED = _reservation("shipped", "ORDER-1001", shipped=2)
+CANCELLED = _reservation("committed", "ORDER-1001", committed=1, cancelled=1)
+RETURNED = _reservation("shipped", "ORDER-1001", shipped=1, returned=1)
 
 ATP_ITEM = AtpItem(
     sku="SHOE-42",

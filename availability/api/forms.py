@@ -13,6 +13,7 @@ from ledger import (
     QUANTITY_MAX,
     STOCK_QUANTITY_MAX,
     Bucket,
+    Disposition,
     HoldLine,
     Location,
     Mode,
@@ -23,6 +24,7 @@ from ledger import (
 )
 
 ITEMS_MAX = 500
+RESERVATIONS_MAX = 256
 EVENTS_MAX = 1_000
 COUNT_LINES_MAX = 10_000
 LOCATIONS_MAX = 200
@@ -33,6 +35,8 @@ Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
 CountedQuantity = Annotated[int, Meta(ge=0, le=STOCK_QUANTITY_MAX)]
 TtlSeconds = Annotated[int, Meta(ge=1, le=TTL_SECONDS_MAX)]
 LineNumber = Annotated[int, Meta(ge=1, le=1_000_000)]
+Key = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[!-~]+\Z")]
+"""An Idempotency-Key as JSON has it: without the quotes that the header may have."""
 Latitude = Annotated[float, Meta(ge=-90, le=90)]
 Longitude = Annotated[float, Meta(ge=-180, le=180)]
 Title = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+\Z")]
@@ -89,13 +93,26 @@ class HoldForm(Form, frozen=True):
     near: Near | None = None
 
 
-class ExtendForm(Form, frozen=True):
-    ttl_seconds: TtlSeconds
+class BatchItemForm(HoldForm, frozen=True, kw_only=True):
+    """A hold that carries its key with it."""
+
+    key: Key
+
+    def hold(self) -> HoldForm:
+        """The hold alone, as a single call has it."""
+        return HoldForm(*(getattr(self, field) for field in HoldForm.__struct_fields__))
 
 
-class CommitForm(Form, frozen=True):
-    order_id: Reference
-    reacquire: bool = False
+class BatchShown(Form, frozen=True):
+    """What the document says of ``BatchForm``."""
+
+    reservations: Annotated[list[BatchItemForm], Meta(min_length=1, max_length=RESERVATIONS_MAX)]
+
+
+class BatchForm(Form, frozen=True):
+    """Each item is read by itself, so that a bad one stops no other."""
+
+    reservations: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=RESERVATIONS_MAX)]
 
 
 class UnitsForm(Form, frozen=True):
@@ -106,13 +123,31 @@ class UnitsForm(Form, frozen=True):
 UnitsForms = Annotated[list[UnitsForm], Meta(min_length=1, max_length=LINES_MAX)]
 
 
+class ExtendForm(Form, frozen=True):
+    ttl_seconds: TtlSeconds
+
+
+class CommitForm(Form, frozen=True):
+    order_id: Reference
+    reacquire: bool = False
+    lines: UnitsForms | None = None
+
+
 class ReleaseForm(Form, frozen=True):
     lines: UnitsForms | None = None
 
 
-class ShipForm(Form, frozen=True):
+class FulfilmentForm(Form, frozen=True):
+    """Of pick, ship, cancel and return alike; ``availability.api.verbs`` says which field has an effect where."""
+
     lines: UnitsForms | None = None
+    disposition: Disposition = "sellable"
     occurred_at: Instant | None = None
+
+
+class MoveForm(Form, frozen=True):
+    line: LineNumber
+    location: Name
 
 
 class EventReference(Form, frozen=True):

@@ -41,6 +41,12 @@ def problems_of(endpoint: Endpoint) -> list[str]:
     return [name for name in PROBLEMS if name in names]
 
 
+def any_answer_of(endpoint: Endpoint) -> dict[str, Any]:
+    """The schema of every answer of another endpoint, for one whose own answers hold these."""
+    shapes = [type(endpoint.success.example), *map(_problem_type, problems_of(endpoint))]
+    return {"anyOf": [{"$ref": _REFERENCE.format(name=shape.__name__)} for shape in dict.fromkeys(shapes)]}
+
+
 def document(endpoints: Sequence[Endpoint]) -> bytes:
     """The document as JSON."""
     shapes = _shapes(endpoints)
@@ -135,7 +141,7 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
 
 def _responses(endpoint: Endpoint, schemas: dict[type, dict[str, Any]]) -> dict[str, Any]:
     success = endpoint.success
-    example = msgspec.to_builtins(success.example)
+    example = _plain(success.example)
     schema = schemas.get(type(success.example)) or {"type": "string" if isinstance(example, str) else "object"}
     responses: dict[str, Any] = {
         str(success.status): {
@@ -160,10 +166,15 @@ def _problem_response(status: int, names: list[str], schemas: dict[type, dict[st
         "content": {
             _PROBLEM_JSON: {
                 "schema": alternatives[0] if len(alternatives) == 1 else {"anyOf": alternatives},
-                "examples": {name: {"value": msgspec.to_builtins(_example(name))} for name in names},
+                "examples": {name: {"value": _plain(_example(name))} for name in names},
             }
         },
     }
+
+
+def _plain(example: object) -> Any:
+    """As it is sent."""
+    return msgspec.json.decode(msgspec.json.encode(example))
 
 
 def _example(name: str) -> Problem:

@@ -35,6 +35,8 @@ from ledger import (
 
 SHARD: Final = 0
 RETRY_SOON_MS: Final = 1_000
+REPLAY_HEADERS: Final = ("Idempotency-Replayed",)
+"""What ``reservation_answer`` may send beside the body."""
 _REPLAYED: Final = ((b"idempotency-replayed", b"true"),)
 
 
@@ -85,6 +87,11 @@ def reservation_answer(status: int, outcome: str, done: Done) -> Answer:
     if done.replayed:
         return ok(shape, "replayed", status, _REPLAYED)
     return ok(shape, outcome, status)
+
+
+def is_replay(answer: Answer) -> bool:
+    """Whether what it tells of was done before, by an earlier request."""
+    return answer.headers == _REPLAYED
 
 
 def refusal(outcome: object, fingerprint: str = "") -> Answer:

@@ -126,7 +126,7 @@ PROBLEMS: dict[str, Kind] = {
         "The reservation has not the units that this takes",
         "never",
         WrongStateProblem,
-        {"reservation_status": "committed", "allowed": ["ship"]},
+        {"reservation_status": "committed", "allowed": ["pick", "ship", "cancel", "move"]},
     ),
     "reservation-expired": Kind(
         409,

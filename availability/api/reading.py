@@ -15,6 +15,7 @@ Form = TypeVar("Form")
 _RULE_LENGTH_MAX: Final = 300
 _NAMED_FIELD: Final = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`\Z", re.DOTALL)
 _WHOLE_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\Z")
+_RESERVATION_ID: Final = re.compile(r"[a-z2-7]{24}\Z")
 _VISIBLE_ASCII: Final = re.compile(rb"[!-~]{1,255}\Z")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
@@ -97,6 +98,11 @@ def idempotency_key(header: bytes) -> str | None:
     """The key in the header's value, without the quotes that it may have; None when it is not one."""
     value = header[1:-1] if len(header) >= 2 and header[:1] == header[-1:] == b'"' else header
     return value.decode("ascii") if _VISIBLE_ASCII.match(value) else None
+
+
+def is_reservation_id(text: str) -> bool:
+    """Whether it has the form of one; anything else was never given out."""
+    return _RESERVATION_ID.match(text) is not None
 
 
 def given_fields(form: Struct) -> dict[str, object]:

@@ -7,7 +7,7 @@ from litestar import Litestar, Request, Response, asgi
 from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, Receive, Scope, Send
 
-from availability.api import catalog, checkout, openapi, pages, stock
+from availability.api import batch, catalog, checkout, openapi, pages, stock, verbs
 from availability.api.answer import Answer, respond
 from availability.api.edge import Edge
 from availability.api.endpoint import Endpoint, answer_of
@@ -21,11 +21,16 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     checkout.atp_many,
     checkout.hold,
     checkout.reservation,
-    checkout.extend,
-    checkout.commit,
-    checkout.release,
-    checkout.ship,
     checkout.operation,
+    batch.hold_many,
+    verbs.extend,
+    verbs.commit,
+    verbs.release,
+    verbs.pick,
+    verbs.ship,
+    verbs.cancel,
+    verbs.return_,
+    verbs.move,
     stock.stock_events,
     stock.count,
     catalog.put_location,
