@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from msgspec import Struct, structs
 
-from ledger import Position, Reservation, ReservationLine
+from ledger import Position, PositionAt, Reservation, ReservationLine
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY = date(1970, 1, 1)
@@ -100,13 +100,14 @@ def reservation_json(reservation_id: str, shard: int, reservation: Reservation) 
     )
 
 
-def location_entry(location: str, position: Position, *, now_ms: int, stale_after_ms: int) -> LocationEntryJson:
-    """The position at ``location`` as seen at ``now_ms``; one that no stock event ever reached is stale."""
+def location_entry(entry: PositionAt, *, now_ms: int, stale_after_ms: int) -> LocationEntryJson:
+    """The position as seen at ``now_ms``; one that no stock event ever reached is stale."""
+    position = entry.position
     known = position.as_of_ms > 0
     age_ms = max(0, now_ms - position.as_of_ms) if known else None
     return LocationEntryJson(
-        location=location,
-        available=max(0, position.available),
+        location=entry.location,
+        available=entry.left,
         on_hand=position.on_hand,
         held=position.held,
         committed=position.committed,
@@ -123,7 +124,7 @@ def location_entry(location: str, position: Position, *, now_ms: int, stale_afte
 
 def position_json(sku: str, location: str, position: Position, *, now_ms: int, stale_after_ms: int) -> PositionJson:
     """The position as the event ``availability.stock.changed`` shows it."""
-    entry = location_entry(location, position, now_ms=now_ms, stale_after_ms=stale_after_ms)
+    entry = location_entry(PositionAt(location, position), now_ms=now_ms, stale_after_ms=stale_after_ms)
     return PositionJson(**structs.asdict(entry), sku=sku)
 
 

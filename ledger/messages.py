@@ -21,7 +21,7 @@ TIME_MS_MAX = 253_402_300_799_999
 # `\Z`, not `$`: msgspec's `$` lets a trailing newline through.
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!-~](?:[ -~]*[!-~])?\Z")]
 """A SKU or the id of a location, pool or channel: printable ASCII with no space at either end."""
-Reference = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[!-~](?:[ -~]*[!-~])?\Z")]
+Reference = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[!-~](?:[ -~]*[!-~])?\Z")]
 """Another system's name for its own thing: a customer, an order, an event."""
 
 Bucket = Literal["on_hand", "damaged", "quality_hold", "in_transit"]

@@ -116,6 +116,9 @@ async def test_a_closed_location_promises_nothing_from_the_next_decision_on(shop
     await shop.open("S1", enabled=False)
 
     assert isinstance(await shop.hold(("A", 1)), m.Insufficient)
+    read = await shop.ledger.read(m.Read([m.ReadItem("A", ["S1"]), m.ReadItem("A")]))
+    assert [(entry.position.on_hand, entry.left) for entry in read.items[0].positions] == [(5, 0)]
+    assert read.items[1].positions == []
 
 
 # --- sourcing ---------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Final
 from msgspec import Struct
 
 from availability.shapes import LocationEntryJson, day_text, location_entry, time_text
-from ledger import ItemPositions, Position, StockStatus
+from ledger import ItemPositions, Position, PositionAt, StockStatus
 
 MILLISECONDS_A_DAY: Final = 86_400_000
 NO_POSITION: Final = Position(0, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -57,10 +57,12 @@ class View(Struct, frozen=True):
 
 def atp_item(asked: Asked, found: ItemPositions, view: View) -> AtpItem:
     """The answer for one item. A named location without a position is shown with zeros."""
-    positions = {entry.location: entry.position for entry in found.positions}
-    shown = {location: positions.get(location, NO_POSITION) for location in asked.locations} or positions
-    available = sum(max(0, position.available) for position in shown.values())
-    as_of_ms = max((position.as_of_ms for position in shown.values()), default=0)
+    entries = {entry.location: entry for entry in found.positions}
+    shown = [
+        entries.get(location, PositionAt(location, NO_POSITION)) for location in asked.locations
+    ] or found.positions
+    available = sum(entry.left for entry in shown)
+    as_of_ms = max((entry.position.as_of_ms for entry in shown), default=0)
     age_ms = max(0, view.now_ms - as_of_ms) if as_of_ms else None
     today = day_text(view.now_ms // MILLISECONDS_A_DAY)
     promisable = available >= asked.quantity
@@ -68,7 +70,7 @@ def atp_item(asked: Asked, found: ItemPositions, view: View) -> AtpItem:
         sku=asked.sku,
         channel=asked.channel,
         available=available,
-        status=stock_status(available, shown.values(), view.low_stock) if found.known else "unknown",
+        status=stock_status(available, shown, view.low_stock) if found.known else "unknown",
         quantity=asked.quantity,
         promisable=promisable,
         promise_date=today if promisable else None,
@@ -76,18 +78,15 @@ def atp_item(asked: Asked, found: ItemPositions, view: View) -> AtpItem:
         as_of=time_text(as_of_ms) if as_of_ms else None,
         age_ms=age_ms,
         stale=age_ms is None or age_ms > view.stale_after_ms,
-        locations=[
-            location_entry(location, position, now_ms=view.now_ms, stale_after_ms=view.stale_after_ms)
-            for location, position in shown.items()
-        ],
+        locations=[location_entry(entry, now_ms=view.now_ms, stale_after_ms=view.stale_after_ms) for entry in shown],
         schedule=[ScheduleJson(today, available)],
     )
 
 
-def stock_status(available: int, positions: Iterable[Position], low_stock: int) -> StockStatus:
+def stock_status(available: int, entries: Iterable[PositionAt], low_stock: int) -> StockStatus:
     """One word for a number, the same as in a refusal for want of stock (``ledger.rules``)."""
     if available > low_stock:
         return "in_stock"
     if available > 0:
         return "low"
-    return "held_out" if any(position.held > 0 for position in positions) else "sold_out"
+    return "held_out" if any(entry.position.held > 0 for entry in entries) else "sold_out"
