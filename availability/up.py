@@ -6,15 +6,18 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import msgspec
 
-from availability import embedded, issuer, launch
+from availability import doctor, embedded, issuer, launch
 from availability.embedded import Server
+from availability.events import STREAM as AVAILABILITY
+from availability.feeds.stream import STREAM as STOCK
+from availability.feeds.stream import missing_streams
 from availability.instance import Instance, Refused, Running, with_own_tokens
 from availability.settings import Settings, environment_of_child
 from availability.supervisor import Child, rotate, stop_in_order
@@ -70,10 +73,13 @@ class _Up:
         tasks = [asyncio.create_task(child.run(self._tell, _say)) for child in children]
         watch = asyncio.create_task(self._watch())
         await asyncio.wait([asyncio.create_task(self._stop.wait()), *tasks, watch], return_when=asyncio.FIRST_COMPLETED)
-        watch.cancel()
+        if not watch.done():
+            watch.cancel()
         await self._end()
         # A failure of ours, if that is why we stop, is raised here; a child's death is not one.
         await asyncio.gather(*tasks)
+        with suppress(asyncio.CancelledError):
+            await watch
 
     def _on_signal(self) -> None:
         """The first asks everything to stop; another one insists."""
@@ -139,11 +145,19 @@ class _Up:
         while True:
             reasons = await _not_ready(self._host, self._settings.api_port)
             if not reasons and not was_ready:
+                reasons = await self._not_complete()
+            if not reasons and not was_ready:
                 click.echo(f"ready {self._url}")
             elif reasons != said:
                 _say(f"not ready: {'; '.join(reasons)}" if reasons else "ready again")
             was_ready, said = was_ready or not reasons, reasons
             await asyncio.sleep(POLL_RUNNING_S if was_ready else POLL_STARTING_S)
+
+    async def _not_complete(self) -> list[str]:
+        """What is missing for ``ready`` besides the API: a server that does not answer, a stream to publish to."""
+        findings = [finding for finding in await doctor.examine(self._settings) if finding.verdict == "unchecked"]
+        missing = await missing_streams(self._settings.nats_url, STOCK, AVAILABILITY)
+        return [f"{finding.subject}: {finding.text}" for finding in findings] or missing
 
 
 @contextmanager

@@ -7,6 +7,9 @@ is really waiting, and a consumer that has to be made anew starts with what nobo
 from datetime import datetime
 from typing import Final, NamedTuple
 
+import nats
+from nats.aio.client import Client
+from nats.errors import Error
 from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
@@ -25,8 +28,8 @@ SUBJECTS: Final = "stock.>"
 DURABLE: Final = "ingest"
 BACKLOG_BYTES_MAX: Final = 1 << 30
 DUPLICATE_WINDOW_S: Final = 120
-ACK_WAIT_S: Final = 30
-"""After this long without a word from us, a message is given out again."""
+ACK_WAIT_S: Final = 5
+"""After this long without a word from us, a message is given out again: what a dead ingest had in hand waits for it."""
 UNACKNOWLEDGED_MAX: Final = 50_000
 
 
@@ -45,6 +48,30 @@ async def ensure(jetstream: JetStreamContext) -> Ensured:
         found = await _create(jetstream)
     consumer = await _ensure_consumer(jetstream)
     return Ensured([*_flaws(found), *_flaws_of_consumer(consumer.config)], consumer.created)
+
+
+async def missing_streams(url: str, *names: str) -> list[str]:
+    """Which of these streams are not there, in words; connects for this call only."""
+    try:
+        client = await nats.connect(url, allow_reconnect=False, connect_timeout=2, error_cb=_quietly)
+        try:
+            return [f"the stream {name} is not there yet" for name in names if not await _exists(client, name)]
+        finally:
+            await client.close()
+    except (Error, OSError) as error:
+        return [f"NATS cannot be used: {type(error).__name__}"]
+
+
+async def _quietly(_error: Exception) -> None:
+    """What goes wrong is in the answer; nats-py's own way is a traceback on standard error."""
+
+
+async def _exists(client: Client, name: str) -> bool:
+    try:
+        await client.jetstream().stream_info(name)
+    except NotFoundError:
+        return False
+    return True
 
 
 async def _create(jetstream: JetStreamContext) -> StreamConfig:
