@@ -262,6 +262,6 @@ def test_lua_and_rules_agree_on_every_program(machine: type[Agreement]) -> None:
         ),
     )
     for verb in ("Hold", "Extend", "Commit", "Release", "Pick", "Ship", "Cancel", "Return", "Move"):
-        for outcome in ("Done", "KeyReused", "Insufficient" if verb == "Hold" else "WrongState"):
-            assert machine.reached[verb, outcome], f"no program reached {outcome} of {verb}"
-    assert machine.reached["Commit", "ReservationExpired"]
+        assert machine.reached[verb, "Done"], f"no program got a {verb} done"
+    outcomes = {outcome for _, outcome in machine.reached}
+    assert outcomes >= {"KeyReused", "Insufficient", "WrongState", "ReservationExpired", "NotFound", "UnknownSku"}
