@@ -16,7 +16,8 @@ from availability.api.keyring import keep_fresh
 from availability.api.service import service
 from availability.api.tokens import Keys, Tokens
 from availability.feeds.intake import Keeps
-from availability.processes import ledger_of, stopped_by_signals
+from availability.journal_watch import watched_ledger
+from availability.processes import stopped_by_signals
 from availability.settings import Settings
 from availability.telemetry import Telemetry
 from ledger import JOURNAL_FAILED, FeedStatus, Journal, Ledger, Quarantine, State
@@ -70,8 +71,6 @@ class Api:
     def reasons(self) -> list[str]:
         """Why it is not ready; empty when it is."""
         reasons = list(self._ledger.state().reasons)
-        if self.edge.blocked is not None:
-            reasons.append(self.edge.blocked)
         if not self.tokens.keys.loaded:
             reasons.append("the issuer's keys are not loaded yet")
         if self.stopping:
@@ -85,7 +84,10 @@ async def run(settings: Settings) -> None:
     It listens at once. The servers need not be there yet, and may go away at any time: ``/health/ready`` tells.
     """
     telemetry = Telemetry()
-    async with _ledger(settings, telemetry) as ledger, _journal(settings) as (journal, feeds, quarantine):
+    async with (
+        watched_ledger(settings, telemetry.ledger_call) as ledger,
+        _journal(settings) as (journal, feeds, quarantine),
+    ):
         api = Api(settings, ledger, quarantine, telemetry=telemetry)
         async with asyncio.TaskGroup() as tasks:
             watchers = [
@@ -96,15 +98,6 @@ async def run(settings: Settings) -> None:
             await _serve(api, settings.api_host, settings.api_port)
             for watcher in watchers:
                 watcher.cancel()
-
-
-@asynccontextmanager
-async def _ledger(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Ledger]:
-    ledger = ledger_of(settings, telemetry.ledger_call)
-    try:
-        yield ledger
-    finally:
-        await ledger.close()
 
 
 @asynccontextmanager
@@ -128,7 +121,7 @@ async def _watch_ledger(ledger: Ledger) -> None:
 
 
 async def _watch_journal(api: Api, journal: Journal, feeds: FeedStatus) -> None:
-    """Show how the journal, the feeds and the quarantine do, and change nothing in a ledger that has lost something."""
+    """Show how the journal, the feeds and the quarantine do, and note which sources the API heard."""
     reachable = True
     while True:
         heard = api.edge.take_heard()
@@ -144,8 +137,6 @@ async def _watch_journal(api: Api, journal: Journal, feeds: FeedStatus) -> None:
             reachable = False
         else:
             reachable = True
-            behind = any(shard.ledger_behind for shard in status.shards)
-            api.edge.blocked = "the ledger is behind its journal: run `availability rebuild`" if behind else None
             api.telemetry.status(status, clock_ms())
         await asyncio.sleep(WATCH_S)
 

@@ -119,7 +119,7 @@ def keeper(settings: Settings) -> None:
     """End overdue holds when nobody asks for their units."""
     from availability import keeper as process
 
-    _run_process(settings, ("redis_url",), process.run)
+    _run_process(settings, ("postgres_url", "redis_url"), process.run)
 
 
 @main.command()

@@ -4,7 +4,8 @@ from prometheus_client import CollectorRegistry
 
 from availability.feeds.consumer import Feed
 from availability.feeds.metrics import FeedMetrics
-from availability.processes import figures_shown, ledger_of, stopped_by_signals
+from availability.journal_watch import watched_ledger
+from availability.processes import figures_shown, stopped_by_signals
 from availability.settings import Settings
 from ledger import FeedStatus, Quarantine
 
@@ -17,12 +18,11 @@ async def run(settings: Settings) -> None:
     registry = CollectorRegistry()
     quarantine = await Quarantine.open(settings.postgres_url)
     status = await FeedStatus.open(settings.postgres_url)
-    ledger = ledger_of(settings)
-    feed = Feed(settings.nats_url, ledger, quarantine, status, FeedMetrics(registry))
     try:
-        with stopped_by_signals(feed.stop), figures_shown(registry, settings):
-            await feed.run()
+        async with watched_ledger(settings) as ledger:
+            feed = Feed(settings.nats_url, ledger, quarantine, status, FeedMetrics(registry))
+            with stopped_by_signals(feed.stop), figures_shown(registry, settings):
+                await feed.run()
     finally:
-        await ledger.close()
         await status.close()
         await quarantine.close()

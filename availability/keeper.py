@@ -11,9 +11,10 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter
 
+from availability.journal_watch import watched_ledger
 from availability.processes import figures_shown, pause, stop_event
 from availability.settings import Settings
-from ledger import Expire, Expired, Ledger, LedgerError
+from ledger import Expire, Expired, LedgerError
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +33,8 @@ async def run(settings: Settings) -> None:
     registry = CollectorRegistry()
     expired = Counter("availability_keeper_expired", "Reservations that lost overdue units", registry=registry)
     with stop_event() as stop, figures_shown(registry, settings):
-        ledger = await Ledger.open(settings.redis_url, timeout_ms=settings.ledger_timeout_ms)
-        try:
+        async with watched_ledger(settings) as ledger:
             await expire_until(stop, ledger, count=expired.inc)
-        finally:
-            await ledger.close()
 
 
 async def expire_until(

@@ -43,8 +43,10 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
         return
 
 
-def ledger_of(settings: Settings, observe: Callable[[int, float], None] = lambda _operations, _seconds: None) -> Ledger:
-    """The ledger that the settings name, not connected yet; ``observe`` as in ``Ledger``."""
+def ledger_of(
+    settings: Settings, observe: Callable[[int, float], None], refusal: Callable[[str], str | None]
+) -> Ledger:
+    """The ledger that the settings name, not connected yet; ``observe`` and ``refusal`` as in ``Ledger``."""
     return Ledger(
         settings.redis_url,
         operations_max=settings.batch_operations_max,
@@ -53,6 +55,7 @@ def ledger_of(settings: Settings, observe: Callable[[int, float], None] = lambda
         low_stock=settings.low_stock,
         timeout_ms=settings.ledger_timeout_ms,
         observe=observe,
+        refusal=refusal,
     )
 
 

@@ -21,9 +21,10 @@ from availability.feeds.cloudevents import unpack
 from availability.feeds.decoding import EventDefaults, Undecodable
 from availability.feeds.intake import RawEvent, take_all
 from availability.feeds.messages import source_of
+from availability.journal_watch import compared_ledger
 from availability.settings import Settings
 from availability.shapes import time_text
-from ledger import JOURNAL_FAILED, Journal, Ledger, LedgerError, Quarantine, QuarantinedEvent, QuarantineRow
+from ledger import JOURNAL_FAILED, Ledger, LedgerError, Quarantine, QuarantinedEvent, QuarantineRow
 
 CLIENT: Final = "quarantine"
 """The author of what a replay changes; the event itself names its source."""
@@ -89,21 +90,14 @@ async def replay(settings: Settings, event_id: int | None) -> int:
             if not rows:
                 click.echo("the quarantine is empty")
                 return 0
-        if await _is_behind(settings):
-            click.echo("the ledger is behind its journal: run `availability rebuild`", err=True)
-            return 1
-        ledger = await Ledger.open(
-            settings.redis_url,
-            backlog_entries_max=settings.journal_backlog_entries_max,
-            timeout_ms=settings.ledger_timeout_ms,
-        )
-        try:
+        async with compared_ledger(settings) as (ledger, reason):
+            if reason is not None:
+                click.echo(reason, err=True)
+                return 1
             if event_id is not None:
                 outcomes = await _replay(ledger, quarantine, rows)
             else:
                 outcomes = await _replay_until(ledger, quarantine, last=rows[0].id)
-        finally:
-            await ledger.close()
     click.echo(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
     return 1 if "quarantined" in outcomes else 0
 
@@ -146,15 +140,6 @@ async def _opened(settings: Settings) -> AsyncIterator[Quarantine]:
         raise NotChecked(f"the ledger: {error}") from error
     except JOURNAL_FAILED as error:
         raise NotChecked(f"Postgres: {str(error) or type(error).__name__}") from error
-
-
-async def _is_behind(settings: Settings) -> bool:
-    """Whether the ledger has lost what the journal has: then nothing in it may be changed (P9)."""
-    journal = await Journal.open(settings.postgres_url)
-    try:
-        return any(shard.ledger_behind for shard in (await journal.status()).shards)
-    finally:
-        await journal.close()
 
 
 class _Refusals:

@@ -19,6 +19,7 @@ from ledger.journal import (
     FeedStatus,
     Follower,
     Journal,
+    JournalEnd,
     JournalWriter,
     Observer,
     Outbox,
@@ -112,7 +113,7 @@ from ledger.messages import (
 from ledger.rules import (
     RulesLedger,
 )
-from ledger.state import State
+from ledger.state import Standing, State
 from ledger.store import Ledger
 
 __all__ = [
@@ -150,6 +151,7 @@ __all__ = [
     "Insufficient",
     "ItemPositions",
     "Journal",
+    "JournalEnd",
     "JournalEntry",
     "JournalFull",
     "JournalOperation",
@@ -199,6 +201,7 @@ __all__ = [
     "Ship",
     "ShortLine",
     "SourceStatus",
+    "Standing",
     "State",
     "Status",
     "StockEvent",

@@ -28,10 +28,12 @@ from redis.exceptions import (
 
 from ledger import messages as m
 from ledger.coalescer import Answer
-from ledger.errors import Overloaded, Unavailable, Unknown
-from ledger.keys import shard_key
+from ledger.errors import LedgerError, Overloaded, Unavailable, Unknown
+from ledger.journal.records import START, Place
+from ledger.keys import journal_key, shard_key
 from ledger.library import library, load
 from ledger.server_check import SETTINGS, unsafe_settings, unsafe_version
+from ledger.state import Standing
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ REFUSAL_WORDS = ("EPOCH", "MISCONF", "BUSY", "NOREPLICAS", "UNKILLABLE")
 """How a server says that it did not run the script at all; redis-py strips the code of the errors that it knows."""
 FREEING = (m.Release, m.Expire, m.Ship, m.Cancel, m.Read, m.Find, m.Locations)
 """What goes on when the server is out of memory: it gives memory back, or only looks."""
+LOOKING = (m.Read, m.Find, m.Locations)
+"""What goes on when nothing may be changed."""
 
 
 class Reply(msgspec.Struct, array_like=True):
@@ -63,6 +67,7 @@ class Limits(NamedTuple):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply).decode
+_decode_shard = msgspec.msgpack.Decoder(tuple[int, int, int]).decode
 
 
 def _monotonic_ms() -> int:
@@ -81,6 +86,7 @@ class Shard:
         *,
         now_ms: Callable[[], int] | None,
         observe: Callable[[int, float], None],
+        refusal: Callable[[str], str | None],
     ) -> None:
         self._pool = Redis.from_url(
             url,
@@ -90,9 +96,13 @@ class Shard:
             protocol=2,
         ).connection_pool
         self._key = shard_key(number)
+        self._journal_key = journal_key(number)
         self._limits = limits
         self._now_ms = now_ms
         self._observe = observe
+        self._refusal = refusal
+        self._turn = asyncio.Lock()
+        self._run = ""
         self._connection: AbstractConnection | None = None
         self._epoch = 0
         self._clock: tuple[int, int] | None = None
@@ -101,17 +111,49 @@ class Shard:
     async def send(self, operations: Sequence[m.Operation]) -> list[Answer]:
         """Runs a batch; for each operation its outcome, or what its failure means. Never raises."""
         try:
-            return await self._call(operations, library().batch)
+            async with self._turn:
+                return await self._call(operations, library().batch)
         except Exception as failure:
             logger.exception("a batch of %d operations failed in an unforeseen way", len(operations))
             return [Unknown(f"unforeseen: {type(failure).__name__}")] * len(operations)
 
+    def not_ready(self) -> list[str]:
+        """Why nothing may be promised, as far as the last call told."""
+        refusal = self._refusal(self._run)
+        return self.reasons.copy() if refusal is None else [*self.reasons, refusal]
+
+    async def standing(self, at: Place) -> Standing:
+        """How far the shard has come. Raises Unavailable."""
+        async with self._turn:
+            try:
+                connection = await self._connected()
+                async with asyncio.timeout(self._limits.timeout_ms / 1000):
+                    packed = await self._command(connection, "GET", self._key)
+                    found = await self._command(connection, "XRANGE", self._journal_key, str(at), str(at))
+            except (RedisError, OSError, TimeoutError, Unavailable) as failure:
+                await self._disconnect(_reason(failure))
+                raise Unavailable(self.reasons[0]) from failure
+            except asyncio.CancelledError:
+                await self._disconnect("a call was cancelled")
+                raise
+        epoch, seq, _ = _decode_shard(packed) if packed else (*START, 0)
+        return Standing(self._run, Place(epoch, seq), found[0][1][1] if found else None)
+
     async def _call(self, operations: Sequence[m.Operation], function: str) -> list[Answer]:
+        """Runs those that may run now on the server that is there now; the others are answered with the reason."""
         try:
             connection = await self._connected()
         except (RedisError, OSError, TimeoutError, Unavailable) as failure:
             self.reasons = [_reason(failure)]
             return [Unavailable(self.reasons[0])] * len(operations)
+        flaw = self._refusal(self._run)
+        if flaw is not None and not all(isinstance(operation, LOOKING) for operation in operations):
+            return await self._call_only(LOOKING, operations, function, Unavailable(flaw))
+        return await self._call_on(connection, operations, function)
+
+    async def _call_on(
+        self, connection: AbstractConnection, operations: Sequence[m.Operation], function: str
+    ) -> list[Answer]:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._limits.timeout_ms / 1000):
@@ -151,11 +193,20 @@ class Shard:
 
     async def _call_without_memory(self, operations: Sequence[m.Operation], function: str) -> list[Answer]:
         """The server is at its memory limit: what frees goes on, the rest is refused."""
-        answers: list[Answer] = [Overloaded("the ledger's memory is full")] * len(operations)
-        freeing = [index for index, operation in enumerate(operations) if isinstance(operation, FREEING)]
-        if freeing and function != library().batch_allow_oom:
-            freed = await self._call([operations[index] for index in freeing], library().batch_allow_oom)
-            for index, answer in zip(freeing, freed, strict=True):
+        full = Overloaded("the ledger's memory is full")
+        if function == library().batch_allow_oom:
+            return [full] * len(operations)
+        return await self._call_only(FREEING, operations, library().batch_allow_oom, full)
+
+    async def _call_only(
+        self, kinds: tuple[type, ...], operations: Sequence[m.Operation], function: str, otherwise: LedgerError
+    ) -> list[Answer]:
+        """Runs the operations of these kinds; the others get the answer ``otherwise``."""
+        answers: list[Answer] = [otherwise] * len(operations)
+        chosen = [index for index, operation in enumerate(operations) if isinstance(operation, kinds)]
+        if chosen:
+            called = await self._call([operations[index] for index in chosen], function)
+            for index, answer in zip(chosen, called, strict=True):
                 answers[index] = answer
         return answers
 
@@ -197,6 +248,7 @@ class Shard:
         """Raises Unavailable when the server must not be trusted with promises; loads the library."""
         lines = (await self._command(connection, "INFO", "server")).decode().splitlines()
         info = dict(line.split(":", 1) for line in lines if ":" in line)
+        self._run = info.get("run_id", "")
         flat = [value.decode() for value in await self._command(connection, "CONFIG", "GET", *SETTINGS)]
         reasons = unsafe_version(info) + unsafe_settings(dict(zip(flat[::2], flat[1::2], strict=True)))
         seconds, microseconds = await self._command(connection, "TIME")

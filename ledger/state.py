@@ -1,6 +1,8 @@
-"""Whether a ledger may promise."""
+"""What a ledger says of itself: whether it may promise, and how far it has come."""
 
 from typing import NamedTuple
+
+from ledger.journal.records import Place
 
 
 class State(NamedTuple):
@@ -9,3 +11,15 @@ class State(NamedTuple):
     ready: bool
     reasons: list[str]
     queue_depth: int
+
+
+class Standing(NamedTuple):
+    """How far a ledger has come: the place of its last journal entry.
+
+    ``run`` names the life of its server, which is another one after each start. ``entry`` is the body of the entry at
+    the place that was asked about, None when the ledger's stream has none there.
+    """
+
+    run: str
+    place: Place
+    entry: bytes | None

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 from ledger import messages as m
 from ledger.coalescer import Coalescer
 from ledger.errors import LedgerError, Overloaded, Unavailable, Unknown
+from ledger.journal.records import Place
 from ledger.shard import Limits, Shard
-from ledger.state import State
+from ledger.state import Standing, State
 
 BATCH_WEIGHT_MAX = 4_096
 """Positions in one call, about: no call keeps the others waiting for long."""
@@ -40,14 +41,16 @@ class Ledger:
         timeout_ms: int = 2_000,
         now_ms: Callable[[], int] | None = None,
         observe: Callable[[int, float], None] = lambda _operations, _seconds: None,
+        refusal: Callable[[str], str | None] = lambda _run: None,
     ) -> None:
         """Connects to nothing yet: the first operation, or ``check``, does.
 
         ``now_ms`` sets the ledger's clock, for tests and simulation only. ``observe`` is told of each call: how many
-        operations it carried and the seconds it took.
+        operations it carried and the seconds it took. ``refusal`` is asked before each call, with the run of the server
+        (see ``Standing``), why nothing may be changed there; what only looks goes on.
         """
         limits = Limits(backlog_entries_max, low_stock, timeout_ms)
-        self._shard = Shard(url, 0, limits, now_ms=now_ms, observe=observe)
+        self._shard = Shard(url, 0, limits, now_ms=now_ms, observe=observe, refusal=refusal)
         self._coalescer = Coalescer(
             self._shard.send,
             operations_max=operations_max,
@@ -75,8 +78,12 @@ class Ledger:
 
     def state(self) -> State:
         """As the last call left it."""
-        reasons = list(self._shard.reasons)
+        reasons = self._shard.not_ready()
         return State(not reasons, reasons, self._coalescer.depth)
+
+    async def standing(self, at: Place) -> Standing:
+        """How far the ledger has come, and what it has at a place of its journal."""
+        return await self._shard.standing(at)
 
     async def hold(self, hold: m.Hold) -> m.HoldOutcome:
         return cast(m.HoldOutcome, await self._coalescer.submit(hold))

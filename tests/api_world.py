@@ -24,12 +24,16 @@ from availability.api.routing import Match, Routes
 from availability.api.service import ENDPOINTS
 from availability.app import Api
 from availability.settings import Settings
-from ledger import QuarantinedEvent, RulesLedger
+from ledger import Operation, QuarantinedEvent, RulesLedger, Unavailable
 
 ISSUER: Final = "https://issuer.example"
 AUDIENCE: Final = "availability"
 START_MS: Final = 1_795_429_200_000  # 2026-11-23T10:20:00Z
 ALL_SCOPES: Final = "atp:read reservations:read reservations:write stock:write catalog:write"
+CHANGING: Final = (
+    *("hold", "extend", "commit", "release", "pick", "ship", "cancel", "return_", "move", "expire"),
+    *("apply", "count", "put_location"),
+)
 _ROUTES: Final = Routes(ENDPOINTS)
 
 
@@ -80,6 +84,15 @@ class World:
         self._keys = 0
         self.held = ""
         self.token = self.token_for("web")
+
+    def refuse_changes(self, reason: str) -> None:
+        """Be a ledger that is looked at and not changed, as one that is behind its journal."""
+
+        async def refuse(_operation: Operation) -> None:
+            raise Unavailable(reason)
+
+        for verb in CHANGING:
+            setattr(self.ledger, verb, refuse)
 
     def claims(self, client: str = "web", **more: Any) -> dict[str, Any]:
         expires_at_s = self.now_ms // 1_000 + 3_600

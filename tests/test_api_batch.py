@@ -168,7 +168,7 @@ async def test_what_the_ledger_fails_at_is_told_item_by_item(world: World, monke
 
 
 async def test_nothing_is_held_while_the_ledger_is_behind_its_journal(world: World) -> None:
-    world.api.edge.blocked = "the ledger is behind its journal"
+    world.refuse_changes("the ledger is behind its journal")
     before = world.everything()
 
     found = await results(world, {"key": "K", **lines()}, {"key": "L", **lines(0)})

@@ -172,21 +172,21 @@ async def test_it_is_live_whatever_it_stands_on_and_ready_only_when_it_may_decid
 ) -> None:
     ready = await world.call("GET", "/health/ready")
     monkeypatch.setattr(world.ledger, "state", lambda: State(False, ["appendfsync is everysec"], 7))
-    world.api.edge.blocked = "the ledger is behind its journal"
     world.api.stopping = True
     not_ready = await world.call("GET", "/health/ready")
     live = await world.call("GET", "/health/live")
 
     assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
-    reasons = ["appendfsync is everysec", "the ledger is behind its journal", "the process is stopping"]
+    reasons = ["appendfsync is everysec", "the process is stopping"]
     assert (503, reasons) == (not_ready.status_code, not_ready.json()["reasons"])
     assert not_ready.headers["Retry-After"]
     assert live.status_code == 200
 
 
-async def test_a_ledger_behind_its_journal_is_read_and_not_changed(world: World) -> None:
+async def test_a_ledger_that_refuses_changes_is_read_and_not_changed(world: World) -> None:
+    """P9."""
     path = f"/v1/reservations/{(await world.hold())['id']}"
-    world.api.edge.blocked = "the ledger is behind its journal"
+    world.refuse_changes("the ledger is behind its journal")
     before = world.everything()
     count = {"as_of": "2026-11-23T10:00:00Z", "lines": [{"sku": "SHOE", "quantity": 1}]}
 
@@ -207,8 +207,8 @@ async def test_a_ledger_behind_its_journal_is_read_and_not_changed(world: World)
         await world.call("GET", "/v1/locations"),
     ]
 
-    assert {(503, "the ledger is behind its journal")} == {
-        (answer.status_code, *answer.json()["reasons"]) for answer in changing
+    assert {(503, "/problems/not-ready", "the ledger is behind its journal")} == {
+        (answer.status_code, answer.json()["type"], *answer.json()["reasons"]) for answer in changing
     }
     assert {200} == {answer.status_code for answer in looking}
     assert before == world.everything()

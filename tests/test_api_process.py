@@ -16,6 +16,7 @@ import asyncpg
 import httpx
 import pytest
 from api_world import ALL_SCOPES, AUDIENCE, ISSUER, Issuer, text_of
+from servers import postgres, running
 from waiting import wait_until_plain
 
 from availability.embedded import free_port
@@ -151,28 +152,59 @@ def test_several_processes_share_a_port(api: Serving, tmp_path: Path, valkey_url
 
 
 def test_a_ledger_behind_its_journal_is_not_changed(api: Serving, postgres_url: str) -> None:
-    asyncio.run(_mark(postgres_url, behind=True))
+    """P9: also when nobody has noticed yet that it is, because no journaler runs."""
+    asyncio.run(_move_cursor(postgres_url, seq=1_000))
     wait_until_plain(lambda: not api.is_ready())
     refused, read = api.hold("k1"), api.client.get("/v1/atp?sku=SHOE")
-    asyncio.run(_mark(postgres_url, behind=False))
+    said = api.client.get("/health/ready").json()["reasons"]
+    asyncio.run(_move_cursor(postgres_url, seq=0))
     wait_until_plain(api.is_ready)
 
     assert (refused.status_code, refused.json()["type"]) == (503, "/problems/not-ready")
+    (reason,) = said
+    assert reason.startswith("the ledger is behind its journal (at 1-2, the journal at 1-1000): ")
+    assert "put the newest data folder of its Valkey back" in reason
     assert (read.status_code, read.json()["available"]) == (200, 100)
     assert api.hold("k1").status_code == 201
 
 
-BEHIND = """
-    insert into availability.journal_status values (0, 0, 0, $1, 0)
-    on conflict (shard) do update set ledger_behind = excluded.ledger_behind
+CURSOR = """
+    insert into availability.cursor (shard, epoch, seq) values (0, 1, $1)
+    on conflict (shard) do update set seq = excluded.seq
 """
 
 
-async def _mark(postgres_url: str, *, behind: bool) -> None:
+async def _move_cursor(postgres_url: str, seq: int) -> None:
+    """As if the journal had got so far."""
     connection = await asyncpg.connect(postgres_url)
-    await connection.execute("insert into availability.cursor (shard) values (0) on conflict do nothing")
-    await connection.execute(BEHIND, behind)
+    await connection.execute(CURSOR, seq)
     await connection.close()
+
+
+def test_without_postgres_at_the_start_it_reads_and_changes_nothing(
+    tmp_path: Path, valkey_url: str, postgres_url: str, api: Serving
+) -> None:
+    """P9: who was there when the ledger was compared goes on, who was not waits."""
+    server, _, database = postgres_url.rpartition("/")
+    with serving(tmp_path, valkey_url, f"{server}/away-{database}") as late:
+        wait_until_plain(lambda: "Postgres cannot be asked" in late.client.get("/health/ready").text)
+        assert late.client.get("/v1/atp?sku=SHOE").json()["available"] == 100
+        refused = late.hold("k1")
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/not-ready")
+        assert api.hold("k1").status_code == 201
+
+
+def test_when_postgres_goes_away_later_the_sale_goes_on(tmp_path: Path, valkey_url: str) -> None:
+    """P9."""
+    with running(postgres, tmp_path / "postgres") as own:
+        asyncio.run(migrate(own.url))
+        with serving(tmp_path, valkey_url, own.url) as api:
+            wait_until_plain(api.is_ready)
+            api.stock()
+            own.kill()
+            wait_until_plain(lambda: "cannot be asked" in api.log.read_text())
+            assert api.hold("k1").status_code == 201
+            assert api.is_ready()
 
 
 def test_events_over_http_show_in_the_figures(api: Serving) -> None:

@@ -1,12 +1,14 @@
 """``availability up`` starts all, keeps all running, stops all, and has its folder to itself (DESIGN 12)."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
 
 import asyncpg
 import jwt
@@ -14,7 +16,9 @@ import nats
 import pytest
 from redis.asyncio import Redis
 from running_up import Up, command, is_alive, start
-from waiting import wait_until_plain
+from waiting import wait_until, wait_until_plain
+
+from ledger import Journal, Ledger, Location, Place, PutLocation
 
 NAMES = {"api", "api-2", "ingest", "journal", "keeper", "valkey", "nats", "postgres"}
 
@@ -108,6 +112,36 @@ async def test_data_is_kept_between_runs(tmp_path: Path) -> None:
         stream = await nats.connect(str(second["nats"]))
         assert (await stream.jetstream().stream_info("KEPT")).config.name == "KEPT"
         await stream.close()
+
+
+@pytest.mark.anyio
+async def test_a_ledger_behind_its_journal_is_not_ready_until_it_has_its_data_again(tmp_path: Path) -> None:
+    """P9: it says why and what to do; nothing is changed in the ledger meanwhile."""
+    folder = tmp_path / "data"
+    with start(folder) as up:
+        up.wait_ready()
+        ledger, journal = Ledger(str(up.told()["redis"])), await Journal.open(str(up.told()["postgres"]))
+        await ledger.put_location(PutLocation("tests", Location("S1")))
+
+        async def is_journaled() -> bool:
+            return (await journal.cursor(0)).place == Place(1, 1)
+
+        await wait_until(is_journaled)
+        await ledger.close()
+        await journal.close()
+        assert up.stop() == 0
+    (folder / "valkey").rename(tmp_path / "aside")
+    with start(folder) as up:
+        wait_until_plain(lambda: "the ledger is behind its journal" in up.errors.read_text(), 40.0)
+        assert "put the newest data folder of its Valkey back" in up.errors.read_text()
+        with pytest.raises(HTTPError, match="503"):
+            up.is_ready()
+        assert up.stop() == 0
+        assert up.output.read_text() == ""
+    shutil.rmtree(folder / "valkey")
+    (tmp_path / "aside").rename(folder / "valkey")
+    with start(folder) as up:
+        up.wait_ready()
 
 
 def test_when_it_is_killed_its_children_end_and_it_can_start_again(tmp_path: Path) -> None:

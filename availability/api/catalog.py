@@ -49,7 +49,7 @@ async def put_location(edge: Edge, call: Call[forms.LocationForm]) -> Answer:
     name = path_name(call.path, "id", Name)
     if isinstance(name, Fault):
         return invalid(name)
-    stored = await edge.deciding_ledger.put_location(PutLocation(call.principal.client, call.form.location(name)))
+    stored = await edge.ledger.put_location(PutLocation(call.principal.client, call.form.location(name)))
     return ok(_shape(stored.location), "stored")
 
 

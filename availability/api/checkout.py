@@ -129,7 +129,7 @@ async def hold(edge: Edge, call: Call[forms.HoldForm]) -> Answer:
         max_splits=form.max_splits,
         near=None if form.near is None else (form.near.lat, form.near.lon),
     )
-    outcome = await edge.deciding_ledger.hold(operation)
+    outcome = await edge.ledger.hold(operation)
     if isinstance(outcome, Done):
         return reservation_answer(201, "held", outcome)
     return refusal(outcome, operation.fingerprint)

@@ -31,7 +31,6 @@ from ledger import (
     Release,
     Return,
     Ship,
-    Unavailable,
     VerbOutcome,
 )
 
@@ -79,17 +78,8 @@ class Edge:
         self.low_stock, self.stale_after_ms, self.now_ms = low_stock, stale_after_ms, now_ms
         self.reasons, self.metrics, self.jwks = reasons, metrics, jwks
         self.document = b""
-        self.blocked: str | None = None
-        """Why nothing may be changed now, although the ledger answers."""
         self.ledger, self.quarantine = ledger, quarantine
         self._heard: dict[str, int] = {}
-
-    @property
-    def deciding_ledger(self) -> Door:
-        """The ledger to change; ``Unavailable`` while it must not be."""
-        if self.blocked is not None:
-            raise Unavailable(self.blocked)
-        return self.ledger
 
     def heard(self, newest_ms: dict[str, int]) -> None:
         """Note how new each source's news was, for whoever calls ``take_heard``."""

@@ -59,9 +59,7 @@ async def stock_events(edge: Edge, call: Call[forms.EventsForm]) -> Answer:
     if (refused := _elsewhere(call.principal, locations_of(raws))) is not None:
         return refused
     events = [RawEvent(raw) for raw in raws]
-    taken = await take_all(
-        edge.deciding_ledger, edge.quarantine, call.principal.client, events, "http", now_ms=edge.now_ms()
-    )
+    taken = await take_all(edge.ledger, edge.quarantine, call.principal.client, events, "http", now_ms=edge.now_ms())
     edge.heard(taken.newest_ms)
     return ok(EventResults(taken.results), "taken")
 
@@ -92,7 +90,7 @@ async def count(edge: Edge, call: Call[forms.CountForm]) -> Answer:
         return refused
     told = fingerprint(f"count {location} {count_id}", given_fields(form))
     events = [_snapshot(client, location, count_id, as_of_ms, line) for line in form.lines]
-    outcome = await edge.deciding_ledger.count(Count(told, client, location, count_id, events))
+    outcome = await edge.ledger.count(Count(told, client, location, count_id, events))
     if isinstance(outcome, UnknownLocation):
         return problem("not-found", "there is no such location; PUT /v1/locations/{id} makes it")
     if not isinstance(outcome, Counted):

@@ -59,7 +59,7 @@ async def extend(edge: Edge, call: Call[forms.ExtendForm]) -> Answer:
     if isinstance(named, Answer):
         return named
     operation = Extend(*named, ttl_ms=call.form.ttl_seconds * 1_000)
-    return _done("extended", operation.fingerprint, await edge.deciding_ledger.extend(operation))
+    return _done("extended", operation.fingerprint, await edge.ledger.extend(operation))
 
 
 @endpoint(
@@ -82,7 +82,7 @@ async def commit(edge: Edge, call: Call[forms.CommitForm]) -> Answer:
         return named
     lines = forms.units_of_lines(form.lines)
     operation = Commit(*named, order_id=form.order_id, reacquire=form.reacquire, lines=lines)
-    return _done("committed", operation.fingerprint, await edge.deciding_ledger.commit(operation))
+    return _done("committed", operation.fingerprint, await edge.ledger.commit(operation))
 
 
 @endpoint(
@@ -103,7 +103,7 @@ async def release(edge: Edge, call: Call[forms.ReleaseForm]) -> Answer:
     if isinstance(named, Answer):
         return named
     operation = Release(*named, lines=forms.units_of_lines(call.form.lines))
-    return _done("released", operation.fingerprint, await edge.deciding_ledger.release(operation))
+    return _done("released", operation.fingerprint, await edge.ledger.release(operation))
 
 
 @endpoint(
@@ -125,7 +125,7 @@ async def pick(edge: Edge, call: Call[forms.FulfilmentForm]) -> Answer:
     if isinstance(named, Answer):
         return named
     operation = Pick(*named, lines=forms.units_of_lines(call.form.lines))
-    return _done("picked", operation.fingerprint, await edge.deciding_ledger.pick(operation))
+    return _done("picked", operation.fingerprint, await edge.ledger.pick(operation))
 
 
 @endpoint(
@@ -148,7 +148,7 @@ async def ship(edge: Edge, call: Call[forms.FulfilmentForm]) -> Answer:
         return named
     lines, occurred_at_ms = forms.units_of_lines(call.form.lines), _occurred_at_ms(call.form)
     operation = Ship(*named, lines=lines, occurred_at_ms=occurred_at_ms)
-    return _done("shipped", operation.fingerprint, await edge.deciding_ledger.ship(operation))
+    return _done("shipped", operation.fingerprint, await edge.ledger.ship(operation))
 
 
 @endpoint(
@@ -170,7 +170,7 @@ async def cancel(edge: Edge, call: Call[forms.FulfilmentForm]) -> Answer:
     if isinstance(named, Answer):
         return named
     operation = Cancel(*named, lines=forms.units_of_lines(call.form.lines))
-    return _done("cancelled", operation.fingerprint, await edge.deciding_ledger.cancel(operation))
+    return _done("cancelled", operation.fingerprint, await edge.ledger.cancel(operation))
 
 
 @endpoint(
@@ -194,7 +194,7 @@ async def return_(edge: Edge, call: Call[forms.FulfilmentForm]) -> Answer:
         return named
     lines, occurred_at_ms = forms.units_of_lines(form.lines), _occurred_at_ms(form)
     operation = Return(*named, lines=lines, disposition=form.disposition, occurred_at_ms=occurred_at_ms)
-    return _done("returned", operation.fingerprint, await edge.deciding_ledger.return_(operation))
+    return _done("returned", operation.fingerprint, await edge.ledger.return_(operation))
 
 
 @endpoint(
@@ -215,7 +215,7 @@ async def move(edge: Edge, call: Call[forms.MoveForm]) -> Answer:
     if isinstance(named, Answer):
         return named
     operation = Move(*named, line=call.form.line, location=call.form.location)
-    return _done("moved", operation.fingerprint, await edge.deciding_ledger.move(operation))
+    return _done("moved", operation.fingerprint, await edge.ledger.move(operation))
 
 
 def _named(verb: str, call: Call[Form], *faults: Fault | None) -> Named | Answer:

@@ -6,7 +6,7 @@ from ledger.journal.migrations import ChangedMigration, migrate
 from ledger.journal.outbox import Outbox
 from ledger.journal.postgres import FAILED as JOURNAL_FAILED
 from ledger.journal.quarantine import Quarantine, QuarantinedEvent, QuarantineRow
-from ledger.journal.reader import Journal, Problem, ShardStatus, SourceStatus, Status
+from ledger.journal.reader import Journal, JournalEnd, Problem, ShardStatus, SourceStatus, Status
 from ledger.journal.records import Cursor, Place, Unreadable
 from ledger.journal.stream import StreamStatus
 from ledger.journal.writer import JournalWriter, Written
@@ -18,6 +18,7 @@ __all__ = [
     "FeedStatus",
     "Follower",
     "Journal",
+    "JournalEnd",
     "JournalWriter",
     "Observer",
     "Outbox",

@@ -56,6 +56,13 @@ class Problem(Struct, frozen=True):
     detail: str
 
 
+class JournalEnd(Struct, frozen=True):
+    """The last entry of a shard that is surely in the journal: its place, and its body, None before the first."""
+
+    place: Place
+    entry: bytes | None
+
+
 @dataclass
 class Journal:
     """The journal as readers see it; made by ``open``. Every method raises one of ``FAILED`` when Postgres is away."""
@@ -74,6 +81,15 @@ class Journal:
         """The last entry of the shard that is surely in the journal, and the chain's hash there."""
         row = await self._pool.fetchrow("select epoch, seq, hash from availability.cursor where shard = $1", shard)
         return Cursor(Place(row["epoch"], row["seq"]), row["hash"]) if row else Cursor(START, records.GENESIS)
+
+    async def end(self, shard: int) -> JournalEnd:
+        """The last entry of the shard that is surely in the journal."""
+        row = await self._pool.fetchrow(
+            "select epoch, seq, body from availability.cursor left join availability.entry using (shard, epoch, seq)"
+            " where shard = $1",
+            shard,
+        )
+        return JournalEnd(Place(row["epoch"], row["seq"]), row["body"]) if row else JournalEnd(START, None)
 
     async def entries(self, shard: int, after: Place = START) -> AsyncIterator[JournalEntry]:
         """Every entry of the shard behind ``after``, in order; ``Unreadable`` at one that cannot be decoded."""

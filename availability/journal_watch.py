@@ -1,0 +1,133 @@
+"""Owns the rule that a ledger which has lost what its journal has is never changed (DESIGN 5, 8; P9).
+
+Every process that changes the ledger opens it by ``watched_ledger``: the ledger itself then refuses all changes, with
+the reason, until it was compared with its journal. So events stay in their stream, holds are refused and nothing
+expires, without a word about it in the callers.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final, Protocol
+
+from availability.processes import ledger_of
+from availability.settings import Settings
+from ledger import JOURNAL_FAILED, Journal, JournalEnd, Ledger, LedgerError, Place, Standing
+
+SHARD: Final = 0
+COMPARED_EVERY_S: Final = 1.0
+RETRY_S: Final = 0.25
+"""While the ledger may not be changed, or does not answer."""
+
+NOT_COMPARED: Final = "the ledger was not compared with its journal since its server was started"
+REMEDY: Final = "stop it, put the newest data folder of its Valkey back, and start it again"
+
+log = logging.getLogger(__name__)
+
+
+class Ends(Protocol):
+    """The journal, as far as it is compared. Raises one of ``JOURNAL_FAILED`` when it cannot be asked."""
+
+    async def end(self, shard: int, /) -> JournalEnd: ...
+
+
+class Stands(Protocol):
+    """The ledger, as far as it is compared. Raises ``LedgerError`` when it cannot be asked."""
+
+    async def standing(self, at: Place, /) -> Standing: ...
+
+
+class JournalWatch:
+    """What is known of a ledger and its journal. Both are asked directly: nobody's report of a while ago is believed.
+
+    A ledger that was compared may be changed for as long as its server runs, also when Postgres is away later: the
+    bound of the ledger's stream is the back-pressure. A server that was started again may have come back with less.
+    """
+
+    def __init__(self, journal: Ends) -> None:
+        self._journal = journal
+        self._compared_run: str | None = None
+        self._reason = NOT_COMPARED
+
+    def refusal(self, run: str) -> str | None:
+        """Why a ledger must not be changed whose server's run this is; None when it may be."""
+        return None if run == self._compared_run else self._reason
+
+    async def compare(self, ledger: Stands) -> str | None:
+        """Compare now; why the ledger must not be changed. Raises ``LedgerError`` or one of ``JOURNAL_FAILED``."""
+        end = await self._journal.end(SHARD)  # first, because both go on meanwhile, the ledger ahead
+        standing = await ledger.standing(end.place)
+        flaw = _flaw(end, standing, thorough=standing.run != self._compared_run)
+        self._compared_run = standing.run if flaw is None else None
+        self._reason = flaw or NOT_COMPARED
+        return flaw
+
+    async def watch(self, ledger: Stands) -> None:
+        """Compare again and again, and say in the log when the answer changes."""
+        said: str | None = None
+        while True:
+            pause_s = RETRY_S
+            try:
+                if await self.compare(ledger) is None:
+                    pause_s = COMPARED_EVERY_S
+            except LedgerError:
+                pass  # it says itself why
+            except JOURNAL_FAILED as error:
+                if self._compared_run is None:
+                    self._reason = f"{NOT_COMPARED}: Postgres cannot be asked ({type(error).__name__})"
+            reason = self._reason if self._compared_run is None else "none is known"
+            if reason != said:
+                log.warning("reason to change nothing in the ledger: %s", reason)
+            said = reason
+            await asyncio.sleep(pause_s)
+
+
+@asynccontextmanager
+async def watched_ledger(
+    settings: Settings, observe: Callable[[int, float], None] = lambda _operations, _seconds: None
+) -> AsyncIterator[Ledger]:
+    """The ledger that the settings name, which refuses changes as its watch says; ``observe`` as in ``Ledger``."""
+    async with _opened(settings, observe) as (ledger, watch), asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(watch.watch(ledger))
+        try:
+            yield ledger
+        finally:
+            watching.cancel()
+
+
+@asynccontextmanager
+async def compared_ledger(settings: Settings) -> AsyncIterator[tuple[Ledger, str | None]]:
+    """For a tool that runs once: the ledger, compared, and why it refuses changes, None when it does not.
+
+    Raises ``LedgerError`` or one of ``JOURNAL_FAILED`` when it cannot be compared.
+    """
+    async with _opened(settings, lambda _operations, _seconds: None) as (ledger, watch):
+        yield ledger, await watch.compare(ledger)
+
+
+@asynccontextmanager
+async def _opened(
+    settings: Settings, observe: Callable[[int, float], None]
+) -> AsyncIterator[tuple[Ledger, JournalWatch]]:
+    journal = await Journal.open(settings.postgres_url)
+    watch = JournalWatch(journal)
+    ledger = ledger_of(settings, observe, watch.refusal)
+    try:
+        yield ledger, watch
+    finally:
+        await ledger.close()
+        await journal.close()
+
+
+def _flaw(end: JournalEnd, standing: Standing, *, thorough: bool) -> str | None:
+    """Why the ledger is not the one that wrote the journal. ``thorough`` compares more than the numbers.
+
+    A ledger that lost entries and wrote others has the right number soon, but not the journal's entry at it.
+    """
+    if standing.place < end.place:
+        return f"the ledger is behind its journal (at {standing.place}, the journal at {end.place}): {REMEDY}"
+    same_epoch = standing.place.epoch == end.place.epoch
+    if thorough and same_epoch and end.entry is not None and standing.entry != end.entry:
+        return f"the ledger is not the one of its journal (their entries {end.place} differ): {REMEDY}"
+    return None
