@@ -585,7 +585,7 @@ class Rules:
         stock = self.stock.get(place) or Stock()
         previous = stock.history.number(event.bucket)
         sets_on_hand = event.kind == "snapshot" and event.bucket == "on_hand" and not by_person
-        if sets_on_hand and location.authority not in (None, event.source):
+        if sets_on_hand and not _is_authority(location.authority, event.source):
             return m.EventResult("quarantined", "not-authoritative", previous, previous)
         verdict = stock.history.accept(event)
         if verdict.outcome in ("applied", "superseded"):
@@ -609,6 +609,11 @@ class Rules:
         self._changed = True
         self.counts[name] = count.fingerprint
         return m.Counted(False, results)
+
+
+def _is_authority(authority: str | None, source: str) -> bool:
+    """Whether a source's snapshots set on-hand: it is the authority, or a part of it, or there is none."""
+    return authority is None or source == authority or source.startswith(f"{authority}:")
 
 
 def _distance(location: m.Location, near: tuple[float, float] | None) -> float:

@@ -48,7 +48,7 @@ buckets: st.SearchStrategy[m.Bucket] = st.sampled_from(["on_hand", "on_hand", "d
 @st.composite
 def stock_events(draw: st.DrawFn) -> m.StockEvent:
     """Few sources, ids and times, so that events repeat, contradict, tie, overtake and retract each other."""
-    source, name = draw(st.sampled_from(["wms", "erp"])), draw(st.sampled_from(list("abcdefgh")))
+    source, name = draw(st.sampled_from(["wms", "erp", "wms:dc1"])), draw(st.sampled_from(list("abcdefgh")))
     kind, bucket, key = draw(kinds), draw(buckets), event_key(source, name)
     other: m.Bucket = "on_hand" if bucket == "damaged" else "damaged"
     retracted = [event_key("wms", "a"), event_key("wms", "b")]

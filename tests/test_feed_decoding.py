@@ -118,7 +118,7 @@ def test_the_edges_of_what_is_allowed_are_taken(fields: dict[str, Any]) -> None:
         ({"due": "2025-07-01"}, "invalid"),
         ({"unknown\0field": 1}, "invalid"),
         ({"kind": "supply", "due": "2025-07-01"}, "unsupported"),
-        ({"reverses": "e-0"}, "unsupported"),
+        ({"reverses": "e-1"}, "invalid"),
     ],
 )
 def test_whatever_is_out_of_bounds_has_a_reason(fields: dict[str, Any], reason: str) -> None:
@@ -191,6 +191,22 @@ def test_an_event_of_another_source_than_its_subject_is_refused() -> None:
     taken = decode(encoded(an_event(source=None)), source="erp")
     assert isinstance(taken, StockEvent)
     assert taken.source == "erp"
+
+
+def test_the_source_of_an_envelope_counts_as_a_part_of_the_subjects() -> None:
+    """A CloudEvent's source is a URI; on `stock.wms.x` it can be nobody else's than the wms's."""
+    bare = encoded(an_event(source=None))
+    part = decode(bare, EventDefaults("ce-1", "/dc/1", 1_000, None), source="wms")
+    itself = decode(bare, EventDefaults("ce-1", "wms", 1_000, None), source="wms")
+    assert isinstance(part, StockEvent)
+    assert isinstance(itself, StockEvent)
+    assert (part.source, itself.source) == ("wms:/dc/1", "wms")
+
+
+def test_a_retraction_names_another_event_of_its_source() -> None:
+    found = decode(encoded(an_event(reverses="e-0")))
+    assert isinstance(found, StockEvent)
+    assert found.reverses == event_key("wms", "e-0")
 
 
 def test_a_location_is_read_even_from_an_event_that_is_wrong() -> None:

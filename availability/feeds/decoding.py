@@ -101,7 +101,11 @@ UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def decode_event(
     raw: bytes | msgspec.Raw, defaults: EventDefaults | None, *, now_ms: int, expected_source: str | None = None
 ) -> StockEvent | Undecodable:
-    """Read one event at the time ``now_ms``; ``expected_source`` is the only source that it may then come from."""
+    """Read one event at the time ``now_ms``; ``expected_source`` is the only source that it may then come from.
+
+    A CloudEvent's own source is a URI; one that is not the expected source itself counts as a part of it
+    (``wms:/dc/1``), which no sender outside ``stock.wms.>`` can claim to be.
+    """
     if len(raw) > EVENT_BYTES_MAX:
         return Undecodable("invalid", f"longer than {EVENT_BYTES_MAX} bytes")
     try:
@@ -110,7 +114,7 @@ def decode_event(
         return _unreadable(raw, defaults, clean(error))
     told = defaults or _NOTHING_TOLD
     identity = event.id or told.id
-    source = event.source or told.source or expected_source
+    source = event.source or _within(expected_source, told.source) or expected_source
     occurred_at_ms = told.occurred_at_ms if event.occurred_at is None else to_ms(event.occurred_at)
     if identity is None or source is None or occurred_at_ms is None:
         missing = "id" if identity is None else "source" if source is None else "occurred_at"
@@ -137,7 +141,14 @@ def decode_event(
         reason=event.reason,
         reference_reservation=None if reference is None else reference.reservation,
         reference_line=None if reference is None else reference.line,
+        reverses=None if event.reverses is None else event_key(source, event.reverses),
     )
+
+
+def _within(expected_source: str | None, told: str | None) -> str | None:
+    if told is None or expected_source is None or told == expected_source:
+        return told
+    return f"{expected_source}:{told}"
 
 
 def location_of(raw: bytes | msgspec.Raw) -> str | None:
@@ -169,11 +180,10 @@ def _refusal(
     event: _Event, identity: str, source: str, occurred_at_ms: int, now_ms: int, expected_source: str | None
 ) -> Undecodable | None:
     """What is wrong with an event whose fields are each right by themselves; None = nothing."""
-    if expected_source is not None and source != expected_source:
+    if expected_source is not None and event.source not in (None, expected_source):
         return Undecodable("source-mismatch", f"the subject is of `{expected_source}`", identity, source)
-    if event.kind == "supply" or event.reverses is not None:
-        what = "supply" if event.reverses is None else "a retraction"
-        return Undecodable("unsupported", f"{what} is not taken yet", identity, source)
+    if event.kind == "supply":
+        return Undecodable("unsupported", "supply is not taken yet", identity, source)
     if occurred_at_ms > now_ms + FUTURE_MAX_MS and occurred_at_ms <= TIME_MS_MAX:
         ahead_ms = occurred_at_ms - now_ms
         return Undecodable("future", f"occurred_at is {ahead_ms} ms ahead of our clock", identity, source)
@@ -190,6 +200,8 @@ def _inconsistency(event: _Event, occurred_at_ms: int) -> str | None:
         return "Only supply has a date - at `$.due`"
     if (event.kind == "move") != (event.to_bucket is not None):
         return "A move has a second bucket, and nothing else has - at `$.to_bucket`"
+    if event.reverses is not None and event.reverses == event.id:
+        return "Expected another event's id - at `$.reverses`"
     return "Expected another bucket than `$.bucket` - at `$.to_bucket`" if event.to_bucket == event.bucket else None
 
 

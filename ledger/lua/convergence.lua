@@ -229,6 +229,11 @@ local function judge(position, window, event, key, id, reverses, movements)
   return add_delta(position, window, event, key, movements)
 end
 
+-- Whether a source's snapshots set on-hand: it is the authority, or a part of it (`wms:/dc/1` of `wms`), or there is none.
+local function is_authority(authority, source)
+  return not authority or source == authority or source:sub(1, #authority + 1) == authority .. ':'
+end
+
 -- One event of a feed: its outcome, the reason if it is quarantined, and the position; changes nothing if it is refused.
 local function converge(fields, by_person, movements)
   local key, source, id, kind, sku, location = fields[1], fields[2], fields[3], fields[4], fields[5], fields[6]
@@ -237,7 +242,7 @@ local function converge(fields, by_person, movements)
   local event = {kind, fields[9], whole(fields[7], -1000000000, 1000000000), whole(fields[8], 0, 253402300799999),
     fields[11] or -1, fields[10] or '', now_ms, fields[15] or '', id}
   if kind == 'snapshot' and event[BUCKET] == 'on_hand' and not by_person
-    and place[PLACE_AUTHORITY] and place[PLACE_AUTHORITY] ~= source then
+    and not is_authority(place[PLACE_AUTHORITY], source) then
     return 'quarantined', 'not-authoritative'
   end
   local position = position_at(sku, location)
