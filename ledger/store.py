@@ -73,7 +73,7 @@ class Ledger:
     async def check(self) -> State:
         """Asks the server something harmless, so that ``state`` is of now."""
         with suppress(LedgerError):  # the state says why
-            await self.find(m.Find("", ""))
+            await self.read(m.Read([]))
         return self.state()
 
     def state(self) -> State:

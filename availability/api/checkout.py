@@ -91,7 +91,8 @@ async def atp_many(edge: Edge, call: Call[forms.AtpForm]) -> Answer:
 
 
 def _items(edge: Edge, asked: list[Asked], found: Positions) -> list[AtpItem]:
-    view = View(found.now_ms, edge.low_stock, edge.stale_after_ms)
+    # What is read while the service is not ready is marked stale, whatever its age (P9).
+    view = View(found.now_ms, edge.low_stock, -1 if edge.reasons() else edge.stale_after_ms)
     return [atp_item(item, positions, view) for item, positions in zip(asked, found.items, strict=True)]
 
 
