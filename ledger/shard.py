@@ -45,7 +45,7 @@ REFUSAL_WORDS = ("EPOCH", "MISCONF", "BUSY", "NOREPLICAS", "UNKILLABLE")
 FREEING = (m.Release, m.Expire, m.Ship, m.Cancel, m.Read, m.Find, m.Locations)
 """What goes on when the server is out of memory: it gives memory back, or only looks."""
 LOOKING = (m.Read, m.Locations)
-"""What goes on when nothing may be changed. Not Find: a ledger that has lost something must not say "surely not done"."""
+"""What goes on when nothing may be changed. Not Find: a ledger that lost something must not say "surely not done"."""
 
 
 class Reply(msgspec.Struct, array_like=True):

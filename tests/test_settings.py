@@ -75,7 +75,7 @@ def test_settings_show_no_secret() -> None:
 
 
 def test_a_child_gets_the_same_settings() -> None:
-    settings = Settings(redis_url="redis://:p@ledger:6379/0", api_port=0, shards=3)
+    settings = Settings(redis_url="redis://:p@ledger:6379/0", api_port=0, low_stock=3)
     environment = environment_of_child(settings)
     assert load(None, environment) == settings
     assert environment["PATH"] == os.environ["PATH"]
