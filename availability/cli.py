@@ -14,6 +14,9 @@ import click
 
 from availability.settings import Settings, SettingsError, load
 
+TOKENS = ("jwks_file or jwks_url", "token_audience", "token_issuer")
+"""The settings without which no token can be believed."""
+
 DataFolder = click.Path(file_okay=False, path_type=Path)
 
 
@@ -49,6 +52,7 @@ def up(settings: Settings, data_dir: Path, port: int, workers: int, demo: bool) 
     from availability import embedded, instance
     from availability import up as this
 
+    _insist(instance.with_own_tokens(settings, data_dir), TOKENS)
     try:
         _run(this.run(settings, this.Plan(data_dir, port, workers, demo)))
     except instance.Refused as refused:
@@ -92,7 +96,7 @@ def serve(settings: Settings) -> None:
     """Run the API."""
     from availability import app
 
-    _run_process(settings, ("postgres_url", "redis_url"), app.run)
+    _run_process(settings, ("postgres_url", "redis_url", *TOKENS), app.run)
 
 
 @main.command()
@@ -221,8 +225,7 @@ def demo_traffic(settings: Settings, data_dir: Path) -> None:
 def _run_process(
     settings: Settings, needed: tuple[str, ...], run: Callable[[Settings], Coroutine[Any, Any, None]]
 ) -> None:
-    if missing := settings.missing(needed):
-        _fail(2, f"not set: {', '.join(missing)}")
+    _insist(settings, needed)
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -244,12 +247,18 @@ def _run_tool(
         settings = settings if data_dir is None else instance.settings_of(data_dir, settings)
     except instance.Refused as refused:
         _fail(2, str(refused))
-    if missing := settings.missing(("postgres_url", *needed)):
-        _fail(2, f"not set: {', '.join(missing)}; or name the folder of an `up` by --data-dir")
+    _insist(settings, ("postgres_url", *needed), otherwise="; or name the folder of an `up` by --data-dir")
     try:
         sys.exit(asyncio.run(tool(settings)))
     except NotChecked as error:
         _fail(2, str(error))
+
+
+def _insist(settings: Settings, needed: tuple[str, ...], *, otherwise: str = "") -> None:
+    """End with 2 when one of the settings is missing; see ``Settings.missing``."""
+    if missing := settings.missing(needed):
+        names = ", ".join(missing)
+        _fail(2, f"not set: {names}; put it into the file of --settings, or into AVAILABILITY_<NAME>{otherwise}")
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:

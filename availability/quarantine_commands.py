@@ -17,10 +17,8 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
-from availability.feeds.cloudevents import unpack
-from availability.feeds.decoding import EventDefaults, Undecodable
-from availability.feeds.intake import RawEvent, take_all
-from availability.feeds.messages import source_of
+from availability.feeds.intake import Envelope, Message, RawEvent, take_all
+from availability.feeds.messages import events_in, source_of
 from availability.journal_watch import compared_ledger
 from availability.settings import Settings
 from availability.shapes import time_text
@@ -183,19 +181,14 @@ async def _replay(ledger: Ledger, quarantine: Quarantine, rows: Sequence[Quarant
 
 
 def _events_of(row: QuarantineRow) -> list[RawEvent]:
-    """The row's bytes as the way in would have them: one event, or a whole message that was not understood then."""
-    told = EventDefaults(id=row.event)
+    """The row's bytes as the way in would have them: one event of several, or a whole message, to be taken apart."""
     if row.channel == "http":
-        return [RawEvent(row.raw, told)]
+        return [RawEvent(row.raw)]
+    envelope = msgspec.json.decode(row.envelope, type=Envelope) if row.envelope else Envelope()
     subject = row.subject or ""
-    source = source_of(subject)
-    if source is None:
-        refusal = Undecodable("source-mismatch", "the subject names no source")
-        return [RawEvent(row.raw, None, subject, None, row.received_at_ms, refusal)]
-    parts = unpack(row.raw, None)
-    if isinstance(parts, Undecodable):
-        return [RawEvent(row.raw, None, subject, source, row.received_at_ms, parts)]
-    return [RawEvent(part.raw, part.defaults or told, subject, source, row.received_at_ms) for part in parts]
+    if envelope.told is None:
+        return events_in(Message(row.raw, envelope.headers), subject, row.received_at_ms)
+    return [RawEvent(row.raw, envelope.told, subject, source_of(subject), row.received_at_ms)]
 
 
 def _told(row: QuarantineRow) -> dict[str, object]:
@@ -210,6 +203,7 @@ def _told(row: QuarantineRow) -> dict[str, object]:
         "detail": row.detail,
         "channel": row.channel,
         "subject": row.subject,
+        "envelope": row.envelope,
         "owner": row.owner,
         "resolved_at": None if row.resolved_at_ms is None else time_text(row.resolved_at_ms),
     }

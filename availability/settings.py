@@ -84,8 +84,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return [name for name in self.__struct_fields__ if getattr(self, name) != getattr(default, name)]
 
     def missing(self, names: tuple[str, ...]) -> list[str]:
-        """Which of ``names`` are not set."""
-        return [name for name in names if getattr(self, name) == ""]
+        """Which of ``names`` are not set; of one like "this or that", either is enough."""
+        return [name for name in names if all(getattr(self, either) == "" for either in name.split(" or "))]
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:

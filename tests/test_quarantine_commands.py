@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from base64 import b64encode
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,11 +11,12 @@ from typing import Any, TypeVar
 import asyncpg
 import pytest
 from click.testing import CliRunner, Result
-from feeding import an_event, encoded
+from feeding import NOW_MS, an_event, encoded
 
 from availability.cli import main
-from availability.feeds.decoding import EventDefaults
-from availability.feeds.intake import Channel, RawEvent, take_all
+from availability.feeds.decoding import Undecodable
+from availability.feeds.intake import Channel, Message, RawEvent, take_all
+from availability.feeds.messages import events_in
 from ledger import Ledger, Location, PutLocation, Quarantine, QuarantineRow, Read, ReadItem, migrate
 
 Value = TypeVar("Value")
@@ -83,12 +85,21 @@ def world(valkey_url: str, postgres_url: str) -> World:
     return World(valkey_url, postgres_url)
 
 
+BARE = an_event(id=None, source=None, occurred_at=None)
+ATTRIBUTES = {"specversion": "1.0", "id": "ce-1", "source": "wms", "type": "t", "time": "2025-06-01T00:00:00Z"}
+
+
+def binary(**attributes: str) -> dict[str, str]:
+    return {f"ce-{name}": value for name, value in (ATTRIBUTES | attributes).items()}
+
+
 def raw(**fields: object) -> RawEvent:
     return RawEvent(encoded(an_event(**fields)))
 
 
-def of_feed(body: bytes, subject: str = "stock.wms.counts", defaults: EventDefaults | None = None) -> RawEvent:
-    return RawEvent(body, defaults, subject, subject.split(".")[1])
+def of_feed(body: object, headers: dict[str, str] | None = None, subject: str = "stock.wms.counts") -> list[RawEvent]:
+    """As the feed has them that are in a message with this body."""
+    return events_in(Message(body if isinstance(body, bytes) else encoded(body), headers), subject, NOW_MS)
 
 
 def test_nothing_waits(world: World) -> None:
@@ -182,25 +193,64 @@ def test_more_than_a_page_is_replayed(world: World) -> None:
 
 def test_an_event_of_a_feed_is_still_only_its_source_s(world: World) -> None:
     """P10."""
-    world.send(of_feed(encoded(an_event(source="erp"))), channel="nats")
+    world.send(*of_feed(an_event(source="erp")), channel="nats")
     world.open_shop()
     assert (
         world.run("replay", "--all").stdout.splitlines()[0].endswith("stays: source-mismatch: the subject is of `wms`")
     )
-    world.send(RawEvent(encoded(an_event(id="e-2")), None, "stock", "nobody"), channel="nats")
+    world.send(*of_feed(an_event(id="e-2"), subject="stock.%FF.counts"), channel="nats")
     assert "stays: source-mismatch: the subject names no source" in world.run("replay", "--all").stdout
     assert world.on_hand() == 0
 
 
 def test_a_message_that_was_not_understood_then_is_taken_apart_now(world: World) -> None:
-    """As after an upgrade: the row has the whole message, here a list and a CloudEvent."""
-    message = json.dumps([an_event(id="e-1"), an_event(id="e-2", sku="SKU-2")])
-    envelope = {"specversion": "1.0", "id": "e-3", "source": "wms", "type": "t", "time": "2025-06-01T00:00:00Z"}
-    cloud_event = json.dumps({**envelope, "data": an_event(id=None, source=None, occurred_at=None, sku="SKU-3")})
-    world.send(of_feed(message.encode()), of_feed(cloud_event.encode()), of_feed(b'{"specversion":'), channel="nats")
+    """As after an upgrade: the row has the whole message, here a list and CloudEvents."""
+    refusal = Undecodable("unsupported", "not yet")
+    messages = [
+        Message(encoded([an_event(id="e-1"), an_event(id="e-2", sku="SKU-2")])),
+        Message(encoded({**ATTRIBUTES, "id": "e-3", "data": BARE | {"sku": "SKU-3"}})),
+        Message(encoded(BARE | {"sku": "SKU-4"}), binary(id="e-4")),
+        Message(encoded(BARE | {"sku": "SKU-4"}), binary(id="e-5")),
+        Message(b'{"specversion":'),
+    ]
+    subject = "stock.wms.counts"
+    refused = [RawEvent(message.body, None, subject, "wms", NOW_MS, refusal, message) for message in messages]
+    world.send(*refused, *refused, channel="nats")
+    assert len(world.waiting()) == len(messages), "each waits once, and the same bytes in another envelope are another"
     world.open_shop()
-    assert world.run("replay", "--all").stdout.splitlines()[-1] == "3 applied, 1 quarantined"
-    assert [world.on_hand(sku) for sku in ("SKU-1", "SKU-2", "SKU-3")] == [5, 5, 5]
+    assert world.run("replay", "--all").stdout.splitlines()[-1] == "5 applied, 1 quarantined"
+    assert [world.on_hand(f"SKU-{number}") for number in range(1, 5)] == [5] * 4
+
+
+NOWHERE = {
+    "structured": ({**ATTRIBUTES, "data": BARE}, None),
+    "structured, in base64": ({**ATTRIBUTES, "data_base64": b64encode(encoded(BARE)).decode()}, None),
+    "structured, with its type": (
+        {**ATTRIBUTES, "data": BARE},
+        {"Content-Type": "application/cloudevents+json", "Nats-Msg-Id": "1"},
+    ),
+    "binary": (BARE, binary()),
+    "a list in one": ({**ATTRIBUTES, "data": [BARE, BARE | {"sku": "SKU-2"}]}, None),
+    "a list around one": ([an_event(), an_event(id="e-2", sku="SKU-2")], None),
+    "none": (an_event(id="ce-1"), None),
+}
+
+
+@pytest.mark.parametrize(("body", "headers"), NOWHERE.values(), ids=NOWHERE)
+def test_what_only_the_envelope_says_is_kept(world: World, body: object, headers: dict[str, str] | None) -> None:
+    """P8: an event's id, time and sequence may stand in its CloudEvent alone."""
+    world.send(*of_feed(body, headers), channel="nats")
+    rows = world.waiting()
+    assert {row.reason for row in rows} == {"unknown-location"}
+    if len(rows) == 1:
+        assert rows[0].raw == encoded(body), "the message as it came"
+    world.open_shop()
+
+    assert world.run("replay", "--all").exit_code == 0
+    assert world.on_hand() == 5
+    world.send(*of_feed(body, headers), channel="nats")
+    assert world.waiting() == [], "the feed's own redelivery is known by its id"
+    assert "Nats-Msg-Id" not in str([row.envelope for row in rows])
 
 
 def test_an_event_is_settled_without_being_applied_when_somebody_agrees(world: World) -> None:

@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from availability.cli import main
 from availability.settings import Settings, SettingsError, environment_of_child, load
 
 DOCUMENTED = Path(__file__).parent.parent / "config" / "availability.toml"
@@ -79,3 +81,32 @@ def test_a_child_gets_the_same_settings() -> None:
     environment = environment_of_child(settings)
     assert load(None, environment) == settings
     assert environment["PATH"] == os.environ["PATH"]
+
+
+TOKENS = "jwks_file or jwks_url, token_issuer"
+NEEDED = {
+    "serve": f"postgres_url, redis_url, {TOKENS}",
+    "ingest": "nats_url, postgres_url, redis_url",
+    "journal": "nats_url, postgres_url, redis_url",
+    "keeper": "postgres_url, redis_url",
+}
+
+
+@pytest.mark.parametrize(("command", "names"), NEEDED.items())
+def test_a_process_insists_on_what_it_needs(command: str, names: str) -> None:
+    refused = CliRunner().invoke(main, [command])
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(f"not set: {names}; ")
+
+
+@pytest.mark.parametrize("settings", [Settings(jwks_file="x"), Settings(jwks_url="https://x")])
+def test_one_of_two_ways_to_the_keys_is_enough(settings: Settings) -> None:
+    assert settings.missing(("jwks_file or jwks_url", "token_issuer")) == ["token_issuer"]
+
+
+def test_up_insists_on_the_issuer_of_keys_that_are_not_its_own(tmp_path: Path) -> None:
+    environment = {"AVAILABILITY_JWKS_FILE": str(tmp_path / "keys"), "AVAILABILITY_TOKEN_AUDIENCE": ""}
+    refused = CliRunner().invoke(main, ["up", "--data-dir", str(tmp_path / "data")], env=environment)
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("not set: token_audience, token_issuer; ")
+    assert not (tmp_path / "data").exists()

@@ -34,7 +34,7 @@ LineNumber = Annotated[int, Meta(ge=1, le=1_000_000)]
 UndecodableReason = Literal["invalid", "future", "unsupported", "source-mismatch"]
 
 
-class EventDefaults(Struct, frozen=True):
+class EventDefaults(Struct, frozen=True, omit_defaults=True):
     """What the envelope of an event says, for the fields that the event itself leaves out."""
 
     id: str | None = None

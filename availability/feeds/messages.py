@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 
 from availability.feeds.cloudevents import unpack
 from availability.feeds.decoding import Undecodable
-from availability.feeds.intake import RawEvent
+from availability.feeds.intake import Message, RawEvent
 from ledger import Name
 
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -22,16 +22,21 @@ _TIME_AT: Final = 7
 
 def events_of(message: Msg) -> list[RawEvent]:
     """The events in order; a message that cannot be taken apart is one refused event with all of its bytes."""
-    subject = _CONTROLS.sub("?", message.subject)[:_SUBJECT_LENGTH_MAX]
-    received_at_ms = stored_at_ms(message)
-    source = source_of(message.subject)
+    return events_in(Message(message.data, message.headers), message.subject, stored_at_ms(message))
+
+
+def events_in(message: Message, subject: str, received_at_ms: int) -> list[RawEvent]:
+    """``events_of`` a message that the stream got at that time on that subject."""
+    shown = _CONTROLS.sub("?", subject)[:_SUBJECT_LENGTH_MAX]
+    source = source_of(subject)
     if source is None:
         refusal = Undecodable("source-mismatch", "the subject names no source")
-        return [RawEvent(message.data, None, subject, None, received_at_ms, refusal)]
-    parts = unpack(message.data, message.headers)
+        return [RawEvent(message.body, None, shown, None, received_at_ms, refusal, message)]
+    parts = unpack(message.body, message.headers)
     if isinstance(parts, Undecodable):
-        return [RawEvent(message.data, None, subject, source, received_at_ms, parts)]
-    return [RawEvent(part.raw, part.defaults, subject, source, received_at_ms) for part in parts]
+        return [RawEvent(message.body, None, shown, source, received_at_ms, parts, message)]
+    whole = message if len(parts) == 1 else None
+    return [RawEvent(part.raw, part.defaults, shown, source, received_at_ms, None, whole) for part in parts]
 
 
 def stored_at_ms(message: Msg) -> int:

@@ -16,7 +16,10 @@ State = Literal["open", "replayed", "discarded"]
 
 
 class QuarantinedEvent(Struct, frozen=True):
-    """An event as it came: ``raw`` is the message's bytes, ``event`` the source's own id when it could be read."""
+    """An event as it came: ``raw`` is the message's bytes, ``event`` the source's own id when it could be read.
+
+    ``envelope`` is what the message said around ``raw``, in the words of whoever stored it, who also reads it.
+    """
 
     source: str
     event: str | None
@@ -27,6 +30,7 @@ class QuarantinedEvent(Struct, frozen=True):
     subject: str | None
     received_at_ms: int
     owner: str = OWNER
+    envelope: str | None = None
 
 
 class QuarantineRow(Struct, frozen=True):
@@ -39,6 +43,7 @@ class QuarantineRow(Struct, frozen=True):
     reason: str
     detail: str
     raw: bytes
+    envelope: str | None
     channel: Channel
     subject: str | None
     owner: str
@@ -65,14 +70,16 @@ class Quarantine:
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.executemany(
                 "insert into availability.quarantine"
-                " (received_at_ms, source, event, reason, detail, raw, channel, subject, owner)"
-                " values ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-                " on conflict (source, coalesce(event, ''), reason, md5(raw)) where state = 'open' do nothing",
+                " (received_at_ms, source, event, reason, detail, raw, envelope, channel, subject, owner)"
+                " values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+                " on conflict (source, coalesce(event, ''), reason, md5(raw),"
+                " (case when event is null then md5(coalesce(envelope, '')) else '' end))"
+                " where state = 'open' do nothing",
                 [
                     (
                         *(event.received_at_ms, _storable(event.source), _storable(event.event)),
-                        *(_storable(event.reason), _storable(event.detail), event.raw, event.channel),
-                        *(_storable(event.subject), event.owner),
+                        *(_storable(event.reason), _storable(event.detail), event.raw, _storable(event.envelope)),
+                        *(event.channel, _storable(event.subject), event.owner),
                     )
                     for event in events
                 ],

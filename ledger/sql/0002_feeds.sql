@@ -7,7 +7,8 @@ create table availability.quarantine (
     event text,                                          -- the source's own id of it, when it could be read
     reason text not null,
     detail text not null,
-    raw bytea not null,                                  -- the message as it came
+    raw bytea not null,                                  -- the message as it came; of one with several events, this one
+    envelope text,                                       -- JSON: what the message said around raw, for trying it again
     channel text not null check (channel in ('nats', 'http')),
     subject text,
     owner text not null,                                 -- who is to look at it
@@ -17,7 +18,9 @@ create table availability.quarantine (
 );
 create index quarantine_open on availability.quarantine (id) where state = 'open';
 -- A redelivered event waits once; when it comes again after it was dealt with, it waits again.
-create unique index quarantine_once on availability.quarantine (source, coalesce(event, ''), reason, md5(raw)) where state = 'open';
+create unique index quarantine_once on availability.quarantine (
+    source, coalesce(event, ''), reason, md5(raw), (case when event is null then md5(coalesce(envelope, '')) else '' end)
+) where state = 'open';
 
 create table availability.feed_status (
     source text primary key,
