@@ -16,7 +16,7 @@ from waiting import wait_until
 from ledger import Filters, FoundReservation, JournalWriter, Ledger, Reservations, migrate
 from ledger import messages as m
 from ledger.journal import JOURNAL_FAILED, BadCursor, Indexer, Place
-from ledger.journal.indexer import Index, Superseded
+from ledger.journal.index import Index, Superseded
 from ledger.journal.records import RawEntry
 from ledger.journal.search import PLANNER, query_of
 from ledger.journal.stream import JournalStream
