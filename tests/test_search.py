@@ -18,7 +18,7 @@ from ledger import messages as m
 from ledger.journal import JOURNAL_FAILED, BadCursor, Indexer, Place
 from ledger.journal.index import Index, Superseded
 from ledger.journal.records import RawEntry
-from ledger.journal.search import PLANNER, query_of
+from ledger.journal.search import query_of
 from ledger.journal.stream import JournalStream
 
 pytestmark = pytest.mark.anyio
@@ -443,18 +443,10 @@ async def test_over_http(searched: Searched) -> None:
     assert (bad.status_code, bad.json()["errors"][0]["field"]) == (400, "after")
 
 
-@pytest.fixture
-async def planner(searched: Searched) -> AsyncIterator[asyncpg.Connection]:
-    """A connection that plans as the search's own do."""
-    connection = await asyncpg.connect(searched.postgres_url, server_settings=dict(PLANNER))
-    yield connection
-    await connection.close()
-
-
-async def test_a_page_is_found_without_a_scan(searched: Searched, planner: asyncpg.Connection) -> None:
+async def test_a_page_is_found_without_a_scan(searched: Searched, postgres: asyncpg.Connection) -> None:
     """However many fit, a page reads little more than itself: of 20,000 reservations of a hot SKU, never analysed."""
-    await planner.execute("alter table availability.reservation set (autovacuum_enabled = off)")
-    await planner.execute("alter table availability.reservation_line set (autovacuum_enabled = off)")
+    await postgres.execute("alter table availability.reservation set (autovacuum_enabled = off)")
+    await postgres.execute("alter table availability.reservation_line set (autovacuum_enabled = off)")
     writer = await JournalWriter.open(searched.postgres_url, 0)
     for seq in range(1, 101):
         holds = [operation("hold", f"r-{seq:03}-{number:03}", hot(seq)) for number in range(200)]
@@ -478,7 +470,7 @@ async def test_a_page_is_found_without_a_scan(searched: Searched, planner: async
         query, values = query_of(filters)
         for before in ((2**62, ""), (AT_MS + 50, "r-050-100")):
             [plan] = msgspec.json.decode(
-                await planner.fetchval(f"explain (analyze, buffers, format json) {query}", "web", *before, 51, *values)
+                await postgres.fetchval(f"explain (analyze, buffers, format json) {query}", "web", *before, 51, *values)
             )
             blocks = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
             assert blocks < 1_000, filters

@@ -3,15 +3,12 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from types import MappingProxyType
 
 import asyncpg
 
 CONNECT_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 30.0
 LOCK_PAUSE_S = 0.25
-NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +30,15 @@ async def connect(postgres_url: str) -> asyncpg.Connection:
     )
 
 
-async def open_pool(postgres_url: str, size: int = 2, settings: Mapping[str, str] = NO_SETTINGS) -> asyncpg.Pool:
-    """Connections for short questions, with these settings of the server; the first is made when it is needed."""
+async def open_pool(postgres_url: str, size: int = 2) -> asyncpg.Pool:
+    """Connections for short questions; the first is made when it is needed."""
     return await asyncpg.create_pool(
         postgres_url,
         min_size=0,
         max_size=size,
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=COMMAND_TIMEOUT_S,
-        server_settings={"application_name": "availability", **settings},
+        server_settings={"application_name": "availability"},
     )
 
 

@@ -20,11 +20,8 @@ CANDIDATES_MIN = 200
 _DECODER = msgspec.msgpack.Decoder(Reservation)
 _CURSOR: Final = re.compile(rb"([0-9]{1,15}) ([\x21-\x7e]{1,128})\Z")
 
-# A page is found by walking an index from its newest end until the page is full. Plans that collect and sort all that
-# fits a filter first are kept away: they look cheap as long as the planner does not know how much that is.
-PLANNER: Final = {"enable_seqscan": "off", "enable_bitmapscan": "off", "enable_hashagg": "off"}
-
-# Which rows a page is taken from: those that the first given of order, customer, line and status leads to.
+# A page is found by walking an index from its newest end until the page is full, never by collecting all that fit. Which
+# index: the one that the first given of order, customer, line and status leads to.
 _OF_RESERVATIONS: Final = """
 select shard, id, created_at_ms, body from availability.reservation as r
 where client = $1 and (created_at_ms, id) < ($2, $3) {narrowed}
@@ -129,7 +126,7 @@ class Reservations:
     @classmethod
     async def open(cls, postgres_url: str) -> "Reservations":
         """Connect when first asked something."""
-        return cls(await open_pool(postgres_url, settings=PLANNER))
+        return cls(await open_pool(postgres_url))
 
     async def close(self) -> None:
         self._pool.terminate()
