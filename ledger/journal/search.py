@@ -20,8 +20,8 @@ CANDIDATES_MIN = 200
 _DECODER = msgspec.msgpack.Decoder(Reservation)
 _CURSOR: Final = re.compile(rb"([0-9]{1,15}) ([\x21-\x7e]{1,128})\Z")
 
-# A page is found by walking an index from its newest end until the page is full, never by collecting all that fit. It is
-# the index that the first given of order, customer, line and status leads to.
+# A page is found by walking an index from its newest end until it is full, never by collecting all that fit: the
+# index that the first given of order, customer, line and status leads to.
 _OF_RESERVATIONS: Final = """
 select shard, id, created_at_ms, body from availability.reservation as r
 where client = $1 and (created_at_ms, id) < ($2, $3) {narrowed}
