@@ -11,7 +11,7 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 from litestar import Litestar
 
-from availability.api.edge import Door, Edge, clock_ms
+from availability.api.edge import Door, Edge, Searches, clock_ms
 from availability.api.keyring import keep_fresh
 from availability.api.service import service
 from availability.api.tokens import Keys, Tokens
@@ -20,7 +20,7 @@ from availability.journal_watch import watched_ledger
 from availability.processes import stopped_by_signals
 from availability.settings import Settings
 from availability.telemetry import Telemetry
-from ledger import JOURNAL_FAILED, FeedStatus, Journal, Ledger, Quarantine, State
+from ledger import JOURNAL_FAILED, FeedStatus, Journal, Ledger, Quarantine, Reservations, State
 
 WATCH_S: Final = 1.0
 STOP_S: Final = 5.0
@@ -47,6 +47,7 @@ class Api:
         settings: Settings,
         ledger: Stated,
         quarantine: Keeps,
+        reservations: Searches,
         *,
         telemetry: Telemetry | None = None,
         now_ms: Callable[[], int] = clock_ms,
@@ -58,6 +59,7 @@ class Api:
         self.edge = Edge(
             ledger,
             quarantine,
+            reservations,
             low_stock=settings.low_stock,
             stale_after_ms=settings.stale_after_ms,
             reasons=self.reasons,
@@ -86,9 +88,9 @@ async def run(settings: Settings) -> None:
     telemetry = Telemetry()
     async with (
         watched_ledger(settings, telemetry.ledger_call) as ledger,
-        _journal(settings) as (journal, feeds, quarantine),
+        _journal(settings) as (journal, feeds, quarantine, reservations),
     ):
-        api = Api(settings, ledger, quarantine, telemetry=telemetry)
+        api = Api(settings, ledger, quarantine, reservations, telemetry=telemetry)
         async with asyncio.TaskGroup() as tasks:
             watchers = [
                 tasks.create_task(keep_fresh(api.tokens, settings.jwks_file, settings.jwks_url)),
@@ -101,13 +103,15 @@ async def run(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _journal(settings: Settings) -> AsyncIterator[tuple[Journal, FeedStatus, Quarantine]]:
+async def _journal(settings: Settings) -> AsyncIterator[tuple[Journal, FeedStatus, Quarantine, Reservations]]:
     journal = await Journal.open(settings.postgres_url)
     feeds = await FeedStatus.open(settings.postgres_url)
     quarantine = await Quarantine.open(settings.postgres_url)
+    reservations = await Reservations.open(settings.postgres_url)
     try:
-        yield journal, feeds, quarantine
+        yield journal, feeds, quarantine, reservations
     finally:
+        await reservations.close()
         await quarantine.close()
         await feeds.close()
         await journal.close()

@@ -1,4 +1,4 @@
-"""The process ``journal``: the ledger's streams into Postgres, and from there its events to NATS."""
+"""The process ``journal``: the ledger's streams into Postgres, from there its events to NATS, and what is searched."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from availability.events import Announcer
 from availability.processes import figures_shown, pause, stop_event
 from availability.settings import Settings
-from ledger import JOURNAL_FAILED, Follower, Observer, StreamStatus, Written, migrate
+from ledger import JOURNAL_FAILED, Follower, Indexer, Observer, StreamStatus, Written, migrate
 
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
 
@@ -82,7 +82,7 @@ async def _migrated(postgres_url: str, stop: asyncio.Event) -> bool:
 
 
 async def _journal(settings: Settings, metrics: JournalMetrics, stop: asyncio.Event) -> None:
-    """Follow and announce every shard until ``stop``."""
+    """Follow, announce and index every shard until ``stop``."""
     announcers = {
         shard: Announcer(
             settings.nats_url, settings.postgres_url, shard, settings.stale_after_ms, announced=metrics.announced
@@ -90,15 +90,18 @@ async def _journal(settings: Settings, metrics: JournalMetrics, stop: asyncio.Ev
         for shard in range(settings.shards)
     }
 
+    indexers = {shard: Indexer(settings.postgres_url, shard) for shard in range(settings.shards)}
+
     def written(shard: int, batch: Written) -> None:
         metrics.written(shard, batch)
         announcers[shard].wake()
+        indexers[shard].wake()
 
     observer = Observer(written, metrics.status)
     followers = [
         Follower(settings.redis_url, settings.postgres_url, shard, observer) for shard in range(settings.shards)
     ]
-    workers: list[Follower | Announcer] = [*followers, *announcers.values()]
+    workers: list[Follower | Announcer | Indexer] = [*followers, *announcers.values(), *indexers.values()]
     async with asyncio.TaskGroup() as group:
         for worker in workers:
             group.create_task(worker.run())

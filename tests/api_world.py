@@ -24,7 +24,19 @@ from availability.api.routing import Match, Routes
 from availability.api.service import ENDPOINTS
 from availability.app import Api
 from availability.settings import Settings
-from ledger import Operation, QuarantinedEvent, RulesLedger, Unavailable
+from ledger import (
+    BadCursor,
+    Filters,
+    Find,
+    Found,
+    FoundReservation,
+    Operation,
+    QuarantinedEvent,
+    Reservation,
+    ReservationPage,
+    RulesLedger,
+    Unavailable,
+)
 
 ISSUER: Final = "https://issuer.example"
 AUDIENCE: Final = "availability"
@@ -70,6 +82,40 @@ class KeptQuarantine:
         self.events += events
 
 
+class SearchOfRules:
+    """The search, over the plain rules: complete at any time, its cursors are numbers."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    async def search(
+        self, client: str, filters: Filters, *, limit: int = 50, after: str | None = None
+    ) -> ReservationPage:
+        if after is not None and not after.isdecimal():
+            raise BadCursor
+        found = [
+            FoundReservation(id_, 0, told.reservation)
+            for id_ in reversed(self._world.ledger.rules.claims)
+            if isinstance(told := await self._world.ledger.find(Find(id_, client)), Found)
+            and self._fits(told.reservation, filters)
+        ]
+        start = int(after or 0)
+        more = str(start + limit) if len(found) > start + limit else None
+        return ReservationPage(found[start : start + limit], more, self._world.now_ms - 240, 240)
+
+    @staticmethod
+    def _fits(reservation: Reservation, filters: Filters) -> bool:
+        return (
+            filters.order_id in (None, reservation.order_id)
+            and filters.customer in (None, reservation.customer)
+            and filters.status in (None, reservation.status)
+            and any(
+                filters.sku in (None, line.sku) and filters.location in (None, line.location)
+                for line in reservation.lines
+            )
+        )
+
+
 class World:
     """A ledger, the API over it, and a clock that stands still until it is moved."""
 
@@ -79,7 +125,7 @@ class World:
         self.quarantine = KeptQuarantine()
         self.issuer = Issuer()
         settings = Settings(token_issuer=ISSUER, token_audience=AUDIENCE)
-        self.api = Api(settings, self.ledger, self.quarantine, now_ms=lambda: self.now_ms)
+        self.api = Api(settings, self.ledger, self.quarantine, SearchOfRules(self), now_ms=lambda: self.now_ms)
         self.api.tokens.keys.load(self.issuer.jwks)
         self._keys = 0
         self.held = ""

@@ -103,7 +103,7 @@ async def test_a_ledger_without_an_answer_is_told_honestly(
         ("GET", "/v1/%61tp", 404, "not-found"),
         ("GET", "/v1/reservations/a/b/c", 404, "not-found"),
         ("GET", "/v1/reservations/batch", 405, "method-not-allowed"),
-        ("GET", "/v1/reservations", 405, "method-not-allowed"),
+        ("PUT", "/v1/reservations", 405, "method-not-allowed"),
         ("DELETE", "/v1/reservations/x", 405, "method-not-allowed"),
         ("PATCH", "/v1/atp", 405, "method-not-allowed"),
         ("POST", "/health/live", 405, "method-not-allowed"),

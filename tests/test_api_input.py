@@ -150,6 +150,17 @@ QUERIES = [
     *((f"sku=SHOE&by={text}", "by") for text in ("", "today", "2026-02-30", "2026-11-22", TIME)),
 ]
 
+SEARCHES = [
+    *((f"{field}={text}", field) for field in ("sku", "location") for text in ("", "%20A", "A%00", "%C3%A4", "N" * 65)),
+    *((f"{field}={text}", field) for field in ("order_id", "customer") for text in ("", "A%0A", "R" * 129)),
+    *((f"status={text}", "status") for text in ("", "HELD", "picked", "1")),
+    *((f"limit={text}", "limit") for text in ("", "0", "101", "-1", "1.0", "1e1", "9" * 90)),
+    *((f"after={text}", "after") for text in ("", "a" * 257, "not-one", "%F0%9F%91%9F")),
+    ("sku=A&sku=B", "sku"),
+    ("sort=old", "sort"),
+    ("sku=%FF", "query"),
+]
+
 ATPS = [
     *(({"items": [{"sku": name}]}, "items[0].sku") for name in NOT_NAMES),
     *(({"items": [{"sku": "A", "quantity": many}]}, "items[0].quantity") for many in NOT_QUANTITIES),
@@ -244,6 +255,7 @@ def rows() -> list[tuple[str, str, bytes | None, str]]:
         *(("POST", "/v1/reservations", body, field) for body, field in HOLDS),
         *(("POST", "/v1/reservations/{held}/" + verb, body, field) for verb, body, field in VERBS),
         *(("GET", f"/v1/atp?{query}", None, field) for query, field in QUERIES),
+        *(("GET", f"/v1/reservations?{query}", None, field) for query, field in SEARCHES),
         *(("POST", "/v1/atp", body, field) for body, field in ATPS),
         *(("POST", "/v1/reservations/batch", body, field) for body, field in BATCHES),
         *(("POST", "/v1/stock-events", body, field) for body, field in EVENTS),

@@ -21,6 +21,7 @@ CONTRACT = {
     ("get", "/v1/atp"): {200},
     ("post", "/v1/atp"): {200},
     ("post", "/v1/reservations"): {201, 409, 422},
+    ("get", "/v1/reservations"): {200},
     ("post", "/v1/reservations/batch"): {200},
     ("get", "/v1/reservations/{id}"): {200, 404},
     ("post", "/v1/reservations/{id}/extend"): {200, 404, 409, 422},

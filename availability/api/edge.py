@@ -1,4 +1,4 @@
-"""What the handlers work with: the ledger's door, the quarantine, the clock, and why the service is not ready."""
+"""What the handlers work with: ledger, quarantine, search and clock, and why the service is not ready."""
 
 import time
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from ledger import (
     Count,
     CountOutcome,
     Extend,
+    Filters,
     Find,
     Found,
     Hold,
@@ -29,6 +30,7 @@ from ledger import (
     PutLocation,
     Read,
     Release,
+    ReservationPage,
     Return,
     Ship,
     VerbOutcome,
@@ -55,6 +57,14 @@ class Door(Protocol):
     async def locations(self, operation: Locations, /) -> LocationList: ...
 
 
+class Searches(Protocol):
+    """The search for reservations; raises one of ``ledger.JOURNAL_FAILED`` when it gives no answer."""
+
+    async def search(
+        self, client: str, filters: Filters, *, limit: int = 50, after: str | None = None
+    ) -> ReservationPage: ...
+
+
 def clock_ms() -> int:
     """This machine's clock. What is decided about stock goes by the ledger's."""
     return time.time_ns() // 1_000_000
@@ -67,6 +77,7 @@ class Edge:
         self,
         ledger: Door,
         quarantine: Keeps,
+        reservations: Searches,
         *,
         low_stock: int,
         stale_after_ms: int,
@@ -78,7 +89,7 @@ class Edge:
         self.low_stock, self.stale_after_ms, self.now_ms = low_stock, stale_after_ms, now_ms
         self.reasons, self.metrics, self.jwks = reasons, metrics, jwks
         self.document = b""
-        self.ledger, self.quarantine = ledger, quarantine
+        self.ledger, self.quarantine, self.reservations = ledger, quarantine, reservations
         self._heard: dict[str, int] = {}
 
     def heard(self, newest_ms: dict[str, int]) -> None:

@@ -19,6 +19,7 @@ from ledger import (
     Mode,
     Name,
     Reference,
+    ReservationStatus,
     Strategy,
     UnitsOfLine,
 )
@@ -28,6 +29,8 @@ RESERVATIONS_MAX = 256
 EVENTS_MAX = 1_000
 COUNT_LINES_MAX = 10_000
 LOCATIONS_MAX = 200
+PAGE_MAX = 100
+PAGE = 50
 TTL_SECONDS_MAX = 86_400
 TTL_SECONDS = 600
 
@@ -91,6 +94,16 @@ class HoldForm(Form, frozen=True):
     max_splits: Annotated[int, Meta(ge=0, le=LINES_MAX)] | None = None
     by: date | None = None
     near: Near | None = None
+
+
+class SearchQuery(Form, frozen=True):
+    order_id: Reference | None = None
+    customer: Reference | None = None
+    sku: Name | None = None
+    location: Name | None = None
+    status: ReservationStatus | None = None
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE
+    after: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
 
 
 class BatchItemForm(HoldForm, frozen=True, kw_only=True):

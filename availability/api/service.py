@@ -7,7 +7,7 @@ from litestar import Litestar, Request, Response, asgi
 from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, Receive, Scope, Send
 
-from availability.api import batch, catalog, checkout, openapi, pages, stock, verbs
+from availability.api import batch, catalog, checkout, openapi, pages, searching, stock, verbs
 from availability.api.answer import Answer, respond
 from availability.api.edge import Edge
 from availability.api.endpoint import Endpoint, answer_of
@@ -20,6 +20,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     checkout.atp,
     checkout.atp_many,
     checkout.hold,
+    searching.reservations,
     checkout.reservation,
     checkout.operation,
     batch.hold_many,

@@ -2,21 +2,27 @@
 
 from ledger.journal.feed_status import FeedStatus
 from ledger.journal.follower import Follower, Observer
+from ledger.journal.indexer import Indexer
 from ledger.journal.migrations import ChangedMigration, migrate
 from ledger.journal.outbox import Outbox
 from ledger.journal.postgres import FAILED as JOURNAL_FAILED
 from ledger.journal.quarantine import Quarantine, QuarantinedEvent, QuarantineRow
 from ledger.journal.reader import Journal, JournalEnd, Problem, ShardStatus, SourceStatus, Status
 from ledger.journal.records import Cursor, Place, Unreadable
+from ledger.journal.search import BadCursor, Filters, FoundReservation, ReservationPage, Reservations
 from ledger.journal.stream import StreamStatus
 from ledger.journal.writer import JournalWriter, Written
 
 __all__ = [
     "JOURNAL_FAILED",
+    "BadCursor",
     "ChangedMigration",
     "Cursor",
     "FeedStatus",
+    "Filters",
     "Follower",
+    "FoundReservation",
+    "Indexer",
     "Journal",
     "JournalEnd",
     "JournalWriter",
@@ -27,6 +33,8 @@ __all__ = [
     "Quarantine",
     "QuarantineRow",
     "QuarantinedEvent",
+    "ReservationPage",
+    "Reservations",
     "ShardStatus",
     "SourceStatus",
     "Status",

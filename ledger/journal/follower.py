@@ -83,6 +83,7 @@ class Follower:
         try:
             while True:
                 await stream.trim(writer.cursor.place)
+                checked_at_ms = now_ms()
                 status = await stream.status(writer.cursor.place)
                 if status.ledger_behind:
                     logger.error("shard %d: the ledger is behind its journal (%s)", self.shard, writer.cursor.place)
@@ -90,7 +91,7 @@ class Follower:
                 await connection.execute(
                     "insert into availability.journal_status values ($1, $2, $3, $4, $5) on conflict (shard) do update"
                     " set backlog_entries = $2, lag_ms = $3, ledger_behind = $4, checked_at_ms = $5",
-                    *(self.shard, status.backlog_entries, status.lag_ms, status.ledger_behind, now_ms()),
+                    *(self.shard, status.backlog_entries, status.lag_ms, status.ledger_behind, checked_at_ms),
                 )
                 await asyncio.sleep(CHORES_EVERY_S)
         finally:

@@ -1,0 +1,92 @@
+"""Owns the indexing of one shard's reservations for as long as the process lives, through every outage."""
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass, field
+
+from ledger.journal.index import Index, Superseded
+from ledger.journal.postgres import FAILED
+
+POLL_S = 1.0
+BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Indexer:
+    """Makes one shard's reservations searchable. ``run`` returns only after ``stop``, with the batch in hand stored.
+
+    ``wake`` says that the journal has something new.
+    """
+
+    postgres_url: str
+    shard: int
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _awake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake(self) -> None:
+        """Look into the journal at once."""
+        self._awake.set()
+
+    def stop(self) -> None:
+        """End after the batch in hand."""
+        self._stopping.set()
+        self._awake.set()
+
+    async def run(self) -> None:
+        """Follow the journal; when anything fails, begin again from the cursor in Postgres."""
+        pause_s = BACKOFF_FIRST_S
+        while not self._stopping.is_set():
+            began_at = asyncio.get_running_loop().time()
+            try:
+                await self._follow()
+            except (*FAILED, Superseded) as error:
+                if asyncio.get_running_loop().time() - began_at > BACKOFF_LAST_S:
+                    pause_s = BACKOFF_FIRST_S
+                logger.warning(
+                    "shard %d: indexing stopped (%s: %s), again in %.1f s",
+                    *(self.shard, type(error).__name__, error, pause_s),
+                )
+                await self._rest(pause_s)
+                pause_s = min(2 * pause_s, BACKOFF_LAST_S)
+
+    async def _follow(self) -> None:
+        """Take the shard and index it until something fails or ``stop``.
+
+        After a batch during which the journal grew it rests as long as it worked: the journal comes first.
+        """
+        index = await self._open()
+        if index is None:
+            return
+        clock = asyncio.get_running_loop().time
+        try:
+            while not self._stopping.is_set():
+                self._awake.clear()
+                began_at = clock()
+                if await index.advance():
+                    if self._awake.is_set():
+                        await self._rest(clock() - began_at)
+                else:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._awake.wait(), POLL_S)
+        finally:
+            await index.close()
+
+    async def _rest(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def _open(self) -> Index | None:
+        """The shard's index, as soon as no other indexer has it; None when told to stop before that."""
+        opening = asyncio.create_task(Index.open(self.postgres_url, self.shard))
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if opening.done():
+            return await opening
+        opening.cancel()
+        with contextlib.suppress(asyncio.CancelledError, *FAILED):
+            await (await opening).close()
+        return None
