@@ -179,8 +179,9 @@ class Shard:
     def _argument(self, operations: Sequence[m.Operation]) -> bytes:
         given_ms = self._now_ms() if self._now_ms else 0
         expected_ms = self._clock[0] + _monotonic_ms() - self._clock[1] if self._clock else 0
-        limits = self._limits
-        return _encode((given_ms, expected_ms, self._epoch, limits.backlog_entries_max, limits.low_stock, operations))
+        look_only = self._refusal(self._run) is not None  # a read ends what is overdue, which is a change too
+        backlog_entries_max, low_stock, _ = self._limits
+        return _encode((given_ms, expected_ms, self._epoch, backlog_entries_max, low_stock, operations, look_only))
 
     def _learn(self, reply: Reply) -> None:
         self._epoch = reply.epoch

@@ -154,6 +154,19 @@ async def test_an_operation_that_breaks_a_rule_fails_alone(shop: Shop) -> None:
     assert [type(outcome) for outcome in outcomes] == [AssertionError, m.Done]
 
 
+async def test_a_look_at_a_doubtful_ledger_changes_nothing(shop: Shop, client: Redis, valkey_url: str) -> None:
+    """P9: not even by ending what is overdue; the answer counts it as ended all the same."""
+    await shop.stock("A", 5)
+    await shop.hold(("A", 2), ttl_ms=1_000)
+    shop.clock.now_ms += 1_000
+    entries = client.xlen("{s0}:journal")
+    doubtful = Ledger(valkey_url, now_ms=shop.clock, refusal=lambda _run: "not compared")
+
+    assert (await Shop(doubtful, shop.clock).position("A")).available == 5
+    assert client.xlen("{s0}:journal") == entries
+    await doubtful.close()
+
+
 async def test_a_journal_that_is_too_far_ahead_refuses_holds_only(valkey_url: str) -> None:
     """P9."""
     clock = Clock()

@@ -1,7 +1,8 @@
 -- The library's two functions: a batch of operations, decided in order, written at once.
 --
 -- KEYS: the shard's key, which carries its hash tag.  ARGV: one msgpack array
---   {now_ms or 0, expected_ms or 0, epoch or 0, backlog_entries_max, low_stock, {operation, ...}}
+--   {now_ms or 0, expected_ms or 0, epoch or 0, backlog_entries_max, low_stock, {operation, ...}, look_only}
+-- With look_only what is overdue counts as ended in the answers, and nothing is written.
 -- Replies one msgpack array {epoch, now_ms, clock_jumped, {outcome, ...}}, or an error whose first word is
 --   EPOCH     the caller belongs to another generation of the ledger; nothing was done
 --   DECISION  an operation broke a rule that the edges guarantee (a bug); nothing was done
@@ -19,7 +20,7 @@ local function batch(keys, args)
   local decided, outcomes = pcall(decide, keys[1], args[1])
   if not decided then return redis.error_reply('DECISION an operation could not be decided') end
   if not outcomes then return redis.error_reply('EPOCH another generation of the ledger is in force') end
-  flush()
+  if not look_only then flush() end
   return '\148' .. encode(epoch, now_ms, clock_jumped) .. array_header(#outcomes) .. table.concat(outcomes)
 end
 

@@ -30,7 +30,7 @@ local verbs = {}
 local call, encode, decode, floor, max, min
 local prefix, now_ms, clock_jumped, epoch, seq, backlog_entries_max, low_stock
 local skus, records, windows, places
-local journal, deadlines, counts, backlog_full, due_left
+local journal, deadlines, counts, backlog_full, due_left, look_only
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Keys (ledger/README.md lists type, fields, writer and life of each)
@@ -404,7 +404,7 @@ local function begin(shard_key, argument)
   assert(prefix, 'the shard key has no hash tag')
   skus, records, windows, places, journal, deadlines, counts, backlog_full = {}, {}, {}, {}, {}, {}, {}, nil
   local given_ms, expected_ms, caller_epoch, operations
-  given_ms, expected_ms, caller_epoch, backlog_entries_max, low_stock, operations = unpack(decode(argument))
+  given_ms, expected_ms, caller_epoch, backlog_entries_max, low_stock, operations, look_only = unpack(decode(argument))
   local packed = call('GET', shard_key)
   local shard = packed and decode(packed) or {1, 0, 0}
   if caller_epoch ~= 0 and caller_epoch ~= shard[1] then return nil end
