@@ -182,7 +182,7 @@ async def _replay(ledger: Ledger, quarantine: Quarantine, rows: Sequence[Quarant
 
 def _events_of(row: QuarantineRow) -> list[RawEvent]:
     """The row's bytes as the way in would have them: one event of several, or a whole message, to be taken apart."""
-    if row.channel == "http":
+    if row.transport == "http":
         return [RawEvent(row.raw)]
     envelope = msgspec.json.decode(row.envelope, type=Envelope) if row.envelope else Envelope()
     subject = row.subject or ""
@@ -201,7 +201,7 @@ def _told(row: QuarantineRow) -> dict[str, object]:
         "event": row.event,
         "reason": row.reason,
         "detail": row.detail,
-        "channel": row.channel,
+        "transport": row.transport,
         "subject": row.subject,
         "envelope": row.envelope,
         "owner": row.owner,

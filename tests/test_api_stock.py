@@ -81,7 +81,7 @@ async def test_a_bad_event_is_kept_raw_and_stops_no_other(world: World, raw: byt
 
     assert [result["outcome"] for result in told] == ["applied", "quarantined", "applied"]
     assert (event, "invalid") == (told[1]["id"], told[1]["reason"])
-    assert [(raw, "invalid", "http")] == [(kept.raw, kept.reason, kept.channel) for kept in world.quarantine.events]
+    assert [(raw, "invalid", "http")] == [(kept.raw, kept.reason, kept.transport) for kept in world.quarantine.events]
     assert (await world.available(), await world.available("BOOT")) == (7, 7)
 
 

@@ -45,7 +45,7 @@ async def test_events_reach_the_real_ledger_and_the_bad_ones_postgres(
     # Postgres was not set up yet: nothing is acknowledged until it is.
     await migrate(postgres_url)
     (row,) = await wait_until(quarantine.list)
-    assert (row.source, row.event, row.reason, row.channel) == ("wms", "bad", "invalid", "nats")
+    assert (row.source, row.event, row.reason, row.transport) == ("wms", "bad", "invalid", "nats")
     assert row.raw == encoded(an_event(id="bad", quantity=-1))
     assert await on_hand() == 5
     (known,) = await wait_until(status.all)

@@ -42,7 +42,7 @@ async def test_a_bad_event_stops_no_other_and_is_kept_as_it_came(shop: OneShop, 
     assert [event.raw for event in quarantine.events] == [events[index].raw for index in (1, 2, 3)]
     assert [event.source for event in quarantine.events] == ["shop-7", "wms", "wms"], "who sent what names nobody"
     assert quarantine.events[2].detail == "Expected `int`, got `float` - at `$.quantity`"
-    assert {(event.channel, event.received_at_ms) for event in quarantine.events} == {("http", NOW_MS)}
+    assert {(event.transport, event.received_at_ms) for event in quarantine.events} == {("http", NOW_MS)}
     assert await shop.on_hand() == 5
 
 

@@ -15,7 +15,7 @@ from feeding import NOW_MS, an_event, encoded
 
 from availability.cli import main
 from availability.feeds.decoding import Undecodable
-from availability.feeds.intake import Channel, Message, RawEvent, take_all
+from availability.feeds.intake import Message, RawEvent, Transport, take_all
 from availability.feeds.messages import events_in
 from ledger import Ledger, Location, PutLocation, Quarantine, QuarantineRow, Read, ReadItem, migrate
 
@@ -33,11 +33,11 @@ class World:
         environment = {"AVAILABILITY_REDIS_URL": self.redis_url, "AVAILABILITY_POSTGRES_URL": self.postgres_url}
         return CliRunner().invoke(main, ["quarantine", *arguments], input=answer, env=environment)
 
-    def send(self, *events: RawEvent, channel: Channel = "http") -> None:
+    def send(self, *events: RawEvent, transport: Transport = "http") -> None:
         """Through the way in that the API and the feed use."""
 
         async def send(ledger: Ledger, quarantine: Quarantine) -> None:
-            await take_all(ledger, quarantine, "shop-7", events, channel)
+            await take_all(ledger, quarantine, "shop-7", events, transport)
 
         self.ask(send)
 
@@ -193,12 +193,12 @@ def test_more_than_a_page_is_replayed(world: World) -> None:
 
 def test_an_event_of_a_feed_is_still_only_its_source_s(world: World) -> None:
     """P10."""
-    world.send(*of_feed(an_event(source="erp")), channel="nats")
+    world.send(*of_feed(an_event(source="erp")), transport="nats")
     world.open_shop()
     assert (
         world.run("replay", "--all").stdout.splitlines()[0].endswith("stays: source-mismatch: the subject is of `wms`")
     )
-    world.send(*of_feed(an_event(id="e-2"), subject="stock.%FF.counts"), channel="nats")
+    world.send(*of_feed(an_event(id="e-2"), subject="stock.%FF.counts"), transport="nats")
     assert "stays: source-mismatch: the subject names no source" in world.run("replay", "--all").stdout
     assert world.on_hand() == 0
 
@@ -215,7 +215,7 @@ def test_a_message_that_was_not_understood_then_is_taken_apart_now(world: World)
     ]
     subject = "stock.wms.counts"
     refused = [RawEvent(message.body, None, subject, "wms", NOW_MS, refusal, message) for message in messages]
-    world.send(*refused, *refused, channel="nats")
+    world.send(*refused, *refused, transport="nats")
     assert len(world.waiting()) == len(messages), "each waits once, and the same bytes in another envelope are another"
     world.open_shop()
     assert world.run("replay", "--all").stdout.splitlines()[-1] == "5 applied, 1 quarantined"
@@ -239,7 +239,7 @@ NOWHERE = {
 @pytest.mark.parametrize(("body", "headers"), NOWHERE.values(), ids=NOWHERE)
 def test_what_only_the_envelope_says_is_kept(world: World, body: object, headers: dict[str, str] | None) -> None:
     """P8: an event's id, time and sequence may stand in its CloudEvent alone."""
-    world.send(*of_feed(body, headers), channel="nats")
+    world.send(*of_feed(body, headers), transport="nats")
     rows = world.waiting()
     assert {row.reason for row in rows} == {"unknown-location"}
     if len(rows) == 1:
@@ -248,7 +248,7 @@ def test_what_only_the_envelope_says_is_kept(world: World, body: object, headers
 
     assert world.run("replay", "--all").exit_code == 0
     assert world.on_hand() == 5
-    world.send(*of_feed(body, headers), channel="nats")
+    world.send(*of_feed(body, headers), transport="nats")
     assert world.waiting() == [], "the feed's own redelivery is known by its id"
     assert "Nats-Msg-Id" not in str([row.envelope for row in rows])
 

@@ -29,7 +29,7 @@ of 2,000 SKUs, 3 ms a call at 32, 6 ms at 64 and 19 ms at 256, all at 17,000 to 
 TELLING_HEADERS: Final = ("content-type", "ce-")
 """How the names of those headers of a message begin that say what its body is."""
 
-Channel = Literal["nats", "http"]
+Transport = Literal["nats", "http"]
 
 
 class Applies(Protocol):
@@ -96,7 +96,7 @@ async def take_all(
     quarantine: Keeps,
     client: str,
     events: Sequence[RawEvent],
-    channel: Channel,
+    transport: Transport,
     *,
     now_ms: int | None = None,
 ) -> Taken:
@@ -122,7 +122,7 @@ async def take_all(
             result, detail = Result(found.id, "quarantined", found.reason), found.detail
         results.append(result)
         if result.outcome == "quarantined":
-            refused.append(_quarantined(event, found, result.reason, detail, client, channel, at_ms))
+            refused.append(_quarantined(event, found, result.reason, detail, client, transport, at_ms))
     if refused:
         try:
             await quarantine.store(refused)
@@ -170,30 +170,30 @@ def _quarantined(
     reason: str | None,
     detail: str,
     client: str,
-    channel: Channel,
+    transport: Transport,
     at_ms: int,
 ) -> QuarantinedEvent:
     """The record for the quarantine; its source is the one that was allowed to send, where that is known.
 
     It keeps the whole message; of a message with several events only this one, or a long list would be kept many times.
     """
-    envelope = _envelope_of(event, channel)
+    envelope = _envelope_of(event, transport)
     return QuarantinedEvent(
         source=event.subject_source or found.source or client,
         event=found.id,
         reason=reason or "unknown",
         detail=detail,
         raw=bytes(event.raw) if event.message is None else event.message.body,
-        channel=channel,
+        transport=transport,
         subject=event.subject,
         received_at_ms=at_ms if event.received_at_ms is None else event.received_at_ms,
         envelope=None if envelope is None else msgspec.json.encode(envelope, order="sorted").decode(),
     )
 
 
-def _envelope_of(event: RawEvent, channel: Channel) -> Envelope | None:
+def _envelope_of(event: RawEvent, transport: Transport) -> Envelope | None:
     """What the quarantine has to keep around the event's bytes; over HTTP there is nothing around them."""
-    if channel == "http":
+    if transport == "http":
         return None
     if event.message is None:
         return Envelope(told=event.defaults or EventDefaults())

@@ -11,7 +11,7 @@ from ledger.journal.postgres import now_ms, open_pool
 OWNER = "operations"
 """Who looks at an event unless somebody else is named."""
 
-Channel = Literal["nats", "http"]
+Transport = Literal["nats", "http"]
 State = Literal["open", "replayed", "discarded"]
 
 
@@ -26,7 +26,7 @@ class QuarantinedEvent(Struct, frozen=True):
     reason: str
     detail: str
     raw: bytes
-    channel: Channel
+    transport: Transport
     subject: str | None
     received_at_ms: int
     owner: str = OWNER
@@ -44,7 +44,7 @@ class QuarantineRow(Struct, frozen=True):
     detail: str
     raw: bytes
     envelope: str | None
-    channel: Channel
+    transport: Transport
     subject: str | None
     owner: str
     state: State
@@ -70,7 +70,7 @@ class Quarantine:
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.executemany(
                 "insert into availability.quarantine"
-                " (received_at_ms, source, event, reason, detail, raw, envelope, channel, subject, owner)"
+                " (received_at_ms, source, event, reason, detail, raw, envelope, transport, subject, owner)"
                 " values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
                 " on conflict (source, coalesce(event, ''), reason, md5(raw),"
                 " (case when event is null then md5(coalesce(envelope, '')) else '' end))"
@@ -79,7 +79,7 @@ class Quarantine:
                     (
                         *(event.received_at_ms, _storable(event.source), _storable(event.event)),
                         *(_storable(event.reason), _storable(event.detail), event.raw, _storable(event.envelope)),
-                        *(event.channel, _storable(event.subject), event.owner),
+                        *(event.transport, _storable(event.subject), event.owner),
                     )
                     for event in events
                 ],

@@ -9,7 +9,7 @@ create table availability.quarantine (
     detail text not null,
     raw bytea not null,                                  -- the message as it came; of one with several events, this one
     envelope text,                                       -- JSON: what the message said around raw, for trying it again
-    channel text not null check (channel in ('nats', 'http')),
+    transport text not null check (transport in ('nats', 'http')),
     subject text,
     owner text not null,                                 -- who is to look at it
     state text not null default 'open' check (state in ('open', 'replayed', 'discarded')),
