@@ -156,8 +156,9 @@ class _Up:
     async def _not_complete(self) -> list[str]:
         """What is missing for ``ready`` besides the API: a server that does not answer, a stream to publish to."""
         findings = [finding for finding in await doctor.examine(self._settings) if finding.verdict == "unchecked"]
-        missing = await missing_streams(self._settings.nats_url, STOCK, AVAILABILITY)
-        return [f"{finding.subject}: {finding.text}" for finding in findings] or missing
+        if findings:
+            return [f"{finding.subject}: {finding.text}" for finding in findings]
+        return await missing_streams(self._settings.nats_url, STOCK, AVAILABILITY)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ledger.journal.postgres import FAILED, connect, now_ms
+from ledger.journal.postgres import FAILED, connect, now_ms, open_unless_stopped
 from ledger.journal.stream import STREAM_FAILED, JournalStream, StreamStatus
 from ledger.journal.writer import Fenced, JournalWriter, Written
 
@@ -104,13 +104,4 @@ class Follower:
 
     async def _open(self) -> JournalWriter | None:
         """The shard's writer, as soon as no other has it; None when told to stop before that."""
-        opening = asyncio.create_task(JournalWriter.open(self.postgres_url, self.shard))
-        stopping = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if opening.done():
-            return await opening
-        opening.cancel()
-        with contextlib.suppress(asyncio.CancelledError, *FAILED):
-            await (await opening).close()
-        return None
+        return await open_unless_stopped(JournalWriter.open(self.postgres_url, self.shard), self._stopping)

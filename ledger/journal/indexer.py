@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 
 from ledger.journal.index import Index, Superseded
-from ledger.journal.postgres import FAILED
+from ledger.journal.postgres import FAILED, open_unless_stopped
 
 POLL_S = 1.0
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
@@ -80,13 +80,4 @@ class Indexer:
 
     async def _open(self) -> Index | None:
         """The shard's index, as soon as no other indexer has it; None when told to stop before that."""
-        opening = asyncio.create_task(Index.open(self.postgres_url, self.shard))
-        stopping = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if opening.done():
-            return await opening
-        opening.cancel()
-        with contextlib.suppress(asyncio.CancelledError, *FAILED):
-            await (await opening).close()
-        return None
+        return await open_unless_stopped(Index.open(self.postgres_url, self.shard), self._stopping)

@@ -1,8 +1,11 @@
 """Owns how the journal reaches Postgres: connections with limits on every wait, locks, and what each error means."""
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Coroutine
+from typing import Protocol, TypeVar
 
 import asyncpg
 
@@ -57,3 +60,24 @@ async def take_lock(connection: asyncpg.Connection, lock_class: int, shard: int)
 def now_ms() -> int:
     """This machine's clock, for when the journaler met something; what the ledger did carries the ledger's own time."""
     return time.time_ns() // 1_000_000
+
+
+class Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+Opened = TypeVar("Opened", bound=Closable)
+
+
+async def open_unless_stopped(opening: Coroutine[object, object, Opened], stopping: asyncio.Event) -> Opened | None:
+    """What ``opening`` opens, which may wait long for a lock; None when told to stop before that."""
+    opened = asyncio.create_task(opening)
+    stopped = asyncio.create_task(stopping.wait())
+    await asyncio.wait((opened, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if opened.done():
+        return await opened
+    opened.cancel()
+    with contextlib.suppress(asyncio.CancelledError, *FAILED):
+        await (await opened).close()
+    return None
