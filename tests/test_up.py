@@ -114,6 +114,14 @@ async def test_data_is_kept_between_runs(tmp_path: Path) -> None:
         await stream.close()
 
 
+def test_ready_is_not_said_while_a_server_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When all is ready it prints ready: also what the API itself does not use."""
+    monkeypatch.setenv("AVAILABILITY_NATS_URL", "nats://127.0.0.1:1")
+    with start(tmp_path / "data") as up:
+        wait_until_plain(lambda: "not ready: NATS: no answer" in up.errors.read_text(), 40.0)
+        assert up.output.read_text() == ""
+
+
 @pytest.mark.anyio
 async def test_a_ledger_behind_its_journal_is_not_ready_until_it_has_its_data_again(tmp_path: Path) -> None:
     """P9: it says why and what to do; nothing is changed in the ledger meanwhile."""
