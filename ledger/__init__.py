@@ -114,6 +114,9 @@ from ledger.messages import (
     UnknownSku,
     Verb,
     VerbOutcome,
+    View,
+    ViewList,
+    Views,
     WrongState,
 )
 from ledger.rules import (
@@ -228,6 +231,9 @@ __all__ = [
     "Unreadable",
     "Verb",
     "VerbOutcome",
+    "View",
+    "ViewList",
+    "Views",
     "Written",
     "WrongState",
     "differing_field",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
-_FIRST = ("prelude", "convergence", "locations")
+_FIRST = ("prelude", "window", "reports", "folding", "authority", "convergence", "locations")
 _LAST = ("flush", "batch")
 
 

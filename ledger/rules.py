@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from ledger import messages as m
 from ledger.claims import Claim, Line, Place
-from ledger.convergence import BUCKETS, History
+from ledger.convergence import BUCKETS, OURS, History, Views
 from ledger.planning import Part, plan_of, stock_status, unknown_in
 from ledger.state import State
 
@@ -48,6 +50,7 @@ class Rules:
         self.seq = 0
         self.locations: dict[str, m.Location] = {}
         self.stock: dict[Place, Stock] = {}
+        self.views: dict[Place, Views] = {}
         self.claims: dict[str, Claim] = {}
         self.done: dict[str, Done] = {}
         self.counts: dict[tuple[str, str, str, int], str] = {}
@@ -75,6 +78,8 @@ class Rules:
                 outcome = self._count(operation)
             case m.Read():
                 outcome = m.Positions(self.now_ms, [self._read(item) for item in operation.items])
+            case m.Views():
+                outcome = m.ViewList(self._views_of(operation))
             case m.Find():
                 outcome = self._find(operation)
             case m.PutLocation():
@@ -273,7 +278,8 @@ class Rules:
             return claim.wrong_state()
         claim.move(taken, "shipped")
         for number, (index, _, quantity) in enumerate(taken, 1):
-            self._own_delta(claim.lines[index].place, "on_hand", -quantity, ship.occurred_at_ms, f"{ship.id}:{number}")
+            place, key, reference = claim.lines[index].place, f"{ship.id}:{number}", (ship.reservation, index + 1)
+            self._own_delta(place, "on_hand", -quantity, ship.occurred_at_ms, key, reference)
         return None
 
     def _return(self, claim: Claim, return_: m.Return) -> m.Outcome | None:
@@ -290,10 +296,20 @@ class Rules:
                 )
         return None
 
-    def _own_delta(self, place: Place, bucket: m.Bucket, quantity: int, occurred_at_ms: int | None, key: str) -> None:
+    def _own_delta(
+        self,
+        place: Place,
+        bucket: m.Bucket,
+        quantity: int,
+        occurred_at_ms: int | None,
+        key: str,
+        reference: tuple[str | None, int | None] = (None, None),
+    ) -> None:
         """What we ship and take back is a delta like any other, at the time it happened."""
         at_ms = self.now_ms if occurred_at_ms is None else occurred_at_ms
-        self.stock[place].history.accept(m.StockEvent(key, "", key, "delta", *place, quantity, at_ms, bucket))
+        event = m.StockEvent(key, OURS, key, "delta", *place, quantity, at_ms, bucket)
+        reservation, line = reference
+        self.stock[place].history.accept(replace(event, reference_reservation=reservation, reference_line=line))
 
     def _move_line(self, claim: Claim, move: m.Move) -> m.Outcome | None:
         if move.location not in self.locations:
@@ -379,16 +395,41 @@ class Rules:
             return m.EventResult("quarantined", "unknown-location", 0, 0)
         stock = self.stock.get(place) or Stock()
         previous = stock.history.number(event.bucket)
-        sets_on_hand = event.kind == "snapshot" and event.bucket == "on_hand" and not by_person
-        if sets_on_hand and not _is_authority(location.authority, event.source):
-            return m.EventResult("quarantined", "not-authoritative", previous, previous)
+        views = self.views.setdefault(place, Views())
+        sets_on_hand = event.kind == "snapshot" and event.bucket == "on_hand" and event.reverses is None
+        is_believed = by_person or not sets_on_hand or _is_authority(location.authority, event.source)
+        if not is_believed and not stock.history.knows(event):
+            known = views.newest.get(event.source)
+            verdict = views.see(event)
+            self._changed |= views.newest.get(event.source) is not known
+            return m.EventResult(*verdict, previous, previous)
         verdict = stock.history.accept(event)
         if verdict.outcome in ("applied", "superseded"):
             self._changed = True
+            if event.reverses is not None:
+                views.forget(event.reverses)
             self.stock[place] = stock
             stock.as_of_ms = max(stock.as_of_ms, event.occurred_at_ms)
         number = stock.history.number(event.bucket)
         return m.EventResult(verdict.outcome, verdict.reason, number, previous)
+
+    def _views_of(self, asked: m.Views) -> list[m.View]:
+        """What an authority said before it became one is no view any more."""
+        return [
+            m.View(
+                place.location,
+                source,
+                view.quantity,
+                view.occurred_at_ms,
+                view.sequence,
+                view.id,
+                self.stock[place].history.number("on_hand") if place in self.stock else None,
+            )
+            for place, views in sorted(self.views.items())
+            if place.sku == asked.sku and asked.location in (None, place.location)
+            for source, view in sorted(views.newest.items())
+            if not _is_authority(self.locations[place.location].authority, source)
+        ]
 
     def _count(self, count: m.Count) -> m.Outcome:
         if count.location not in self.locations:
@@ -425,7 +466,7 @@ class RulesLedger:
         return self.rules.decide(operation, self._now_ms())
 
     hold = extend = commit = release = pick = ship = cancel = return_ = move = _decide
-    expire = apply = count = read = find = put_location = locations = _decide
+    expire = apply = count = read = views = find = put_location = locations = _decide
 
     async def close(self) -> None:
         """Nothing to close."""

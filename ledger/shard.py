@@ -42,9 +42,9 @@ CLOCK_DIFFERENCE_MAX_MS = 60_000
 REFUSALS = (ReadOnlyError, NoPermissionError, MasterDownError, ClusterDownError)
 REFUSAL_WORDS = ("EPOCH", "MISCONF", "BUSY", "NOREPLICAS", "UNKILLABLE")
 """How a server says that it did not run the script at all; redis-py strips the code of the errors that it knows."""
-FREEING = (m.Release, m.Expire, m.Ship, m.Cancel, m.Read, m.Find, m.Locations)
+FREEING = (m.Release, m.Expire, m.Ship, m.Cancel, m.Read, m.Views, m.Find, m.Locations)
 """What goes on when the server is out of memory: it gives memory back, or only looks."""
-LOOKING = (m.Read, m.Locations)
+LOOKING = (m.Read, m.Views, m.Locations)
 """What goes on when nothing may be changed. Not Find: a ledger that lost something must not say "surely not done"."""
 
 

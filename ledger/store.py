@@ -142,6 +142,9 @@ class Ledger:
         outcomes = cast("list[m.Positions]", await asyncio.gather(*reads))
         return m.Positions(outcomes[0].now_ms, [item for outcome in outcomes for item in outcome.items])
 
+    async def views(self, views: m.Views) -> m.ViewList:
+        return cast(m.ViewList, await self._coalescer.submit(views))
+
     async def _submit_all(self, operations: Sequence[m.Operation]) -> list[m.Outcome]:
         """The outcomes in order. Where only some portions failed, it is unknown what was done of the whole."""
         answers = await asyncio.gather(*self._coalescer.submit_all(operations), return_exceptions=True)

@@ -64,6 +64,8 @@ def stock_events(draw: st.DrawFn) -> m.StockEvent:
         bucket,
         other if kind == "move" else None,
         draw(st.none() | st.integers(0, 2)),
+        reference_reservation=draw(st.sampled_from([None, "elsewhere"])),
+        reference_line=draw(st.sampled_from([None, 1])),
         reverses=None if key in retracted else draw(st.sampled_from([None] * 6 + retracted)),
     )
 
@@ -184,6 +186,33 @@ class Agreement(RuleBasedStateMachine):
     def apply(self, events: list[m.StockEvent]) -> None:
         self.step(m.Apply("feed", events))
 
+    @precondition(lambda self: self.owners)
+    @rule(data=st.data(), name=st.sampled_from(list("abcdefgh")), quantity=small, happened_ms=happened_ms)
+    def report(self, data: st.DataObject, name: str, quantity: int, happened_ms: int) -> None:
+        """The WMS tells of a shipment that was, or will be, ours; mostly where it is, and at times it takes that back."""
+        target = data.draw(st.sampled_from(sorted(self.owners)))
+        number, found = data.draw(st.sampled_from(list(enumerate(self.model.claims[target].lines, 1))))
+        location = data.draw(st.sampled_from([found.place.location or "L1"] * 9 + ["L1"]))
+        retracted = data.draw(st.sampled_from([None] * 5 + [event_key("wms", "a"), event_key("wms", "b")]))
+        event = m.StockEvent(
+            event_key("wms", name),
+            "wms",
+            name,
+            "delta",
+            found.place.sku,
+            location,
+            -quantity,
+            happened_ms,
+            reference_reservation=target,
+            reference_line=number,
+            reverses=None if name in "ab" else retracted,
+        )
+        self.step(m.Apply("feed", [event]))
+
+    @rule(sku=skus, location=st.none() | locations)
+    def views(self, sku: str, location: str | None) -> None:
+        self.step(m.Views(sku, location))
+
     @rule(
         client=clients,
         count_id=st.sampled_from(["c1", "c2"]),
@@ -229,6 +258,8 @@ class Agreement(RuleBasedStateMachine):
     def teardown(self) -> None:
         everything = [m.ReadItem(sku) for sku in SKUS]
         self.step(m.Read(everything))
+        for sku in SKUS:
+            self.step(m.Views(sku))
         assert_books_balance(self.redis)
 
 

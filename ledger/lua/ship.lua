@@ -8,7 +8,8 @@ verbs.ship = function(op)
     local occurred_at_ms = op[7] or now_ms
     for number, part in ipairs(taken) do
       move_units(part[1], part[2], SHIPPED, part[3], 'ship', movements)
-      record_own_delta(part[1], 'on_hand', -part[3], occurred_at_ms, op[2] .. ':' .. number, movements)
+      local reference = reservation.id .. ':' .. ('%d'):format(part[4])
+      record_own_delta(part[1], 'on_hand', -part[3], occurred_at_ms, op[2] .. ':' .. number, movements, reference)
     end
   end)
 end
