@@ -547,7 +547,8 @@ class JournalOperation(Record, frozen=True):
 
     ``subject`` is the reservation's id, ``sku@location`` or the location's id; ``operation_id`` and ``fingerprint``
     are the operation's own. ``body`` is the record after it: a ``Reservation`` for the verbs and ``expire``, a
-    ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for ``put_location``, the ``EventResult`` list for ``count``.
+    ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for ``put_location``, the ``EventResult`` list for
+    ``count``.
     """
 
     verb: str

@@ -76,17 +76,22 @@ class Rules:
                 outcome = m.Applied([self._apply(event, by_person=False) for event in operation.events])
             case m.Count():
                 outcome = self._count(operation)
-            case m.Read():
-                outcome = m.Positions(self.now_ms, [self._read(item) for item in operation.items])
-            case m.Views():
-                outcome = m.ViewList(self._views_of(operation))
-            case m.Find():
-                outcome = self._find(operation)
             case m.PutLocation():
                 outcome = self._put_location(operation)
-            case m.Locations():
-                outcome = m.LocationList([self.locations[name] for name in sorted(self.locations)])
+            case m.Read() | m.Views() | m.Find() | m.Locations():
+                outcome = self._look(operation)
         return outcome
+
+    def _look(self, operation: m.Read | m.Views | m.Find | m.Locations) -> m.Outcome:
+        match operation:
+            case m.Read():
+                return m.Positions(self.now_ms, [self._read(item) for item in operation.items])
+            case m.Views():
+                return m.ViewList(self._views_of(operation))
+            case m.Find():
+                return self._find(operation)
+            case m.Locations():
+                return m.LocationList([self.locations[name] for name in sorted(self.locations)])
 
     def _put_location(self, put_location: m.PutLocation) -> m.Outcome:
         self._changed = True

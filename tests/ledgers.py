@@ -85,6 +85,15 @@ class Shop:
     async def move(self, reservation: str, line: int, location: str, **head: Any) -> Any:
         return await self.ledger.move(m.Move(*self._head("move", reservation, **head), line, location))
 
+    async def reported(self, reservation: str, quantity: int, line: int = 1, **fields: Any) -> m.EventResult:
+        """The WMS tells of units of A that left S1 for a line of the reservation."""
+        told = {"reference_reservation": reservation, "reference_line": line}
+        return await self.event("delta", "A", -quantity, **(told | fields))
+
+    async def views(self, sku: str = "A", location: str | None = None) -> list[m.View]:
+        found: m.ViewList = await self.ledger.views(m.Views(sku, location))
+        return found.views
+
     async def position(self, sku: str, location: str = "S1") -> m.Position:
         read: m.Positions = await self.ledger.read(m.Read([m.ReadItem(sku, [location])]))
         return read.items[0].positions[0].position

@@ -189,7 +189,7 @@ class Agreement(RuleBasedStateMachine):
     @precondition(lambda self: self.owners)
     @rule(data=st.data(), name=st.sampled_from(list("abcdefgh")), quantity=small, happened_ms=happened_ms)
     def report(self, data: st.DataObject, name: str, quantity: int, happened_ms: int) -> None:
-        """The WMS tells of a shipment that was, or will be, ours; mostly where it is, and at times it takes that back."""
+        """The WMS tells of a shipment that was or will be ours, mostly where it is; at times it takes that back."""
         target = data.draw(st.sampled_from(sorted(self.owners)))
         number, found = data.draw(st.sampled_from(list(enumerate(self.model.claims[target].lines, 1))))
         location = data.draw(st.sampled_from([found.place.location or "L1"] * 9 + ["L1"]))

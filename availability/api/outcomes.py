@@ -30,6 +30,7 @@ from ledger import (
     Unknown,
     UnknownLocation,
     UnknownSku,
+    ViewList,
     WrongState,
 )
 
@@ -69,6 +70,7 @@ ANSWERS: Final[dict[type, Row]] = {
     Applied: Row(200),
     Counted: Row(200),
     Positions: Row(200),
+    ViewList: Row(200),
     Found: Row(200),
     Expired: Row(200),  # the keeper's: no call of the API has it
     LocationStored: Row(200),
