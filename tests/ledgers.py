@@ -87,8 +87,8 @@ class Shop:
 
     async def reported(self, reservation: str, quantity: int, line: int = 1, **fields: Any) -> m.EventResult:
         """The WMS tells of units of A that left S1 for a line of the reservation."""
-        told = {"reference_reservation": reservation, "reference_line": line}
-        return await self.event("delta", "A", -quantity, **(told | fields))
+        reference: dict[str, Any] = {"reference_reservation": reservation, "reference_line": line}
+        return await self.event("delta", "A", -quantity, **reference, **fields)
 
     async def views(self, sku: str = "A", location: str | None = None) -> list[m.View]:
         found: m.ViewList = await self.ledger.views(m.Views(sku, location))

@@ -116,7 +116,7 @@ async def test_a_source_takes_its_view_back(shop: Shop) -> None:
         assert (probe.outcome, probe.reason) == NOT_BELIEVED
         retraction = {"source": f"erp:{key}", "id": "r", "reverses": event_key(f"erp:{key}", "n")}
         calls = [snapshot, retraction]
-        outcomes = [(await shop.stock("A", 9, **calls[index])).outcome for index in (first, second)]  # type: ignore[arg-type]
+        outcomes = [(await shop.stock("A", 9, **calls[index])).outcome for index in (first, second)]
         assert outcomes == (["applied", "superseded"] if first else ["quarantined", "applied"])
     assert [(view.source, view.id) for view in await shop.views()] == [("erp:1", "probe")]
 

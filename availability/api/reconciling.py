@@ -39,8 +39,8 @@ class ViewsJson(Struct, frozen=True):
     "/v1/views",
     "ops:read",
     summary="What sources other than a location's `authority` last said is on hand of a SKU, at one location or at "
-    "all. Their snapshots are answered `quarantined` with the reason `not-authoritative`, change no number, and are kept "
-    "here for reconciliation: of each source the newest, of at most eight sources a location.",
+    "all. Their snapshots are answered `quarantined` with the reason `not-authoritative`, change no number, and are "
+    "kept here for reconciliation: of each source the newest, of at most eight sources a location.",
     query=forms.ViewsQuery,
     success=Success(
         "The views",
