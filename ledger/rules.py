@@ -281,10 +281,13 @@ class Rules:
         taken = claim.units_to_take(ship.lines, ("picked", "committed"))
         if not taken:
             return claim.wrong_state()
+        gone = [line.units["shipped"] + line.units["returned"] for line in claim.lines]
         claim.move(taken, "shipped")
-        for number, (index, _, quantity) in enumerate(taken, 1):
-            place, key, reference = claim.lines[index].place, f"{ship.id}:{number}", (ship.reservation, index + 1)
-            self._own_delta(place, "on_hand", -quantity, ship.occurred_at_ms, key, reference)
+        for index, _, quantity in taken:
+            reference = ship.reservation, index + 1
+            key = f"{ship.reservation}:{index + 1}:{gone[index]}"
+            gone[index] += quantity
+            self._own_delta(claim.lines[index].place, "on_hand", -quantity, ship.occurred_at_ms, key, reference)
         return None
 
     def _return(self, claim: Claim, return_: m.Return) -> m.Outcome | None:

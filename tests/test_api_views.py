@@ -17,7 +17,7 @@ async def world() -> World:
     for location in ("W1", "S1"):
         await world.stock(location=location)
     for location in ("W1", "S1", "S 2"):
-        body = {"authority": "wms"}
+        body = {"type": "warehouse", "authority": "wms"}
         assert (await world.call("PUT", f"/v1/locations/{location.replace(' ', '%20')}", body)).status_code == 200
     events = [
         NIGHT | {"location": "W1", "occurred_at": text_of(START_MS + 1), "sequence": 3},

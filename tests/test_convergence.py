@@ -43,9 +43,9 @@ async def shop(server_url: str | None) -> AsyncIterator[Shop]:
     await ledger.close()
 
 
-async def shipped(shop: Shop, *parts: int, at_ms: int = START_MS + 10) -> str:
-    """A reservation of 5 units of A, committed, of which these parts are shipped one after the other."""
-    held = await shop.hold(("A", 5))
+async def shipped(shop: Shop, *parts: int, at_ms: int = START_MS + 10, quantity: int = 5) -> str:
+    """A reservation of units of A, committed, of which these parts are shipped one after the other."""
+    held = await shop.hold(("A", quantity))
     reservation: str = held.id
     await shop.commit(reservation)
     for number, part in enumerate(parts):
@@ -191,6 +191,22 @@ async def test_our_shipment_and_its_report_are_one_fact(
         for number, part in enumerate(parts):
             await shop.ship(reservation, (1, part), occurred_at_ms=START_MS + 10 + number)
     assert await on_hand(shop) == 5
+
+
+async def test_the_worked_case_of_the_manual(shop: Shop) -> None:
+    """P8: as in ledger/README.md."""
+    await shop.stock("A", 10, at_ms=START_MS)
+    reservation = await shipped(shop, 3, at_ms=START_MS + 1_000, quantity=6)
+    await shop.ship(reservation, (1, 2), occurred_at_ms=START_MS + 2_000)
+    assert await on_hand(shop) == 5
+    told = await shop.reported(reservation, 4, at_ms=START_MS + 1_050)
+    assert told == m.EventResult("applied", None, 5, 5)
+    assert (await shop.reported(reservation, 2, id="w2", at_ms=START_MS + 2_200)).on_hand == 4
+    await shop.ship(reservation, (1, 1), occurred_at_ms=START_MS + 2_500)
+    assert await on_hand(shop) == 4
+    assert (await shop.stock("A", 6, at_ms=START_MS + 1_500)).on_hand == 4
+    await shop.reported(reservation, 2, at_ms=START_MS + 2_300, reverses=event_key("wms", "w2"))
+    assert await on_hand(shop) == 4
 
 
 async def test_what_is_reported_of_another_line_or_elsewhere_is_another_fact(shop: Shop) -> None:

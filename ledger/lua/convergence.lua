@@ -152,25 +152,22 @@ end
 -- The ledger's own delta of a bucket (a shipment, a return): it is done in any case, and counts unless a later count has
 -- it or, of a shipment, its WMS reported it. Units that ship leave on-hand by their own movement, so what does not count
 -- is a movement back.
-local function record_own_delta(line, bucket, quantity, occurred_at_ms, key, movements, reference)
+local function record_own_delta(line, bucket, quantity, occurred_at_ms, key, movements, reference, units_before)
   local position = position_at(line[SKU], line[LOCATION])
   local window = window_of(position)
   local base = base_of(window, bucket)
   local counts, is_folded = occurred_at_ms > base[2], occurred_at_ms <= window.meta.horizon_ms
   local event = {'delta', bucket, quantity, occurred_at_ms, -1, '', now_ms, '', key, reference or NO_REFERENCE}
+  local record = reference and record_of_shipment(window, reference, units_before)
   if reference then event[SHIPPED_UNITS] = -quantity end
-  local change = counts and quantity or 0
-  if not is_folded then
-    remember(window, key, event)
-    change = change + reported_of(window, event, key)
-  else
-    local back = reported_of(window, event, key)
-    change = back + (counts and event[AMOUNT] or 0)
-    if counts then
-      -- It happened before the horizon and after the base: it is folded at once.
-      window.meta.folded[bucket] = {base[1] + event[AMOUNT], base[2], base[3], base[4], base[5]}
-      window.meta.bases[bucket], window.changed_meta = nil, true
-    end
+  if not is_folded then remember(window, key, event) end
+  local change = is_folded and 0 or counts and quantity or 0
+  if record then change = change + match_shipment(window, record, event, key) end
+  if is_folded and counts then
+    -- It happened before the horizon and after the base: it is folded at once.
+    change = change + event[AMOUNT]
+    window.meta.folded[bucket] = {base[1] + event[AMOUNT], base[2], base[3], base[4], base[5]}
+    window.meta.bases[bucket], window.changed_meta = nil, true
   end
   position[bucket], position.dirty = position[bucket] + change, true
   local back = quantity < 0 and change - quantity or change

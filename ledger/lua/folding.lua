@@ -19,15 +19,28 @@ local function settle_report(window, event)
   window.changed[REPORTED .. event[REFERENCE]] = true
 end
 
--- Forgets what was reported of lines of which no event is left in the window.
-local function forget_reports(window)
-  local left = {}
-  for _, item in ipairs(in_order(window)) do left[REPORTED .. (item.event[REFERENCE] or '')] = true end
-  window.meta.reports = nil
-  for key, record in pairs(window.events) do
-    if record and key:sub(1, 1) == REPORTED then
-      if left[key] then window.meta.reports = true else window.events[key], window.changed[key] = false, true end
+-- Forgets what was reported of lines of which no event is left, and makes a record (reports.lua) of our own shipments
+-- of a line that no longer lead from the first to the last.
+local function renew_reports(window)
+  local shipments = {}
+  for _, item in ipairs(in_order(window)) do
+    local reference = item.event[REFERENCE] or NO_REFERENCE
+    if reference ~= NO_REFERENCE then
+      local keys = shipments[reference] or {}
+      if item.event[SHIPPED_UNITS] then keys[#keys + 1] = item.key end
+      shipments[reference] = keys
     end
+  end
+  window.meta.reports = nil
+  for reference, keys in pairs(shipments) do
+    local mark = REPORTED .. reference
+    if not window.events[mark] and (#keys > 1 or #keys == 1 and keys[1] ~= shipment_key(reference, 0)) then
+      window.events[mark], window.changed[mark] = {0, keys}, true
+    end
+    if window.events[mark] then window.meta.reports = true end
+  end
+  for key in pairs(window.events) do
+    if key:sub(1, 1) == REPORTED and not shipments[key:sub(2)] then window.events[key], window.changed[key] = false, true end
   end
 end
 
@@ -68,7 +81,7 @@ compact = function(window)
       meta.count, meta.oldest_received_ms = meta.count + 1, min(meta.oldest_received_ms, event[RECEIVED])
     end
   end
-  if meta.reports then forget_reports(window) end
+  renew_reports(window)
 end
 
 end

@@ -31,17 +31,28 @@ local function match_reports(window, reference, record)
   return back
 end
 
--- The record of a line; the first report of it has to look for our own shipments of it.
+-- The key of our own shipment of a line, of which so many units had left before: so one leads to the next.
+local function shipment_key(reference, units_before) return reference .. ':' .. ('%d'):format(units_before) end
+
+-- What was reported of a line. Until something is, no record is needed: our own shipments lead from the first to the
+-- last. Where one of them was folded, `compact` and the next shipment make a record of those that are left.
 local function report_record(window, reference)
   local record = event_in(window, REPORTED .. reference)
   if record then return record end
-  load_all(window)
-  record = {0, {}}
-  for _, item in ipairs(in_order(window)) do
-    if item.event[SHIPPED_UNITS] and item.event[REFERENCE] == reference then record[2][#record[2] + 1] = item.key end
+  local keys, units_before = {}, 0
+  while event_in(window, shipment_key(reference, units_before)) do
+    keys[#keys + 1] = shipment_key(reference, units_before)
+    units_before = units_before + window.events[keys[#keys]][SHIPPED_UNITS]
   end
+  record = {0, keys}
   window.events[REPORTED .. reference], window.meta.reports = record, true
   return record
+end
+
+-- The record that our own next shipment of a line belongs in, or nil where none is needed.
+local function record_of_shipment(window, reference, units_before)
+  if units_before > 0 and window.meta.horizon_ms >= 0 then return report_record(window, reference) end
+  return window.meta.reports and event_in(window, REPORTED .. reference) or nil
 end
 
 -- So many more units of a line are reported (or, below 0, fewer): the units on hand that this gives back, and whether
@@ -56,15 +67,12 @@ end
 
 -- Our own shipment, now in the window, or before the horizon and to be folded by the caller: the units on hand that
 -- reports of it give back.
-local function reported_of(window, event, key)
-  local reference = event[REFERENCE]
-  local record = window.meta.reports and reference ~= NO_REFERENCE and event_in(window, REPORTED .. reference)
-  if not record then return 0 end
+local function match_shipment(window, record, event, key)
   if event[OCCURRED] > window.meta.horizon_ms then
     record[2][#record[2] + 1] = key
   else
     event[AMOUNT] = min(0, record[1] - event[SHIPPED_UNITS])
     record[1] = max(0, record[1] - event[SHIPPED_UNITS])
   end
-  return match_reports(window, reference, record)
+  return match_reports(window, event[REFERENCE], record)
 end

@@ -6,10 +6,12 @@ verbs.ship = function(op)
     local taken = units_to_take(reservation, op[6], {PICKED, COMMITTED})
     if not taken or #taken == 0 then return wrong_state(reservation) end
     local occurred_at_ms = op[7] or now_ms
-    for number, part in ipairs(taken) do
+    for _, part in ipairs(taken) do
       move_units(part[1], part[2], SHIPPED, part[3], 'ship', movements)
-      local reference = reservation.id .. ':' .. ('%d'):format(part[4])
-      record_own_delta(part[1], 'on_hand', -part[3], occurred_at_ms, op[2] .. ':' .. number, movements, reference)
+      local line, reference = part[1], reservation.id .. ':' .. ('%d'):format(part[4])
+      local units_before = line[SHIPPED] + line[RETURNED] - part[3]
+      local key = shipment_key(reference, units_before)
+      record_own_delta(line, 'on_hand', -part[3], occurred_at_ms, key, movements, reference, units_before)
     end
   end)
 end
