@@ -263,6 +263,25 @@ async def test_a_report_taken_back_lets_our_shipment_count_again(shop: Shop) -> 
     assert await on_hand(shop) == 7
 
 
+async def test_of_two_reports_only_the_one_taken_back_counts_no_more(shop: Shop) -> None:
+    await shop.stock("A", 10)
+    reservation = await shipped(shop, 5)
+    await shop.reported(reservation, 2, id="w1", at_ms=START_MS + 20)
+    await shop.reported(reservation, 2, id="w2", at_ms=START_MS + 20)
+    for name in ("r1", "r2"):
+        await shop.reported(reservation, 2, id=name, at_ms=START_MS + 30, reverses=event_key("wms", "w1"))
+        assert await on_hand(shop) == 5
+
+
+async def test_what_we_shipped_first_was_reported_first(shop: Shop) -> None:
+    """P8: by the time when it left, not by when we were told."""
+    await shop.stock("A", 10)
+    reservation = await shipped(shop, 2, at_ms=START_MS + 30)
+    await shop.ship(reservation, (1, 3), occurred_at_ms=START_MS + 10)
+    await shop.stock("A", 10, at_ms=START_MS + 20)
+    assert (await shop.reported(reservation, 3, at_ms=START_MS + 25)).on_hand == 5
+
+
 async def test_a_report_with_another_reference_contradicts_itself(shop: Shop) -> None:
     await shop.stock("A", 10)
     reservation = await shipped(shop)
@@ -338,9 +357,27 @@ async def test_what_was_matched_stays_so_when_it_folds_and_is_forgotten(server: 
         assert (await on_hand(server), len(marks(client))) == (6, 1)
         await server.reported(reservation, 1, at_ms=START_MS + 4_000)  # of the one of 3,000
         assert await on_hand(server) == 6
+        await server.ship(reservation, (1, 1), occurred_at_ms=START_MS + 4_500)
+        assert await on_hand(server) == 5
         await fill_window(server, START_MS + 5_000)
-        assert (await on_hand(server), marks(client)) == (6, [])
+        assert (await on_hand(server), marks(client)) == (5, [])
         assert_books_balance(client)
+
+
+@pytest.mark.parametrize("folded_first", [False, True])
+async def test_a_line_of_which_a_part_was_folded_meets_the_reports_of_the_rest(
+    server: Shop, *, folded_first: bool
+) -> None:
+    await server.stock("A", 10)
+    reservation = await shipped(server, 2, at_ms=START_MS + 10)
+    if folded_first:
+        await fill_window(server, START_MS + 100)
+    server.clock.now_ms = START_MS + 4_000
+    await server.ship(reservation, (1, 1), occurred_at_ms=START_MS + 3_000)
+    if not folded_first:
+        await fill_window(server, START_MS + 100)
+    assert await on_hand(server) == 7
+    assert (await server.reported(reservation, 1, at_ms=START_MS + 3_001)).on_hand == 7
 
 
 async def test_our_shipment_from_before_the_horizon_meets_its_report(server: Shop, valkey_url: str) -> None:
