@@ -50,7 +50,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long one call to the ledger's server may take before its answer counts as lost."""
     queue_operations_max: Positive = 20_000
     """Operations that may wait for the ledger before new ones are refused with 503."""
-    shards: Annotated[int, Meta(ge=1, le=1)] = 1  # the ledger takes one for now
+    shards: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Parts of the ledger, each on one server of a cluster; as it was filled, until ``availability rehome``."""
 
     # What ATP answers say.
     low_stock: Positive = 5

@@ -15,6 +15,7 @@ from ledger import (
     Counted,
     Done,
     Expired,
+    Finished,
     Found,
     Insufficient,
     JournalFull,
@@ -22,18 +23,20 @@ from ledger import (
     LimitReached,
     LocationList,
     LocationStored,
+    Looked,
     NotFound,
     Overloaded,
     Positions,
     ReservationExpired,
     Unavailable,
+    UnfinishedList,
     Unknown,
     UnknownLocation,
     UnknownSku,
+    Unpinned,
     WrongState,
 )
 
-SHARD: Final = 0
 RETRY_SOON_MS: Final = 1_000
 REPLAY_HEADERS: Final = ("Idempotency-Replayed",)
 """What ``reservation_answer`` may send beside the body."""
@@ -71,6 +74,10 @@ ANSWERS: Final[dict[type, Row]] = {
     Positions: Row(200),
     Found: Row(200),
     Expired: Row(200),  # the keeper's: no call of the API has it
+    Looked: Row(200),  # this one and the next three are between the ledger's own shards
+    Unpinned: _refused("overloaded"),
+    Finished: Row(200),
+    UnfinishedList: Row(200),
     LocationStored: Row(200),
     LocationList: Row(200),
     Busy: _refused("overloaded"),  # the store asks again by itself, and says Overloaded when that does not help
@@ -83,7 +90,7 @@ ANSWERS: Final[dict[type, Row]] = {
 
 def reservation_answer(status: int, outcome: str, done: Done) -> Answer:
     """The reservation as it is now, told apart when the operation was done before."""
-    shape = reservation_json(done.id, SHARD, done.reservation)
+    shape = reservation_json(done.id, done.shard, done.reservation)
     if done.replayed:
         return ok(shape, "replayed", status, _REPLAYED)
     return ok(shape, outcome, status)

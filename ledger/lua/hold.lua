@@ -1,7 +1,5 @@
 -- Hold units for a buyer, once: every line is granted (mode all) or as much as there is (mode available).
 
-local CALL_LINES_MAX = 100
-
 -- Where a line without a location may come from, best first: enabled locations that have the SKU.
 local function candidates_of(sku_name, strategy, near)
   local found = {}
@@ -141,10 +139,6 @@ local function unknown_in(lines)
       return '\147' .. encode('unknown-sku', number, asked[1])
     end
   end
-end
-
-local function line_of(sku, location, quantity, requested)
-  return {sku, location, quantity, requested, quantity, 0, 0, 0, 0, 0, 0, 0, floor(now_ms / DAY_MS)}
 end
 
 verbs.hold = function(op)

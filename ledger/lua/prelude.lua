@@ -13,6 +13,9 @@ local STATES = {
 }
 local ENDINGS = {SHIPPED, RETURNED, CANCELLED, RELEASED, EXPIRED}
 
+-- Fields of a reservation's span (Span in messages.py).
+local SHARDS, NUMBERS, SEALED, TOKEN, INTENT, PINNED_UNTIL = 1, 2, 3, 4, 5, 6
+
 -- Fields of a location (Location in messages.py).
 local PLACE_AUTHORITY, PLACE_LAT, PLACE_LON, PLACE_PRIORITY, PLACE_ENABLED = 4, 5, 6, 7, 8
 
@@ -30,6 +33,7 @@ local verbs = {}
 local call, encode, decode, floor, max, min
 local prefix, now_ms, clock_jumped, epoch, seq, backlog_entries_max, low_stock
 local skus, records, windows, places
+local locks, marks, gone, part
 local journal, deadlines, counts, backlog_full, due_left, look_only
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -121,8 +125,8 @@ end
 -- Reservations, and the records of other operations, under one kind of key
 
 local function encode_reservation(r)
-  return '\156' .. encode('hold', r.client, r.fingerprint, r.created_at_ms, r.expires_at_ms, r.order_id, r.channel,
-    r.customer, r.epoch, r.seq, r.operations, r.lines)
+  return '\157' .. encode('hold', r.client, r.fingerprint, r.created_at_ms, r.expires_at_ms, r.order_id, r.channel,
+    r.customer, r.epoch, r.seq, r.operations, r.lines, r.span)
 end
 
 -- The record of an operation: a reservation (verb 'hold'), or {verb, client, fingerprint, reservation}; nil if none.
@@ -136,7 +140,7 @@ local function record_of(id)
         record = {
           id = id, verb = 'hold', client = fields[2], fingerprint = fields[3], created_at_ms = fields[4],
           expires_at_ms = fields[5], order_id = fields[6], channel = fields[7], customer = fields[8],
-          epoch = fields[9], seq = fields[10], operations = fields[11], lines = fields[12], packed = packed,
+          epoch = fields[9], seq = fields[10], operations = fields[11], lines = fields[12], span = fields[13], packed = packed,
         }
       else
         record = {id = id, verb = fields[1], client = fields[2], fingerprint = fields[3], reservation = fields[4]}
@@ -186,6 +190,12 @@ local function move_units(line, from, to, quantity, reason, movements)
   movements[#movements + 1] = {line[SKU], line[LOCATION], STATES[from], STATES[to], quantity, reason}
 end
 
+-- When a reservation's held units end; not while a change of the whole is under way on several shards.
+local function deadline_of(reservation)
+  if reservation.span then return max(reservation.expires_at_ms, reservation.span[PINNED_UNTIL]) end
+  return reservation.expires_at_ms
+end
+
 local function set_deadline(position, id, deadline_ms)
   position.deadlines = position.deadlines or {}
   position.deadlines[id] = deadline_ms
@@ -204,7 +214,7 @@ local function set_deadlines(reservation)
     end
   end
   for position, quantity in pairs(held_at) do
-    set_deadline(position, reservation.id, quantity > 0 and reservation.expires_at_ms or false)
+    set_deadline(position, reservation.id, quantity > 0 and deadline_of(reservation) or false)
   end
 end
 
@@ -216,17 +226,30 @@ local function record_change(verb, reservation, operation_id, fingerprint, clien
     .. reservation.packed .. encode(movements)
 end
 
-local function expire_reservation(reservation)
+-- Ends what is held of a reservation, as released or expired. Of a claim that was never sealed nothing stays.
+local function end_held(reservation, ending, verb)
   local movements = {}
   for _, line in ipairs(reservation.lines) do
-    if line[HELD] > 0 then move_units(line, HELD, EXPIRED, line[HELD], 'expire', movements) end
+    if line[HELD] > 0 then move_units(line, HELD, ending, line[HELD], verb, movements) end
   end
   set_deadlines(reservation)
-  record_change('expire', reservation, '', '', reservation.client, movements)
+  record_change(verb, reservation, '', '', reservation.client, movements)
+end
+
+local function drop(reservation, ending)
+  end_held(reservation, ending, reservation.span[SEALED] and 'release' or 'drop')
+  records[reservation.id], gone[reservation.id], marks[reservation.id] = false, true, false
+end
+
+local function expire_reservation(reservation)
+  local span = reservation.span
+  if span and not span[SEALED] then return drop(reservation, EXPIRED) end
+  end_held(reservation, EXPIRED, 'expire')
+  if span and not is_live(reservation) then marks[reservation.id] = now_ms + READABLE_MS end
 end
 
 local function is_overdue(reservation)
-  return reservation.expires_at_ms <= now_ms and units(reservation, HELD) > 0
+  return deadline_of(reservation) <= now_ms and units(reservation, HELD) > 0
 end
 
 -- The earliest deadline among the holds at a position that outlive this call, or nil.
@@ -267,7 +290,7 @@ local function reservation_of(id, client)
   local reservation = record_of(id)
   if not reservation or reservation.verb ~= 'hold' or reservation.client ~= client then return nil end
   if is_overdue(reservation) then expire_reservation(reservation) end
-  return reservation
+  return records[id] or nil
 end
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -280,6 +303,8 @@ end
 
 local NOT_FOUND = '\145\169not-found'
 local BUSY = '\145\164busy'
+local UNPINNED = '\145\168unpinned'
+local FINISHED = '\145\168finished'
 local JOURNAL_FULL = '\145\172journal-full'
 
 local function done(replayed, reservation)
@@ -330,7 +355,8 @@ end
 
 -- Runs one verb on a reservation: replay, ownership, the verb's own rule, then the record of the operation.
 -- `apply(reservation, movements)` makes the change and returns nil, or changes nothing and returns a refusal.
-local function operate(verb, op, apply)
+-- `stamp(reservation)` sets what every part of a reservation over several shards has of it.
+local function operate(verb, op, apply, stamp)
   local id, fingerprint, client, target = op[2], op[3], op[4], op[5]
   local before = answered_before(id, fingerprint)
   if before then return before end
@@ -339,9 +365,13 @@ local function operate(verb, op, apply)
   if #reservation.operations >= OPERATIONS_MAX then
     return '\147' .. encode('limit-reached', 'operations on a reservation', OPERATIONS_MAX)
   end
-  local movements = {}
-  local refusal = apply(reservation, movements)
+  local span, movements = reservation.span, {}
+  if span and not (part and part.token == span[TOKEN]) then return UNPINNED end
+  local refusal
+  if not span or part.takes then refusal = apply(reservation, movements) end
   if refusal then return refusal end
+  if stamp then stamp(reservation) end
+  if span then span[TOKEN], span[INTENT], span[PINNED_UNTIL] = '', '', 0 end
   reservation.operations[#reservation.operations + 1] = id
   set_deadlines(reservation)
   record_change(verb, reservation, id, fingerprint, client, movements)
@@ -403,6 +433,7 @@ local function begin(shard_key, argument)
   prefix = shard_key:match('^{s%d+}:')
   assert(prefix, 'the shard key has no hash tag')
   skus, records, windows, places, journal, deadlines, counts, backlog_full = {}, {}, {}, {}, {}, {}, {}, nil
+  locks, marks, gone, part = {}, {}, {}, nil
   local given_ms, expected_ms, caller_epoch, operations
   given_ms, expected_ms, caller_epoch, backlog_entries_max, low_stock, operations, look_only = unpack(decode(argument))
   local packed = call('GET', shard_key)
