@@ -405,7 +405,7 @@ class Spanning:
     ) -> tuple[dict[int, m.Reservation], m.MoveOutcome | None]:
         """Moves the line on its shard, first of all parts: they only take note of it."""
         shard = next((shard for shard, part in parts.items() if move.line in part.numbers), min(parts))
-        answer = await self._ask(shard, part_of(move, parts[shard], token))
+        answer = await self._ask(shard, replace(part_of(move, parts[shard], token), takes=True))
         match answer:
             case m.Done():
                 return parts, None

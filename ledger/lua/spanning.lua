@@ -31,10 +31,12 @@ local function pin(reservation, token, intent)
   rewrite(reservation)
 end
 
--- A part that is not pinned any more; the keeper comes back for what has ended, because only all parts are forgotten.
+-- A part that is not pinned any more: what the pin alone kept held has expired. The keeper comes back for what has
+-- ended here, because only all parts of a reservation are forgotten.
 local function unpin(reservation)
   local span = reservation.span
   span[TOKEN], span[INTENT], span[PINNED_UNTIL] = '', '', 0
+  if is_overdue(reservation) then expire_reservation(reservation) end
   marks[reservation.id] = not is_live(reservation) and now_ms + READABLE_MS
   rewrite(reservation)
 end
