@@ -150,9 +150,18 @@ class Agreement(RuleBasedStateMachine):
         asked = [m.HoldLine("A", 1, location), m.HoldLine("B:{}%1", 2)]
         self.step(m.Hold(basket, "call:basket", client, asked, 60_000, "available"))
         head = ("call:basket", client, basket)
-        self.step(m.Commit(operation_id(client, f"{key}-commit"), *head, "order"))
-        self.step(m.Ship(operation_id(client, f"{key}-ship"), *head))
-        self.step(m.Return(operation_id(client, f"{key}-return"), *head, returned))
+
+        def named(verb: str) -> tuple[str, str, str, str]:
+            return (operation_id(client, f"{key}-{verb}"), *head)
+
+        self.step(m.Extend(*named("extend"), 60_000))
+        self.step(m.Move(*named("move"), 1, "L3"))
+        self.step(m.Release(*named("release"), [m.UnitsOfLine(2, 1)]))
+        self.step(m.Commit(*named("commit"), "order"))
+        self.step(m.Cancel(*named("cancel"), returned))
+        self.step(m.Pick(*named("pick")))
+        self.step(m.Ship(*named("ship")))
+        self.step(m.Return(*named("return"), returned))
 
     def head(self, data: st.DataObject) -> tuple[str, str, str, str]:
         """Any reservation, mostly by its own client, under a key that may have been used."""
