@@ -42,8 +42,16 @@ class Stock:
 class Rules:
     """A ledger of one shard, in memory. ``decide`` is all of it: an operation and the time in, an outcome out."""
 
-    def __init__(self, *, low_stock: int = 5) -> None:
+    def __init__(
+        self,
+        *,
+        low_stock: int = 5,
+        client_open_reservations_max: int = m.CLIENT_OPEN_RESERVATIONS_MAX,
+        client_held_units_max: int = m.CLIENT_HELD_UNITS_MAX,
+    ) -> None:
         self.low_stock = low_stock
+        self.client_open_reservations_max = client_open_reservations_max
+        self.client_held_units_max = client_held_units_max
         self.now_ms = self.last_ms = 0
         self.seq = 0
         self.locations: dict[str, m.Location] = {}
@@ -152,6 +160,9 @@ class Rules:
         plan = plan_of(hold, self)
         if plan.short and (hold.mode == "all" or plan.grants_nothing):
             return m.Insufficient(plan.short)
+        limited = self._over_limit(hold.client, plan.quantity)
+        if limited is not None:
+            return limited
         claim = Claim(
             hold.client,
             hold.fingerprint,
@@ -169,6 +180,28 @@ class Rules:
         self._stamp(claim)
         return self._answer(hold.id)
 
+    def open_reservations(self, client: str) -> int:
+        """The client's reservations that have claims."""
+        return sum(claim.client == client and claim.is_live for claim in self.claims.values())
+
+    def held_units(self, client: str) -> int:
+        """The units that the client holds."""
+        return sum(claim.units("held") for claim in self.claims.values() if claim.client == client)
+
+    def _over_limit(self, client: str, held: int) -> m.OpenReservationsLimit | m.HeldUnitsLimit | None:
+        """Why the client may not have one more reservation, with so many held units; what is overdue does not count."""
+        if self._limit_for(client, held) is not None:
+            self._expire()
+        return self._limit_for(client, held)
+
+    def _limit_for(self, client: str, held: int) -> m.OpenReservationsLimit | m.HeldUnitsLimit | None:
+        opened, holds = self.open_reservations(client), self.held_units(client)
+        if opened + 1 > self.client_open_reservations_max:
+            return m.OpenReservationsLimit(self.client_open_reservations_max, opened)
+        if held and holds + held > self.client_held_units_max:
+            return m.HeldUnitsLimit(self.client_held_units_max, holds, held)
+        return None
+
     def _held_line(self, part: Part, requested: int) -> Line:
         return Line(part.place, part.quantity, requested, Counter(held=part.quantity), self.now_ms // DAY_MS)
 
@@ -182,7 +215,7 @@ class Rules:
         if claim is None:
             return m.NotFound()
         if len(claim.operations) >= OPERATIONS_MAX:
-            return m.LimitReached("operations on a reservation", OPERATIONS_MAX)
+            return m.OperationsLimit(OPERATIONS_MAX)
         refusal = self._change(claim, operation)
         if refusal is not None:
             return refusal
@@ -246,6 +279,9 @@ class Rules:
                 needed[place] += quantity
         if short:
             return m.Insufficient(short)
+        limited = self._over_limit(claim.client, 0)
+        if limited is not None:
+            return limited
         claim.move(wanted, "committed")
         return None
 
@@ -414,8 +450,9 @@ def _is_authority(authority: str | None, source: str) -> bool:
 class RulesLedger:
     """The rules behind the ledger's door: the same methods as ``Ledger``, without a server."""
 
-    def __init__(self, now_ms: Callable[[], int], *, low_stock: int = 5) -> None:
-        self.rules = Rules(low_stock=low_stock)
+    def __init__(self, now_ms: Callable[[], int], **options: int) -> None:
+        """``options`` as of ``Rules``."""
+        self.rules = Rules(**options)
         self._now_ms = now_ms
 
     def state(self) -> State:

@@ -39,6 +39,8 @@ class Ledger:
         backlog_entries_max: int = 200_000,
         low_stock: int = 5,
         timeout_ms: int = 2_000,
+        client_open_reservations_max: int = m.CLIENT_OPEN_RESERVATIONS_MAX,
+        client_held_units_max: int = m.CLIENT_HELD_UNITS_MAX,
         now_ms: Callable[[], int] | None = None,
         observe: Callable[[int, float], None] = lambda _operations, _seconds: None,
         refusal: Callable[[str], str | None] = lambda _run: None,
@@ -49,7 +51,7 @@ class Ledger:
         operations it carried and the seconds it took. ``refusal`` is asked before each call, with the run of the server
         (see ``Standing``), why nothing may be changed there; what only looks goes on.
         """
-        limits = Limits(backlog_entries_max, low_stock, timeout_ms)
+        limits = Limits(backlog_entries_max, low_stock, timeout_ms, client_open_reservations_max, client_held_units_max)
         self._shard = Shard(url, 0, limits, now_ms=now_ms, observe=observe, refusal=refusal)
         self._coalescer = Coalescer(
             self._shard.send,
