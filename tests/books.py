@@ -12,6 +12,8 @@ from ledger.messages import JournalEntry, Position, Reservation
 
 decode_entry = msgspec.msgpack.Decoder(JournalEntry).decode
 CLAIMS = ("held", "committed", "picked")
+VERBS = {"hold", "extend", "commit", "release", "pick", "ship", "cancel", "return", "move", "expire"}
+"""Those whose record after it is a reservation."""
 STOCK = ("on_hand", "damaged", "quality_hold", "in_transit")
 Place = tuple[str, str]
 
@@ -52,7 +54,7 @@ def fold_clients(entries: Iterable[JournalEntry]) -> dict[str, tuple[int, int]]:
         operation.subject: operation.body
         for entry in entries
         for operation in entry.operations
-        if operation.verb not in ("apply", "count", "put_location")
+        if operation.verb in VERBS
     }
     opened, held = Counter[str](), Counter[str]()
     for reservation in map(msgspec.msgpack.Decoder(Reservation).decode, bodies.values()):
