@@ -55,6 +55,8 @@ def ledger_of(
         backlog_entries_max=settings.journal_backlog_entries_max,
         low_stock=settings.low_stock,
         timeout_ms=settings.ledger_timeout_ms,
+        client_open_reservations_max=settings.client_open_reservations_max,
+        client_held_units_max=settings.client_held_units_max,
         observe=observe,
         refusal=refusal,
     )

@@ -15,6 +15,9 @@ QUANTITY_MAX = 1_000_000
 STOCK_QUANTITY_MAX = 1_000_000_000
 """Units in a count or an event (DESIGN 9); sums of a million of these stay below 2**53."""
 LINES_MAX = 100
+CLIENT_OPEN_RESERVATIONS_MAX = 1_000_000
+CLIENT_HELD_UNITS_MAX = 10_000_000
+"""A web shop is one client, so these only stop one that hoards or has gone mad, unless they are set lower."""
 TIME_MS_MAX = 253_402_300_799_999
 """The last millisecond of the year 9999: what RFC 3339 can write."""
 
@@ -505,11 +508,25 @@ class KeyReused(Record, frozen=True, tag="key-reused"):
     fingerprint: str
 
 
-class LimitReached(Record, frozen=True, tag="limit-reached"):
-    """The reservation or the client has as much of this as it may have; nothing was changed."""
+class OperationsLimit(Record, frozen=True, tag="operations-limit"):
+    """The reservation has as many operations as it may have (``limit``); nothing was changed."""
 
-    limit: str
-    maximum: int
+    limit: int
+
+
+class OpenReservationsLimit(Record, frozen=True, tag="open-reservations-limit"):
+    """The client has ``current`` open reservations in this shard and may have ``limit``; nothing was changed."""
+
+    limit: int
+    current: int
+
+
+class HeldUnitsLimit(Record, frozen=True, tag="held-units-limit"):
+    """The client holds ``current`` units in this shard and may hold ``limit``: ``requested`` more are too many."""
+
+    limit: int
+    current: int
+    requested: int
 
 
 class EventResult(Record, frozen=True):
@@ -626,10 +643,10 @@ class UnfinishedList(Record, frozen=True, tag="unfinished-list"):
     reservations: list[tuple[str, str]]
 
 
-VerbOutcome = Done | WrongState | ReservationExpired | NotFound | KeyReused | LimitReached
-CommitOutcome = VerbOutcome | Insufficient
+VerbOutcome = Done | WrongState | ReservationExpired | NotFound | KeyReused | OperationsLimit
+CommitOutcome = VerbOutcome | Insufficient | OpenReservationsLimit
 MoveOutcome = VerbOutcome | Insufficient | UnknownLocation
-HoldOutcome = Done | Insufficient | UnknownSku | UnknownLocation | KeyReused
+HoldOutcome = Done | Insufficient | UnknownSku | UnknownLocation | KeyReused | OpenReservationsLimit | HeldUnitsLimit
 CountOutcome = Counted | KeyReused | UnknownLocation
 Outcome = (
     Done
@@ -640,7 +657,9 @@ Outcome = (
     | ReservationExpired
     | NotFound
     | KeyReused
-    | LimitReached
+    | OperationsLimit
+    | OpenReservationsLimit
+    | HeldUnitsLimit
     | Applied
     | Counted
     | Positions

@@ -41,8 +41,16 @@ class Stock:
 class Rules:
     """A ledger of one shard, in memory. ``decide`` is all of it: an operation and the time in, an outcome out."""
 
-    def __init__(self, *, low_stock: int = 5) -> None:
+    def __init__(
+        self,
+        *,
+        low_stock: int = 5,
+        client_open_reservations_max: int = m.CLIENT_OPEN_RESERVATIONS_MAX,
+        client_held_units_max: int = m.CLIENT_HELD_UNITS_MAX,
+    ) -> None:
         self.low_stock = low_stock
+        self.client_open_reservations_max = client_open_reservations_max
+        self.client_held_units_max = client_held_units_max
         self.now_ms = self.last_ms = 0
         self.seq = 0
         self.locations: dict[str, m.Location] = {}
@@ -151,6 +159,9 @@ class Rules:
         plan = plan_of(hold, self)
         if plan.short and (hold.mode == "all" or plan.grants_nothing):
             return m.Insufficient(plan.short)
+        limited = self._over_limit(hold.client, plan.quantity)
+        if limited is not None:
+            return limited
         claim = Claim(
             hold.client,
             hold.fingerprint,
@@ -168,6 +179,28 @@ class Rules:
         self._stamp(claim)
         return self._answer(hold.id)
 
+    def open_reservations(self, client: str) -> int:
+        """The client's reservations that have claims."""
+        return sum(claim.client == client and claim.is_live for claim in self.claims.values())
+
+    def held_units(self, client: str) -> int:
+        """The units that the client holds."""
+        return sum(claim.units("held") for claim in self.claims.values() if claim.client == client)
+
+    def _over_limit(self, client: str, held: int) -> m.OpenReservationsLimit | m.HeldUnitsLimit | None:
+        """Why the client may not have one more reservation, with so many held units; what is overdue does not count."""
+        if self._limit_for(client, held) is not None:
+            self._expire()
+        return self._limit_for(client, held)
+
+    def _limit_for(self, client: str, held: int) -> m.OpenReservationsLimit | m.HeldUnitsLimit | None:
+        opened, holds = self.open_reservations(client), self.held_units(client)
+        if opened + 1 > self.client_open_reservations_max:
+            return m.OpenReservationsLimit(self.client_open_reservations_max, opened)
+        if held and holds + held > self.client_held_units_max:
+            return m.HeldUnitsLimit(self.client_held_units_max, holds, held)
+        return None
+
     def _held_line(self, part: Part, requested: int) -> Line:
         return Line(part.place, part.quantity, requested, Counter(held=part.quantity), self.now_ms // DAY_MS)
 
@@ -181,7 +214,7 @@ class Rules:
         if claim is None:
             return m.NotFound()
         if len(claim.operations) >= OPERATIONS_MAX:
-            return m.LimitReached("operations on a reservation", OPERATIONS_MAX)
+            return m.OperationsLimit(OPERATIONS_MAX)
         refusal = self._change(claim, operation)
         if refusal is not None:
             return refusal
@@ -200,9 +233,9 @@ class Rules:
         if not isinstance(taken, list):
             return taken
         if isinstance(change, m.Commit) and not claim.units("held"):
-            short = self._short(claim, taken)
-            if short:
-                return m.Insufficient(short)
+            refusal = self._reacquire(claim, taken)
+            if refusal is not None:
+                return refusal
         if isinstance(change, m.Extend):
             claim.expires_at_ms = self.now_ms + change.ttl_ms
             return None
@@ -216,8 +249,8 @@ class Rules:
             self._own_deltas(claim, change, taken, bucket, +1)
         return None
 
-    def _short(self, claim: Claim, wanted: list[Taken]) -> list[m.ShortLine]:
-        """The lines whose expired units are not there any more."""
+    def _reacquire(self, claim: Claim, wanted: list[Taken]) -> m.Outcome | None:
+        """Why the expired units cannot be claimed anew, all or none."""
         needed: Counter[Place] = Counter()
         short = []
         for index, _, quantity in wanted:
@@ -227,7 +260,7 @@ class Rules:
                 short.append(self._short_line(index + 1, place, quantity, left))
             else:
                 needed[place] += quantity
-        return short
+        return m.Insufficient(short) if short else self._over_limit(claim.client, 0)
 
     def _short_line(self, number: int, place: Place, wanted: int, left: int) -> m.ShortLine:
         return m.ShortLine(number, *place, wanted, left, stock_status(self, left, self.position(place).held))
@@ -361,8 +394,9 @@ def _is_authority(authority: str | None, source: str) -> bool:
 class RulesLedger:
     """The rules behind the ledger's door: the same methods as ``Ledger``, without a server."""
 
-    def __init__(self, now_ms: Callable[[], int], *, low_stock: int = 5) -> None:
-        self.rules = Rules(low_stock=low_stock)
+    def __init__(self, now_ms: Callable[[], int], **options: int) -> None:
+        """``options`` as of ``Rules``."""
+        self.rules = Rules(**options)
         self._now_ms = now_ms
 
     def state(self) -> State:

@@ -66,6 +66,8 @@ class Limits(NamedTuple):
     backlog_entries_max: int
     low_stock: int
     timeout_ms: int
+    client_open_reservations_max: int
+    client_held_units_max: int
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -183,11 +185,11 @@ class Shard:
     def _argument(self, operations: Sequence[m.Operation]) -> bytes:
         given_ms = self._now_ms() if self._now_ms else 0
         expected_ms = self._clock[0] + _monotonic_ms() - self._clock[1] if self._clock else 0
-        look_only = (
-            self._refusal(self._number, self._run) is not None
-        )  # a read ends what is overdue, which is a change too
-        backlog_entries_max, low_stock, _ = self._limits
-        return _encode((given_ms, expected_ms, self._epoch, backlog_entries_max, low_stock, operations, look_only))
+        # A read ends what is overdue, which is a change too.
+        look_only = self._refusal(self._number, self._run) is not None
+        backlog_entries_max, low_stock, _, *of_clients = self._limits
+        head = (given_ms, expected_ms, self._epoch, backlog_entries_max, low_stock, operations, look_only)
+        return _encode((*head, *of_clients))
 
     def _learn(self, reply: Reply) -> None:
         self._epoch = reply.epoch

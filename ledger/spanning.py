@@ -364,7 +364,7 @@ class Spanning:
     ) -> tuple[dict[int, m.Reservation], m.CommitOutcome | m.MoveOutcome | None]:
         """The parts, ready for the change, or why it must not be."""
         if len(whole.operations) >= OPERATIONS_MAX:
-            return parts, m.LimitReached("operations on a reservation", OPERATIONS_MAX)
+            return parts, m.OperationsLimit(OPERATIONS_MAX)
         if isinstance(change, m.Move):
             return await self._move(change, whole, parts, token)
         judged = whole.judge(change)

@@ -42,6 +42,8 @@ class Ledger:
         backlog_entries_max: int = 200_000,
         low_stock: int = 5,
         timeout_ms: int = 2_000,
+        client_open_reservations_max: int = m.CLIENT_OPEN_RESERVATIONS_MAX,
+        client_held_units_max: int = m.CLIENT_HELD_UNITS_MAX,
         now_ms: Callable[[], int] | None = None,
         observe: Callable[[int, float], None] = lambda _operations, _seconds: None,
         refusal: Callable[[int, str], str | None] = lambda _shard, _run: None,
@@ -53,7 +55,7 @@ class Ledger:
         and the seconds it took. ``refusal`` is asked before each call, with the shard and the run of its server (see
         ``Standing``), why nothing may be changed there; what only looks goes on.
         """
-        limits = Limits(backlog_entries_max, low_stock, timeout_ms)
+        limits = Limits(backlog_entries_max, low_stock, timeout_ms, client_open_reservations_max, client_held_units_max)
         self._shards = [
             Shard(url, number, limits, now_ms=now_ms, observe=observe, refusal=refusal) for number in range(shards)
         ]

@@ -7,10 +7,10 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
-from books import assert_books_balance
+from books import assert_books_balance, client_counts
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -26,9 +26,11 @@ from ledger.store import Ledger
 START_MS = 1_800_000_000_000
 SKUS = ["A", "B:{}%1", "never"]
 LOCATIONS = ["L1", "L2:%", "L3"]
-CLIENTS = ["web", "app"]
+CLIENTS = ["web", "app:%"]
 SHRINK = os.environ.get("AGREEMENT_SHRINK", "no") == "yes"  # minutes of shrinking would hide which test is red
 EXAMPLES_IN_CI = 200
+LIMITS: list[dict[str, Any]] = [{}, {"client_open_reservations_max": 1}, {"client_held_units_max": 6}]
+"""What a client may have: in some programs it is little."""
 EXAMPLES = int(os.environ.get("AGREEMENT_EXAMPLES", EXAMPLES_IN_CI))
 
 skus = st.sampled_from([*SKUS[:2] * 6, "never"])
@@ -73,7 +75,7 @@ def stock_events(draw: st.DrawFn) -> m.StockEvent:
 class Agreement(RuleBasedStateMachine):
     """Runs each step on both ledgers and compares the answers."""
 
-    ledger: Ledger
+    ledgers: list[Ledger]
     redis: Redis
     runner: asyncio.Runner
     clock: list[int]
@@ -83,7 +85,6 @@ class Agreement(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.redis.flushall()
-        self.model = Rules()
         self.clock[0] = START_MS
         self.owners: dict[str, str] = {}
 
@@ -111,8 +112,9 @@ class Agreement(RuleBasedStateMachine):
                 return m.Expired(0, outcome.more)
         return outcome
 
-    @initialize(counted=st.lists(st.integers(0, 12), min_size=6, max_size=6))
-    def open_the_shops(self, counted: list[int]) -> None:
+    @initialize(counted=st.lists(st.integers(0, 12), min_size=6, max_size=6), limits=st.sampled_from([0, 0, 1, 2]))
+    def open_the_shops(self, counted: list[int], limits: int) -> None:
+        self.ledger, self.model = self.ledgers[limits % len(self.ledgers)], Rules(**LIMITS[limits % len(self.ledgers)])
         for index, location in enumerate(LOCATIONS):
             self.step(m.PutLocation("ops", m.Location(location, priority=index % 2, lat=index * 10.0, lon=0.0)))
             for number, sku in enumerate(SKUS[:2]):
@@ -178,6 +180,15 @@ class Agreement(RuleBasedStateMachine):
     @rule(data=st.data(), reacquire=st.booleans(), lines=units)
     def commit(self, data: st.DataObject, *, reacquire: bool, lines: Units) -> None:
         self.step(m.Commit(*self.head(data), "order", reacquire, lines))
+
+    @rule(client=clients, sku=skus, first=keys, second=keys, third=keys)
+    def claim_again_beside_another(self, client: str, sku: str, first: str, second: str, third: str) -> None:
+        """A hold is lost, another one made, and the first one claimed again: one too many for some clients."""
+        lost, other, again = (operation_id(client, key) for key in (first, second, third))
+        self.step(m.Hold(lost, "call:a", client, [m.HoldLine(sku, 1)], 50))
+        self.clock[0] += 50
+        self.step(m.Hold(other, "call:a", client, [m.HoldLine(sku, 1)], 60_000))
+        self.step(m.Commit(again, "call:a", client, lost, "order", reacquire=True))
 
     @precondition(lambda self: self.owners)
     @rule(data=st.data())
@@ -268,6 +279,9 @@ class Agreement(RuleBasedStateMachine):
         self.step(m.Read(everything))
         for shard in range(self.shards):
             assert_books_balance(self.redis, shard)
+        if self.shards == 1:
+            counts = {name: (self.model.open_reservations(name), self.model.held_units(name)) for name in CLIENTS}
+            assert client_counts(self.redis) == {name: count for name, count in counts.items() if count[0]}
 
 
 @pytest.fixture(params=[1, 4])
@@ -277,15 +291,17 @@ def machine(valkey_url: str, request: pytest.FixtureRequest) -> Iterator[type[Ag
     assert shards == 1 or shard_of(SKUS[0], shards) != shard_of(SKUS[1], shards)
     clock = [START_MS]
     with asyncio.Runner() as runner, Redis.from_url(valkey_url) as client:
-        ledger = Ledger(valkey_url, shards=shards, now_ms=lambda: clock[0])
+        limits = LIMITS if shards == 1 else LIMITS[:1]  # each shard keeps its own
+        ledgers = [Ledger(valkey_url, shards=shards, now_ms=lambda: clock[0], **limit) for limit in limits]
 
         class Connected(Agreement):
             pass
 
-        Connected.ledger, Connected.redis, Connected.runner, Connected.clock = ledger, client, runner, clock
+        Connected.ledgers, Connected.redis, Connected.runner, Connected.clock = ledgers, client, runner, clock
         Connected.reached, Connected.shards = Counter(), shards
         yield Connected
-        runner.run(ledger.close())
+        for ledger in ledgers:
+            runner.run(ledger.close())
 
 
 def test_lua_and_rules_agree_on_every_program(machine: type[Agreement]) -> None:
@@ -306,3 +322,6 @@ def test_lua_and_rules_agree_on_every_program(machine: type[Agreement]) -> None:
         assert machine.shards == 1 or machine.reached["over shards", verb], f"no {verb} over several shards"
     outcomes = {outcome for _, outcome in machine.reached}
     assert outcomes >= {"KeyReused", "Insufficient", "WrongState", "ReservationExpired", "NotFound", "UnknownSku"}
+    if machine.shards == 1:
+        assert outcomes >= {"OpenReservationsLimit", "HeldUnitsLimit"}
+        assert machine.reached["Commit", "OpenReservationsLimit"]

@@ -225,7 +225,7 @@ async def test_a_reservation_has_a_limit_of_operations(shop: Shop) -> None:
     for _ in range(200):
         await shop.extend(held.id, 60_000)
 
-    assert await shop.extend(held.id, 60_000) == m.LimitReached("operations on a reservation", 200)
+    assert await shop.extend(held.id, 60_000) == m.OperationsLimit(200)
 
 
 async def test_operations_on_a_reacquired_reservation_live_on_with_it(shop: Shop, client: Redis) -> None:

@@ -108,7 +108,10 @@ def _items(edge: Edge, asked: list[Asked], found: Positions) -> list[AtpItem]:
     body=forms.HoldForm,
     body_example={"lines": [{"sku": "SHOE-42", "quantity": 2, "location": "STORE-7"}], "ttl_seconds": 600},
     success=Success("Held", examples.RESERVATION, 201, REPLAY_HEADERS),
-    problems=("insufficient-stock", "unknown-sku", "unknown-location", "idempotency-key-reused"),
+    problems=(
+        *("insufficient-stock", "open-reservations-limit", "held-units-limit"),
+        *("unknown-sku", "unknown-location", "idempotency-key-reused"),
+    ),
 )
 async def hold(edge: Edge, call: Call[forms.HoldForm]) -> Answer:
     """Hold."""

@@ -17,14 +17,16 @@ from ledger import (
     Expired,
     Finished,
     Found,
+    HeldUnitsLimit,
     Insufficient,
     JournalFull,
     KeyReused,
-    LimitReached,
     LocationList,
     LocationStored,
     Looked,
     NotFound,
+    OpenReservationsLimit,
+    OperationsLimit,
     Overloaded,
     Positions,
     ReservationExpired,
@@ -68,7 +70,9 @@ ANSWERS: Final[dict[type, Row]] = {
     ReservationExpired: _refused("reservation-expired"),
     NotFound: _refused("not-found"),  # unknown-operation where an operation was asked for
     KeyReused: _refused("idempotency-key-reused"),
-    LimitReached: _refused("limit-reached"),
+    OperationsLimit: _refused("operations-limit"),
+    OpenReservationsLimit: _refused("open-reservations-limit"),
+    HeldUnitsLimit: _refused("held-units-limit"),
     Applied: Row(200),
     Counted: Row(200),
     Positions: Row(200),
@@ -165,9 +169,20 @@ def _key_reused(outcome: KeyReused, fingerprint: str) -> Told:
     return f"the key was used before with another {field}", {"errors": [fault]}
 
 
-def _limit_reached(outcome: LimitReached, _fingerprint: str) -> Told:
-    detail = f"there are {outcome.maximum} {outcome.limit} already, and no more are taken"
-    return detail, {"limit": outcome.limit, "maximum": outcome.maximum}
+def _operations_limit(outcome: OperationsLimit, _fingerprint: str) -> Told:
+    detail = f"the reservation has had {outcome.limit} operations, and takes no more"
+    return detail, {"limit": outcome.limit, "current": outcome.limit}
+
+
+def _open_reservations_limit(outcome: OpenReservationsLimit, _fingerprint: str) -> Told:
+    detail = f"this client has {outcome.current} open reservations and may have {outcome.limit}"
+    return detail, {"limit": outcome.limit, "current": outcome.current}
+
+
+def _held_units_limit(outcome: HeldUnitsLimit, _fingerprint: str) -> Told:
+    held, limit = outcome.current, outcome.limit
+    detail = f"this client holds {held} units and may hold {limit}: {outcome.requested} more are too many"
+    return detail, {"limit": limit, "current": held}
 
 
 _TOLD: Final[dict[type, Callable[[Any, str], Told]]] = {
@@ -178,5 +193,7 @@ _TOLD: Final[dict[type, Callable[[Any, str], Told]]] = {
     ReservationExpired: _expired,
     NotFound: _not_found,
     KeyReused: _key_reused,
-    LimitReached: _limit_reached,
+    OperationsLimit: _operations_limit,
+    OpenReservationsLimit: _open_reservations_limit,
+    HeldUnitsLimit: _held_units_limit,
 }

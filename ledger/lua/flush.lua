@@ -32,7 +32,8 @@ local function write_deadlines(position)
   end
   if #added > 0 then call_in_portions('ZADD', prefix .. 'held:' .. position.place, added, 2) end
   if #removed > 0 then call_in_portions('ZREM', prefix .. 'held:' .. position.place, removed, 1) end
-  if position.soonest_ms > 0 and position.soonest_ms ~= position.soonest_written_ms then
+  -- What is past may have been corrected in `deadlines`, so that it is not there any more.
+  if position.soonest_ms > 0 and (position.soonest_ms ~= position.soonest_written_ms or position.soonest_ms <= now_ms) then
     call('ZADD', prefix .. 'deadlines', 'LT', position.soonest_ms, position.place)
   end
 end
@@ -110,6 +111,13 @@ local function write_coordination()
   end
 end
 
+local function write_clients()
+  for _, client in pairs(clients) do
+    if client.dirty and client.open > 0 then call('SET', client.key, encode({client.open, client.held}))
+    elseif client.dirty then call('DEL', client.key) end
+  end
+end
+
 local function flush()
   local after = {}
   collect_positions(after)
@@ -127,6 +135,7 @@ local function flush()
   end
   write_records()
   write_coordination()
+  write_clients()
   for _, window in pairs(windows) do write_window(window) end
   for id, place in pairs(places) do
     if place and place.dirty then call('HSET', prefix .. 'locations', id, encode_location(place)) end

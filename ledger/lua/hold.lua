@@ -31,9 +31,10 @@ local function candidates_of(sku_name, strategy, near)
 end
 
 -- A plan says which positions give how much to which line; nothing is changed before the whole plan stands.
-local function new_plan() return {taken = {}, parts = {}, short = {}, more_due = false} end
+local function new_plan() return {units = 0, taken = {}, parts = {}, short = {}, more_due = false} end
 
 local function take(plan, number, position, quantity)
+  plan.units = plan.units + quantity
   plan.taken[position] = (plan.taken[position] or 0) + quantity
   local parts = plan.parts[number] or {}
   parts[#parts + 1] = {position = position, location = position.location, quantity = quantity}
@@ -161,6 +162,9 @@ verbs.hold = function(op)
     return '\146' .. encode('insufficient') .. array_header(#short) .. table.concat(short)
   end
 
+  local refused = over_limit(client, 1, plan.units)
+  if refused then return refused end
+
   local granted, movements = {}, {}
   for number, asked in ipairs(lines) do
     local parts = plan.parts[number] or {{location = asked[3] or '', quantity = 0}}
@@ -178,7 +182,7 @@ verbs.hold = function(op)
   local reservation = {
     id = id, verb = 'hold', client = client, fingerprint = fingerprint, created_at_ms = now_ms,
     expires_at_ms = now_ms + whole(ttl_ms, 1, 86400000), channel = channel, customer = customer,
-    operations = {}, lines = granted,
+    operations = {}, lines = granted, open_counted = 0, held_counted = 0,
   }
   records[id] = reservation
   set_deadlines(reservation)
