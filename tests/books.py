@@ -9,10 +9,13 @@ import msgspec
 from redis import Redis
 
 from ledger.convergence import Views
-from ledger.messages import JournalEntry, Position, StockEvent
+from ledger.messages import JournalEntry, Position, Reservation, StockEvent
 
 decode_entry = msgspec.msgpack.Decoder(JournalEntry).decode
 CLAIMS = ("held", "committed", "picked")
+VERBS = {"hold", "extend", "commit", "release", "pick", "ship", "cancel", "return", "move", "expire"}
+VERBS |= {"prepare", "drop", "reclaim"}
+"""Those whose record after it is a reservation."""
 STOCK = ("on_hand", "damaged", "quality_hold", "in_transit")
 Place = tuple[str, str]
 
@@ -37,6 +40,30 @@ def fold(entries: Iterable[JournalEntry]) -> dict[Place, Counter[str]]:
                 if movement.to_bucket == "shipped":
                     book["on_hand"] -= movement.quantity
     return books
+
+
+def client_counts(client: Redis, shard: int = 0) -> dict[str, tuple[int, int]]:
+    """Each client's open reservations and held units, read from its key."""
+    keys: Any = list(client.scan_iter(f"{{s{shard}}}:client:*"))
+    packed: Any = client.mget(keys) if keys else []
+    decode = msgspec.msgpack.Decoder(tuple[int, int]).decode
+    return {unquote(key.decode().split(":", 2)[2]): decode(each) for key, each in zip(keys, packed, strict=True)}
+
+
+def fold_clients(entries: Iterable[JournalEntry]) -> dict[str, tuple[int, int]]:
+    """The same from the journal: every reservation as its last operation left it."""
+    bodies = {
+        operation.subject: operation.body
+        for entry in entries
+        for operation in entry.operations
+        if operation.verb in VERBS
+    }
+    opened, held = Counter[str](), Counter[str]()
+    for reservation in map(msgspec.msgpack.Decoder(Reservation).decode, bodies.values()):
+        if any(line.held + line.committed + line.picked for line in reservation.lines):
+            opened[reservation.client] += 1
+            held[reservation.client] += sum(line.held for line in reservation.lines)
+    return {name: (count, held[name]) for name, count in opened.items()}
 
 
 def numbers(position: Position) -> dict[str, int]:
@@ -77,12 +104,13 @@ def live_views(client: Redis, shard: int = 0) -> dict[Place, dict[str, tuple[int
 
 
 def assert_books_balance(client: Redis, shard: int = 0) -> None:
-    """The journal has no gap, folds to the live positions, and its last word on each position is the live one."""
+    """The journal has no gap, folds to the live positions and counts, and its last word on each is the live one."""
     entries = journal_of(client, shard)
     assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
     books, live = fold(entries), live_positions(client, shard)
     last = {(after.sku, after.location): after.position for entry in entries for after in entry.positions}
     assert last == live
+    assert fold_clients(entries) == client_counts(client, shard)
     for place, position in live.items():
         assert {name: books[place][name] for name in CLAIMS + STOCK} == numbers(position), place
     assert live_views(client, shard) == {

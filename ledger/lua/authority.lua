@@ -9,7 +9,7 @@ local function is_authority(authority, source)
   return not authority or source == authority or source:sub(1, #authority + 1) == authority .. ':'
 end
 
-local function view_key(sku_name) return prefix .. 'view:' .. escaped(sku_name) end
+function view_key(sku_name) return prefix .. 'view:' .. escaped(sku_name) end
 
 -- The views of a position, each {quantity, as_of_ms, sequence, event id, event key, source}.
 local function views_at(position)
@@ -60,4 +60,16 @@ local function forget_view(position, key)
   table.remove(views, found)
   position.views_changed = true
   return true
+end
+
+function add_views(found, position)
+  local views, place = views_at(position), location_of(position.location)
+  table.sort(views, function(a, b) return a[VIEW_SOURCE] < b[VIEW_SOURCE] end)
+  for _, view in ipairs(views) do
+    -- What an authority said before it became one is no view any more.
+    if place and not is_authority(place[PLACE_AUTHORITY], view[VIEW_SOURCE]) then
+      found[#found + 1] = '\151' .. encode(position.location, view[VIEW_SOURCE], view[1], view[2],
+        view[3] >= 0 and view[3] or nil, view[4], position.exists and position.on_hand or nil)
+    end
+  end
 end

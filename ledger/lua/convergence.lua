@@ -125,6 +125,9 @@ local function converge(position, fields, by_person, movements)
     local outcome, reason, is_kept = see(position, event, source, id, key)
     return outcome, reason, is_kept and 'view'
   end
+  if window.meta.count >= WINDOW_EVENTS_LAST and event[OCCURRED] == window.meta.newest_ms then
+    return 'quarantined', 'window-full'
+  end
   local outcome, reason = judge(position, window, event, key, id, reverses, movements)
   if outcome == 'quarantined' then return outcome, reason end
   position.exists, position.sku.known, position.dirty = true, true, true
@@ -135,7 +138,7 @@ local function converge(position, fields, by_person, movements)
 end
 
 -- Judges one event and journals it; replies an EventResult.
-local function apply_event(fields, by_person, client)
+function apply_event(fields, by_person, client)
   local movements = {}
   local position = location_of(fields[6]) and position_at(fields[5], fields[6])
   if not position then return '\148' .. encode('quarantined', 'unknown-location', 0, 0) end
@@ -152,7 +155,7 @@ end
 -- The ledger's own delta of a bucket (a shipment, a return): it is done in any case, and counts unless a later count has
 -- it or, of a shipment, its WMS reported it. Units that ship leave on-hand by their own movement, so what does not count
 -- is a movement back.
-local function record_own_delta(line, bucket, quantity, occurred_at_ms, key, movements, reference, units_before)
+function record_own_delta(line, bucket, quantity, occurred_at_ms, key, movements, reference, units_before)
   local position = position_at(line[SKU], line[LOCATION])
   local window = window_of(position)
   local base = base_of(window, bucket)
@@ -176,4 +179,13 @@ local function record_own_delta(line, bucket, quantity, occurred_at_ms, key, mov
     movements[#movements + 1] = {line[SKU], line[LOCATION], 'outside', bucket, back, reason, key}
   end
   if not is_folded then compact(window) end
+end
+
+-- Units of a line, already moved, that leave the building.
+function record_own_shipment(reservation, part, occurred_at_ms, movements)
+  local line, quantity = part[1], part[3]
+  local number = reservation.span and reservation.span[NUMBERS][part[4]] or part[4]
+  local reference, units_before = line_reference(reservation.id, number), line[SHIPPED] + line[RETURNED] - quantity
+  local key = shipment_key(reference, units_before)
+  record_own_delta(line, 'on_hand', -quantity, occurred_at_ms, key, movements, reference, units_before)
 end

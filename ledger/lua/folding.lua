@@ -1,12 +1,8 @@
 -- What keeps a window bounded: its oldest events fold into the bases, and the horizon moves.
 
-local compact
-
-do   -- what nothing else needs: Lua allows 200 locals that all can see
-
 local WINDOW_EVENTS_MAX = 512       -- more than this and the oldest fold into the base ...
 local WINDOW_EVENTS_KEPT = 384      -- ... down to this many
-local WINDOW_EVENTS_LAST = 4096     -- but events of one and the same time wait for each other up to here
+local WINDOW_EVENTS_LAST = 4096     -- but events of one and the same time wait for each other up to here; no more of it
 local WINDOW_MS = 48 * 3600000      -- and so does what was received longer ago
 local WINDOW_SLACK_MS = 3600000     -- at most once an hour
 
@@ -46,10 +42,12 @@ end
 
 -- Folds the oldest events into the bases once the window is full or old. From then on, whatever happened before the
 -- horizon comes too late to be judged.
-compact = function(window)
+local function compact(window)
   local meta = window.meta
   local aged = meta.oldest_received_ms < now_ms - WINDOW_MS - WINDOW_SLACK_MS
-  if meta.count <= WINDOW_EVENTS_MAX and not aged then return end
+  -- What is left after the horizon came to just before the newest time is all of that time, and waits.
+  local is_of_one_time = meta.horizon_ms >= meta.newest_ms - 1 and meta.count <= WINDOW_EVENTS_LAST
+  if (meta.count <= WINDOW_EVENTS_MAX or is_of_one_time) and not aged then return end
   load_all(window)
   local order = in_order(window)
   if #order > WINDOW_EVENTS_MAX then
@@ -82,6 +80,4 @@ compact = function(window)
     end
   end
   renew_reports(window)
-end
-
 end

@@ -4,12 +4,14 @@
 
 local NO_REFERENCE = ''
 
+local function line_reference(reservation, line) return reservation .. ':' .. ('%d'):format(line) end
+
 -- Whose shipment it is, if it is one that could be ours too.
 local function reference_of(event, reservation, line, reverses)
   if reverses or not (reservation and line) or event[KIND] ~= 'delta' or event[BUCKET] ~= 'on_hand' or event[AMOUNT] >= 0 then
     return NO_REFERENCE
   end
-  return reservation .. ':' .. ('%d'):format(line)
+  return line_reference(reservation, line)
 end
 
 -- Lets count of our own shipments what was not reported; the units on hand that this gives back.

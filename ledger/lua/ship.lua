@@ -8,10 +8,7 @@ verbs.ship = function(op)
     local occurred_at_ms = op[7] or now_ms
     for _, part in ipairs(taken) do
       move_units(part[1], part[2], SHIPPED, part[3], 'ship', movements)
-      local line, reference = part[1], reservation.id .. ':' .. ('%d'):format(part[4])
-      local units_before = line[SHIPPED] + line[RETURNED] - part[3]
-      local key = shipment_key(reference, units_before)
-      record_own_delta(line, 'on_hand', -part[3], occurred_at_ms, key, movements, reference, units_before)
+      record_own_shipment(reservation, part, occurred_at_ms, movements)
     end
   end)
 end
