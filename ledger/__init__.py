@@ -116,6 +116,7 @@ from ledger.messages import (
     VerbOutcome,
     WrongState,
 )
+from ledger.placement import server_urls, url_of
 from ledger.rules import (
     RulesLedger,
 )
@@ -235,4 +236,6 @@ __all__ = [
     "fingerprint",
     "migrate",
     "operation_id",
+    "server_urls",
+    "url_of",
 ]
