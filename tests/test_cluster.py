@@ -164,14 +164,14 @@ async def test_a_slot_that_moves_under_load_loses_and_doubles_nothing(cluster: C
 
 
 async def test_a_killed_server_takes_only_its_own_shards_and_comes_back_with_all(cluster: Cluster) -> None:
-    """P2-P4: the others go on, also for a process that begins now and is told of one server that is left."""
+    """P2-P4: the others go on, also for a process that begins now and is named the killed one first."""
     node = cluster.node_of(0)
     others = [shard for shard in range(1, 4) if cluster.node_of(shard) is not node]
     async with shops(cluster.url, *others) as opened, under_load(cluster, 0) as load:
         node.kill()
         try:
             held = await asyncio.gather(*(shop.hold(("MANY", 1)) for shop in opened))
-            async with shops(cluster.another_than(node).url, *others) as begun:
+            async with shops(f"{node.url},{cluster.another_than(node).url}", *others) as begun:
                 held += await asyncio.gather(*(shop.hold(("MANY", 1)) for shop in begun))
             with pytest.raises(LedgerError):
                 await load.shops[0].hold(("MANY", 1))
