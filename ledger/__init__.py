@@ -127,6 +127,7 @@ from ledger.messages import (
     Views,
     WrongState,
 )
+from ledger.placement import server_urls, url_of
 from ledger.rules import (
     RulesLedger,
 )
@@ -257,4 +258,6 @@ __all__ = [
     "fingerprint",
     "migrate",
     "operation_id",
+    "server_urls",
+    "url_of",
 ]
