@@ -12,6 +12,7 @@ from ledger.messages import JournalEntry, Position
 
 decode_entry = msgspec.msgpack.Decoder(JournalEntry).decode
 CLAIMS = ("held", "committed", "picked")
+STATES = (*CLAIMS, "shipped", "released", "expired", "cancelled", "returned")
 STOCK = ("on_hand", "damaged", "quality_hold", "in_transit")
 Place = tuple[str, str]
 
@@ -38,6 +39,20 @@ def fold(entries: Iterable[JournalEntry]) -> dict[Place, Counter[str]]:
     return books
 
 
+def fold_reservations(entries: Iterable[JournalEntry]) -> dict[str, Counter[str]]:
+    """The units of each reservation by state, from the movements alone: each is somewhere, and only there."""
+    units: dict[str, Counter[str]] = defaultdict(Counter)
+    for entry in entries:
+        for operation in entry.operations:
+            for movement in operation.movements:
+                units[operation.subject][movement.from_bucket] -= movement.quantity
+                units[operation.subject][movement.to_bucket] += movement.quantity
+    return {
+        subject: Counter({state: counted[state] for state in STATES if counted[state]})
+        for subject, counted in units.items()
+    }
+
+
 def numbers(position: Position) -> dict[str, int]:
     """A position's buckets, as ``fold`` names them."""
     return {name: getattr(position, name) for name in CLAIMS + STOCK}
@@ -46,8 +61,12 @@ def numbers(position: Position) -> dict[str, int]:
 def live_positions(client: Redis, shard: int = 0) -> dict[Place, Position]:
     """Every position of a shard, read from its keys."""
     decode = msgspec.msgpack.Decoder(Position).decode
-    keys: Any = client.scan_iter(f"{{s{shard}}}:sku:*")
-    places: Any = [(unquote(key.decode().split(":", 2)[2]), client.hgetall(key)) for key in keys]
+    keys: Any = list(client.scan_iter(f"{{s{shard}}}:sku:*", count=1_000))
+    asking = client.pipeline(transaction=False)
+    for key in keys:
+        asking.hgetall(key)
+    skus = (unquote(key.decode().split(":", 2)[2]) for key in keys)
+    places: Any = zip(skus, asking.execute(), strict=True)
     return {(sku, location.decode()): decode(packed) for sku, fields in places for location, packed in fields.items()}
 
 
