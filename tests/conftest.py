@@ -4,11 +4,15 @@ An async test is marked ``@pytest.mark.anyio`` (or its module says ``pytestmark 
 asyncio with uvloop, as the processes do. A fixture that is used by async tests may be async too.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from ledgers import Clock, Shop
 from servers import RunningServer, empty_nats, empty_valkey, fresh_database, nats_server, postgres, running, valkey
+
+from ledger.rules import RulesLedger
+from ledger.store import Ledger
 
 
 @pytest.fixture
@@ -63,3 +67,21 @@ def postgres_url(postgres_server: RunningServer) -> Iterator[str]:
 def data_folder(tmp_path: Path) -> Path:
     """A place for the data of an ``availability up``."""
     return tmp_path / "data"
+
+
+@pytest.fixture(params=["rules", "server"])
+def server_url(request: pytest.FixtureRequest) -> str | None:
+    """Where the ledger is, or None for the plain rules."""
+    url: str | None = request.getfixturevalue("valkey_url") if request.param == "server" else None
+    return url
+
+
+@pytest.fixture
+async def shop(server_url: str | None) -> AsyncIterator[Shop]:
+    """A shop with one open location, S1, on each of the two ledgers in turn."""
+    clock = Clock()
+    ledger = Ledger(server_url, now_ms=clock) if server_url else RulesLedger(clock)
+    shop = Shop(ledger, clock)
+    await shop.open()
+    yield shop
+    await ledger.close()
