@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import msgspec
 from redis import Redis
 
-from ledger.messages import JournalEntry, Position
+from ledger.messages import JournalEntry, Position, Reservation
 
 decode_entry = msgspec.msgpack.Decoder(JournalEntry).decode
 CLAIMS = ("held", "committed", "picked")
@@ -79,3 +79,17 @@ def assert_books_balance(client: Redis, shard: int = 0) -> None:
     assert last == live
     for place, position in live.items():
         assert {name: books[place][name] for name in CLAIMS + STOCK} == numbers(position), place
+
+
+def assert_deadlines_are_those_of_the_holds(client: Redis, shard: int = 0) -> None:
+    """Each reservation waits for its deadline at the positions where it holds units, and at no other."""
+    tag = f"{{s{shard}}}"
+    names: Any = client.scan_iter(f"{tag}:held:*", count=1_000)
+    waiting: dict[str, Any] = {name.decode().removeprefix(f"{tag}:held:"): client.zrange(name, 0, -1) for name in names}
+    records: dict[bytes, Any] = {id_: client.get(f"{tag}:op:{id_.decode()}") for ids in waiting.values() for id_ in ids}
+    decode = msgspec.msgpack.Decoder(Reservation).decode
+    for place, ids in waiting.items():
+        sku, location = (unquote(part) for part in place.split(":"))
+        for id_ in ids:
+            lines = decode(records[id_]).lines
+            assert any(line.held for line in lines if (line.sku, line.location) == (sku, location)), (place, id_)

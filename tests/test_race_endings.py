@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import pytest
-from books import STATES, assert_books_balance, fold_reservations, journal_of
+from books import assert_books_balance, assert_deadlines_are_those_of_the_holds, fold_reservations, journal_of
 from ledgers import START_MS, Clock, Shop, counts
 from redis import Redis
 
@@ -60,19 +60,16 @@ async def street(valkey_url: str) -> AsyncIterator[Street]:
     street = Street(valkey_url)
     await street.shops[0].open()
     yield street
-    with Redis.from_url(valkey_url) as client:
-        assert_books_balance(client)
-        told = fold_reservations(journal_of(client))
-    for reservation in street.held:
-        lines = (await street.shops[0].found(reservation)).lines
-        assert all(sum(counts(line).values()) == line.quantity for line in lines)
-        assert told[reservation] == {
-            state: sum(getattr(line, state) for line in lines)
-            for state in STATES
-            if any(getattr(line, state) for line in lines)
-        }
+    lines = {reservation: (await street.shops[0].found(reservation)).lines for reservation in street.held}
     for shop in street.shops:
         await shop.ledger.close()
+    with Redis.from_url(valkey_url) as client:
+        assert_books_balance(client)
+        assert_deadlines_are_those_of_the_holds(client)
+        told = fold_reservations(journal_of(client))
+    for reservation, each in lines.items():
+        assert all(sum(counts(line).values()) == line.quantity for line in each)
+        assert told[reservation] == sum((Counter(counts(line)) for line in each), Counter())
 
 
 def won(*answers: object) -> list[bool]:
