@@ -122,9 +122,9 @@ class World:
     With a ``door`` the API is over that ledger instead; ``everything`` and the search then know nothing of it.
     """
 
-    def __init__(self, door: Stated | None = None) -> None:
+    def __init__(self, door: Stated | None = None, **limits: int) -> None:
         self.now_ms = START_MS
-        self.ledger = RulesLedger(now_ms=lambda: self.now_ms)
+        self.ledger = RulesLedger(now_ms=lambda: self.now_ms, **limits)
         self.quarantine = KeptQuarantine()
         self.issuer = Issuer()
         settings = Settings(token_issuer=ISSUER, token_audience=AUDIENCE)

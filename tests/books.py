@@ -13,6 +13,9 @@ from ledger.messages import JournalEntry, Position, Reservation
 decode_entry = msgspec.msgpack.Decoder(JournalEntry).decode
 CLAIMS = ("held", "committed", "picked")
 STATES = (*CLAIMS, "shipped", "released", "expired", "cancelled", "returned")
+VERBS = {"hold", "extend", "commit", "release", "pick", "ship", "cancel", "return", "move", "expire"}
+VERBS |= {"prepare", "drop", "reclaim"}
+"""Those whose record after it is a reservation."""
 STOCK = ("on_hand", "damaged", "quality_hold", "in_transit")
 Place = tuple[str, str]
 
@@ -53,6 +56,30 @@ def fold_reservations(entries: Iterable[JournalEntry]) -> dict[str, Counter[str]
     }
 
 
+def client_counts(client: Redis, shard: int = 0) -> dict[str, tuple[int, int]]:
+    """Each client's open reservations and held units, read from its key."""
+    keys: Any = list(client.scan_iter(f"{{s{shard}}}:client:*"))
+    packed: Any = client.mget(keys) if keys else []
+    decode = msgspec.msgpack.Decoder(tuple[int, int]).decode
+    return {unquote(key.decode().split(":", 2)[2]): decode(each) for key, each in zip(keys, packed, strict=True)}
+
+
+def fold_clients(entries: Iterable[JournalEntry]) -> dict[str, tuple[int, int]]:
+    """The same from the journal: every reservation as its last operation left it."""
+    bodies = {
+        operation.subject: operation.body
+        for entry in entries
+        for operation in entry.operations
+        if operation.verb in VERBS
+    }
+    opened, held = Counter[str](), Counter[str]()
+    for reservation in map(msgspec.msgpack.Decoder(Reservation).decode, bodies.values()):
+        if any(line.held + line.committed + line.picked for line in reservation.lines):
+            opened[reservation.client] += 1
+            held[reservation.client] += sum(line.held for line in reservation.lines)
+    return {name: (count, held[name]) for name, count in opened.items()}
+
+
 def numbers(position: Position) -> dict[str, int]:
     """A position's buckets, as ``fold`` names them."""
     return {name: getattr(position, name) for name in CLAIMS + STOCK}
@@ -71,12 +98,13 @@ def live_positions(client: Redis, shard: int = 0) -> dict[Place, Position]:
 
 
 def assert_books_balance(client: Redis, shard: int = 0) -> None:
-    """The journal has no gap, folds to the live positions, and its last word on each position is the live one."""
+    """The journal has no gap, folds to the live positions and counts, and its last word on each is the live one."""
     entries = journal_of(client, shard)
     assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
     books, live = fold(entries), live_positions(client, shard)
     last = {(after.sku, after.location): after.position for entry in entries for after in entry.positions}
     assert last == live
+    assert fold_clients(entries) == client_counts(client, shard)
     for place, position in live.items():
         assert {name: books[place][name] for name in CLAIMS + STOCK} == numbers(position), place
 
