@@ -238,8 +238,8 @@ class _Bench:
         return means
 
 
-_ONCE: Final = ("shard", "locations", "journal", "deadlines")
-"""Keys of which a shard has one."""
+_ONCE: Final = ("shard", "locations", "journal", "deadlines", "client")
+"""Keys of which a shard has one, or one a client."""
 
 
 def _places(positions: int, locations: int) -> list[tuple[str, int, str]]:
