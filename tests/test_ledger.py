@@ -1,4 +1,4 @@
-"""What the ledger promises, verb by verb, on both ledgers: the plain rules and the Lua on a real server."""
+"""What the ledger promises, verb by verb: by the plain rules, and by the Lua on a server and on a cluster of three."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The ways back, verb by verb, on both ledgers: release, cancel, return, move back, claim again (P1, P3, P5, P6).
+"""The ways back, verb by verb, on each ledger: release, cancel, return, move back, claim again (P1, P3, P5, P6).
 
 Each in parts, over several lines, after other steps, twice, and when there is nothing to give back.
 """
