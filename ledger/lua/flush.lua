@@ -61,10 +61,10 @@ local function write_window(window)
   local set, gone = {}, {}
   for key in pairs(window.changed) do
     local event = window.events[key]
-    if event then set[#set + 1], set[#set + 2] = key, encode(event) else gone[#gone + 1] = key end
+    if event then set[#set + 1], set[#set + 2] = key, pack_field(key, event) else gone[#gone + 1] = key end
   end
   if #set > 0 or #gone > 0 or window.changed_meta then
-    set[#set + 1], set[#set + 2] = '', encode(window.meta)
+    set[#set + 1], set[#set + 2] = '', pack_meta(window)
     call_in_portions('HSET', window.key, set, 2)
     if #gone > 0 then call_in_portions('HDEL', window.key, gone, 1) end
   end

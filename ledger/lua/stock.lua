@@ -5,3 +5,5 @@ local record_own_delta      -- what the ledger itself puts into a bucket or take
 local record_own_shipment   -- the same of units of a reservation's line that leave
 local add_views             -- what sources that are not believed say of a position
 local view_key              -- where that is kept
+local pack_field            -- a field of a window, as its hash keeps it ...
+local pack_meta             -- ... and what it keeps of the whole window
