@@ -5,7 +5,7 @@ import re
 from typing import NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from availability.shapes import ReservationJson, position_json, reservation_json, time_text
 from ledger import JournalEntry, JournalOperation, Position, Reservation
@@ -123,10 +123,14 @@ def _movements_of(operation: JournalOperation, reservation: Reservation) -> list
             for line in reservation.lines
             if line.held
         ]
-    return [
+    movements = [
         MovementJson(moved.sku, moved.location, moved.from_bucket, moved.to_bucket, moved.quantity)
         for moved in operation.movements
     ]
+    if reservation.span and any(moved.reason == "reacquire" for moved in operation.movements):
+        # These units had expired, and nothing has told that a `reclaim` took them from there.
+        movements = [structs.replace(moved, from_="expired") for moved in movements if moved.to != "expired"]
+    return movements
 
 
 def _of_position(

@@ -14,7 +14,7 @@ local STATES = {
 local ENDINGS = {SHIPPED, RETURNED, CANCELLED, RELEASED, EXPIRED}
 
 -- Fields of a reservation's span (Span in messages.py).
-local SHARDS, NUMBERS, SEALED, TOKEN, INTENT, PINNED_UNTIL = 1, 2, 3, 4, 5, 6
+local SHARDS, NUMBERS, SEALED, TOKEN, INTENT, PINNED_UNTIL, RECLAIMED = 1, 2, 3, 4, 5, 6, 7
 
 -- Fields of a location (Location in messages.py).
 local PLACE_AUTHORITY, PLACE_LAT, PLACE_LON, PLACE_PRIORITY, PLACE_ENABLED = 4, 5, 6, 7, 8
@@ -270,9 +270,10 @@ end
 
 -- Ends what is held of a reservation, as released or expired. Of a claim that was never sealed nothing stays.
 local function end_held(reservation, ending, verb)
-  local movements = {}
+  local movements, reason, span = {}, verb, reservation.span
+  if span and span[RECLAIMED] then reason, span[RECLAIMED] = 'reacquire', nil end
   for _, line in ipairs(reservation.lines) do
-    if line[HELD] > 0 then move_units(line, HELD, ending, line[HELD], verb, movements) end
+    if line[HELD] > 0 then move_units(line, HELD, ending, line[HELD], reason, movements) end
   end
   set_deadlines(reservation)
   record_change(verb, reservation, '', '', reservation.client, movements)
@@ -450,7 +451,7 @@ local function operate(verb, op, apply, stamp)
   if not span or part.takes then refusal = apply(reservation, movements) end
   if refusal then return refusal end
   if stamp then stamp(reservation) end
-  if span then span[TOKEN], span[INTENT], span[PINNED_UNTIL] = '', '', 0 end
+  if span then span[TOKEN], span[INTENT], span[PINNED_UNTIL], span[RECLAIMED] = '', '', 0, nil end
   reservation.operations[#reservation.operations + 1] = id
   set_deadlines(reservation)
   record_change(verb, reservation, id, fingerprint, client, movements)
