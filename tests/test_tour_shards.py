@@ -119,8 +119,11 @@ async def test_after_a_restart_of_the_ledgers_server_every_shard_is_compared_and
 
     async with caller(up, "web-shop", SHOP_SCOPES) as web_shop:
         basket = {"lines": [{"sku": sku, "quantity": 1} for sku in BASKET]}
-        held = await post(web_shop, "/v1/reservations", basket, key="after", expected=201)
-        assert held["status"] == "held"
+
+        async def held() -> Any:
+            return await post(web_shop, "/v1/reservations", basket, key="after", expected=201)
+
+        assert (await wait_until(held))["status"] == "held"
 
 
 async def search(http: httpx.AsyncClient, filters: dict[str, str], count: int) -> list[Any] | None:
