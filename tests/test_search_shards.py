@@ -10,6 +10,8 @@ import pytest
 from searched import Searched, stocked
 from waiting import wait_until
 
+from availability import app
+from availability.settings import Settings
 from ledger import Filters
 from ledger import messages as m
 from ledger.coalescer import Coalescer
@@ -144,6 +146,21 @@ async def test_any_order_of_the_shards_and_again_from_the_start_give_the_same(
     assert in_order == await contents(postgres)
 
 
+async def test_over_old_entries_again_it_does_not_go_back_in_time(
+    searched: Searched, postgres: asyncpg.Connection
+) -> None:
+    await life(searched)
+    await searched.journal()
+    found = await searched.found()
+
+    for shard in range(SHARDS):
+        await postgres.execute("update availability.search_cursor set epoch = 0, seq = 0 where shard = $1", shard)
+        index = await Index.open(searched.postgres_url, shard)
+        while await index.advance(entries_max=1):
+            assert found == await searched.found()
+        await index.close()
+
+
 async def test_two_indexers_at_once_do_not_miss_each_others_part(
     searched: Searched, postgres: asyncpg.Connection
 ) -> None:
@@ -240,3 +257,5 @@ async def test_the_slowest_shard_tells_the_age_of_a_page(searched: Searched, pos
     assert await as_of_ms() == first_ms
     await postgres.execute("delete from availability.cursor where shard = 3")
     assert await as_of_ms() is None, "of one shard it is not known"
+    async with app._journal(Settings(postgres_url=searched.postgres_url, shards=SHARDS)) as (*_, of_the_api):  # noqa: SLF001
+        assert (await of_the_api.search("web", Filters())).as_of_ms is None

@@ -270,8 +270,8 @@ end
 
 -- Ends what is held of a reservation, as released or expired. Of a claim that was never sealed nothing stays.
 local function end_held(reservation, ending, verb)
-  local movements, reason, span = {}, verb, reservation.span
-  if span and span[RECLAIMED] then reason, span[RECLAIMED] = 'reacquire', nil end
+  local movements, span = {}, reservation.span
+  local reason = span and span[RECLAIMED] and 'reacquire' or verb
   for _, line in ipairs(reservation.lines) do
     if line[HELD] > 0 then move_units(line, HELD, ending, line[HELD], reason, movements) end
   end
@@ -462,7 +462,7 @@ local function operate(verb, op, apply, stamp)
   if not span or part.takes then refusal = apply(reservation, movements) end
   if refusal then return refusal end
   if stamp then stamp(reservation) end
-  if span then span[TOKEN], span[INTENT], span[PINNED_UNTIL], span[RECLAIMED] = '', '', 0, nil end
+  if span then span[TOKEN], span[INTENT], span[PINNED_UNTIL] = '', '', 0 end
   reservation.operations[#reservation.operations + 1] = id
   set_deadlines(reservation)
   record_change(verb, reservation, id, fingerprint, client, movements)
