@@ -24,7 +24,7 @@ OPERATIONS = 4_096
 """About as many are taken at once: many changes of one reservation are then one change of its row."""
 ENTRIES_MIN, ENTRIES_MAX = 16, 2_048
 
-NOT_OF_RESERVATIONS = frozenset({"apply", "count", "put_location"})
+NOT_OF_RESERVATIONS = frozenset({"apply", "view", "count", "put_location"})
 """Verbs whose record is not a reservation."""
 
 logger = logging.getLogger(__name__)

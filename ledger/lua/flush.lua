@@ -38,6 +38,12 @@ local function write_deadlines(position)
   end
 end
 
+local function write_views(position)
+  local key = view_key(position.sku.name)
+  if #position.views > 0 then call('HSET', key, position.location, encode(position.views))
+  else call('HDEL', key, position.location) end
+end
+
 local function packed_of(record)
   return record.packed or encode({record.verb, record.client, record.fingerprint, record.reservation})
 end
@@ -132,6 +138,7 @@ local function flush()
     if #sku.fields > 0 then call_in_portions('HSET', sku.key, sku.fields, 2) end
     for _, position in pairs(sku.positions) do
       if position.deadlines then write_deadlines(position) end
+      if position.views_changed then write_views(position) end
     end
   end
   write_records()
