@@ -5,7 +5,7 @@ import re
 from typing import NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from availability.shapes import ReservationJson, position_json, reservation_json, time_text
 from ledger import JournalEntry, JournalOperation, Position, Reservation
@@ -28,7 +28,9 @@ RESERVATION_EVENTS = {
         "move": "moved",
     }.items()
 }
-"""The event's subject by the operation's verb; other operations show only in the positions that they changed."""
+"""The event's subject by the operation's verb; other operations show only in the positions that they changed.
+
+Among them are the steps of one over several shards (``prepare``, ``drop``, ``reclaim``): what they come to is told."""
 
 logger = logging.getLogger(__name__)
 
@@ -99,18 +101,36 @@ def _of_operation(shard: int, entry: JournalEntry, index: int, operation: Journa
         # The journal has it as it is; all others shall still be told.
         logger.exception("shard %d, entry %d-%d, operation %d: no reservation", shard, entry.epoch, entry.seq, index)
         return None
+    movements = _movements_of(operation, reservation)
+    if reservation.span and not movements and operation.verb not in ("hold", "extend"):
+        return None  # it was done to the units of another shard
     data = OperationData(
         operation=operation.verb,
         occurred_at=time_text(entry.at_ms),
         client=operation.client,
         seq=entry.seq,
         reservation=reservation_json(operation.subject, shard, reservation),
-        movements=[
-            MovementJson(moved.sku, moved.location, moved.from_bucket, moved.to_bucket, moved.quantity)
-            for moved in operation.movements
-        ],
+        movements=movements,
     )
     return _event(RESERVATION_EVENTS[operation.verb], shard, entry, index, operation.subject, _ENCODER.encode(data))
+
+
+def _movements_of(operation: JournalOperation, reservation: Reservation) -> list[MovementJson]:
+    if reservation.span and operation.verb == "hold":
+        # These units were moved by the `prepare` before it; here it is said that they are held.
+        return [
+            MovementJson(line.sku, line.location, "available", "held", line.held)
+            for line in reservation.lines
+            if line.held
+        ]
+    movements = [
+        MovementJson(moved.sku, moved.location, moved.from_bucket, moved.to_bucket, moved.quantity)
+        for moved in operation.movements
+    ]
+    if reservation.span and any(moved.reason == "reacquire" for moved in operation.movements):
+        # These units had expired, and nothing has told that a `reclaim` took them from there.
+        movements = [structs.replace(moved, from_="expired") for moved in movements if moved.to != "expired"]
+    return movements
 
 
 def _of_position(

@@ -67,7 +67,8 @@ class Span(Record, frozen=True):
     ``shards`` are those that have a part; ``numbers`` the numbers that this part's lines have in the whole. A part that
     is not ``sealed`` is a claim of seconds. While an attempt to change the whole is under way, the part is pinned by
     its ``token`` until ``pinned_until_ms``: no other attempt changes it, and nothing of it expires. ``intent`` is the
-    operation under way, as JSON, so that another process can finish it.
+    operation under way, as JSON, so that another process can finish it. ``reclaimed`` tells that expired units were
+    claimed anew: what the part holds since then is for a commit that has still to come.
     """
 
     shards: list[int]
@@ -76,6 +77,7 @@ class Span(Record, frozen=True):
     token: str
     intent: str
     pinned_until_ms: int
+    reclaimed: bool = False
 
 
 class Reservation(Record, frozen=True, tag="hold"):

@@ -1,4 +1,7 @@
-"""Owns what reservations are searched by: rows made from one shard's journal, behind a cursor of its own."""
+"""Owns what reservations are searched by: rows made from one shard's journal, behind a cursor of its own.
+
+Of a reservation over several shards, each shard's journal tells a part: its row is of the whole (``parts.py``).
+"""
 
 import contextlib
 import logging
@@ -8,7 +11,8 @@ from dataclasses import dataclass, field
 import asyncpg
 import msgspec
 
-from ledger.journal import records
+from ledger.journal import parts, records
+from ledger.journal.parts import Part, part_of, store_parts
 from ledger.journal.postgres import FAILED, REFUSED, connect, take_lock
 from ledger.journal.records import Place, Unreadable
 from ledger.messages import JournalEntry, JournalOperation, Reservation
@@ -75,6 +79,8 @@ class _Rows:
     reservations: list[Row] = field(default_factory=list)
     lines: list[Row] = field(default_factory=list)
     left: list[Row] = field(default_factory=list)
+    parts: list[tuple[_Change, Part]] = field(default_factory=list)
+    """Of reservations over several shards: what else is written is known when they are stored."""
 
 
 def rows_of(shard: int, entries: Iterable[JournalEntry]) -> _Rows:
@@ -97,22 +103,25 @@ def rows_of(shard: int, entries: Iterable[JournalEntry]) -> _Rows:
                 )
     rows = _Rows()
     for change in changes.values():
-        _add_rows(rows, shard, change)
+        id_, body = change.operation.subject, bytes(change.operation.body)
+        try:
+            reservation = _DECODER.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            logger.warning("shard %d: entry %s has no record of reservation %r: %s", shard, change.place, id_, error)
+            continue
+        if reservation.span is None:
+            _add_rows(rows, shard, change, reservation, body, change.place)
+        else:
+            rows.parts.append((change, part_of(change.place, change.operation, reservation)))
     return rows
 
 
-def _add_rows(rows: _Rows, shard: int, change: _Change) -> None:
-    id_, body = change.operation.subject, bytes(change.operation.body)
-    try:
-        reservation = _DECODER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        logger.warning("shard %d: entry %s has no record of reservation %r: %s", shard, change.place, id_, error)
-        return
-    client, at_ms = reservation.client, reservation.created_at_ms
+def _add_rows(rows: _Rows, shard: int, change: _Change, reservation: Reservation, body: bytes, place: Place) -> None:
+    id_, client, at_ms = change.operation.subject, reservation.client, reservation.created_at_ms
     rows.reservations.append(
         (
             *(client, at_ms, id_, shard, reservation.status, reservation.order_id, reservation.customer),
-            *(*change.place, body),
+            *(*place, body),
         )
     )
     if change.placed:
@@ -139,7 +148,7 @@ class Index:
         connection = await connect(postgres_url)
         try:
             await take_lock(connection, INDEXER_LOCK, shard)
-            await connection.execute(_STAGING)
+            await connection.execute(_STAGING + parts.STAGING)
             row = await connection.fetchrow(
                 "insert into availability.search_cursor (shard) values ($1)"
                 " on conflict (shard) do update set shard = excluded.shard returning epoch, seq",
@@ -196,6 +205,8 @@ class Index:
     async def _store(self, rows: _Rows, end: Place, at_ms: int) -> None:
         """One transaction: the rows and the cursor, or nothing of them."""
         async with self._connection.transaction():
+            if rows.parts:
+                await self._make_whole(rows)
             if rows.reservations:
                 await self._copy("staged", _RESERVATION_COLUMNS, rows.reservations)
                 await self._connection.execute(_UPSERT)
@@ -213,6 +224,15 @@ class Index:
             if not moved:
                 raise Superseded(f"the search of shard {self.shard} was moved on, or back, by somebody else")
         self.cursor = end
+
+    async def _make_whole(self, rows: _Rows) -> None:
+        """Store the parts, and add the rows of the reservations that are whole with them."""
+        wholes = await store_parts(self._connection, self.shard, [part for _, part in rows.parts])
+        for change, part in rows.parts:
+            if found := wholes.get(part.id):
+                whole = found.reservation
+                body = msgspec.msgpack.encode(whole)
+                _add_rows(rows, found.shard, change, whole, body, Place(whole.epoch, whole.seq))
 
     async def _copy(self, table: str, columns: tuple[str, ...], rows: list[Row]) -> None:
         await self._connection.copy_records_to_table(table, columns=columns, records=rows)

@@ -69,6 +69,7 @@ select cursor.epoch, cursor.seq, search.epoch as search_epoch, search.seq as sea
 from availability.cursor
 left join availability.search_cursor as search using (shard)
 left join availability.journal_status as status using (shard)
+where shard < $1
 """
 
 
@@ -122,11 +123,12 @@ class Reservations:
     """The search; made by ``open``. Every method raises one of ``FAILED`` when Postgres is away."""
 
     _pool: asyncpg.Pool
+    _shards: int
 
     @classmethod
-    async def open(cls, postgres_url: str) -> "Reservations":
-        """Connect when first asked something."""
-        return cls(await open_pool(postgres_url))
+    async def open(cls, postgres_url: str, *, shards: int = 1) -> "Reservations":
+        """Connect when first asked something. ``shards`` is how many the ledger has: a page is as new as the last."""
+        return cls(await open_pool(postgres_url), shards)
 
     async def close(self) -> None:
         self._pool.terminate()
@@ -141,7 +143,7 @@ class Reservations:
         before = _NEWEST if after is None else _read_cursor(after)
         async with asyncio.timeout(TIMEOUT_S), self._pool.acquire() as connection:
             # Asked first: what comes in meanwhile makes the page newer than it says, never older.
-            as_of_ms = _as_of_ms(await connection.fetch(_LAG))
+            as_of_ms = _as_of_ms(await connection.fetch(_LAG, self._shards), self._shards)
             found = await _newest(connection, client, filters, before, limit + 1)
         page = found[:limit]
         more = len(found) > limit
@@ -204,9 +206,9 @@ def _has_line(reservation: Reservation, filters: Filters) -> bool:
     )
 
 
-def _as_of_ms(rows: list[asyncpg.Record]) -> int | None:
-    """Until when everything of every shard can be found; None when that is not known of one, or of any."""
-    if not rows:
+def _as_of_ms(rows: list[asyncpg.Record], shards: int) -> int | None:
+    """Until when everything of every shard can be found; None when that is not known of one."""
+    if len(rows) < shards:
         return None
     until_ms: list[int] = []
     for row in rows:

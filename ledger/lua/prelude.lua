@@ -14,7 +14,7 @@ local STATES = {
 local ENDINGS = {SHIPPED, RETURNED, CANCELLED, RELEASED, EXPIRED}
 
 -- Fields of a reservation's span (Span in messages.py).
-local SHARDS, NUMBERS, SEALED, TOKEN, INTENT, PINNED_UNTIL = 1, 2, 3, 4, 5, 6
+local SHARDS, NUMBERS, SEALED, TOKEN, INTENT, PINNED_UNTIL, RECLAIMED = 1, 2, 3, 4, 5, 6, 7
 
 -- Fields of a location (Location in messages.py).
 local PLACE_AUTHORITY, PLACE_LAT, PLACE_LON, PLACE_PRIORITY, PLACE_ENABLED = 4, 5, 6, 7, 8
@@ -270,9 +270,10 @@ end
 
 -- Ends what is held of a reservation, as released or expired. Of a claim that was never sealed nothing stays.
 local function end_held(reservation, ending, verb)
-  local movements = {}
+  local movements, span = {}, reservation.span
+  local reason = span and span[RECLAIMED] and 'reacquire' or verb
   for _, line in ipairs(reservation.lines) do
-    if line[HELD] > 0 then move_units(line, HELD, ending, line[HELD], verb, movements) end
+    if line[HELD] > 0 then move_units(line, HELD, ending, line[HELD], reason, movements) end
   end
   set_deadlines(reservation)
   record_change(verb, reservation, '', '', reservation.client, movements)
