@@ -12,7 +12,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 _FIRST = ("prelude", "convergence", "locations")
-_LAST = ("flush", "batch")
+_LAST = ("overcommitted", "flush", "batch")
 
 
 class Library(NamedTuple):

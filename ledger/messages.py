@@ -116,6 +116,17 @@ class Location(Record, frozen=True):
     enabled: bool = True
 
 
+class SafetyStock(Record, frozen=True):
+    """Units of a position that are never promised, 0 to ``STOCK_QUANTITY_MAX``.
+
+    One of a SKU that was never counted there waits for its first count, and makes no position by itself.
+    """
+
+    sku: str
+    location: str
+    quantity: int
+
+
 class StockEvent(Record, frozen=True):
     """A fact about stock, from a feed. ``key`` is derived from ``source`` and ``id`` (``ledger.identity``).
 
@@ -312,13 +323,20 @@ class PutLocation(Record, frozen=True, tag="put_location"):
     location: Location
 
 
+class PutSafetyStock(Record, frozen=True, tag="put_safety_stock"):
+    """Set the safety stock of each of these positions: of all or, when a location is unknown, of none."""
+
+    client: str
+    items: list[SafetyStock]
+
+
 class Locations(Record, frozen=True, tag="locations"):
     """Every location, by id."""
 
 
 Verb = Hold | Extend | Commit | Release | Pick | Ship | Cancel | Return | Move
 """Operations on a reservation: each has a key of its own and is answered again identically."""
-Operation = Verb | Expire | Apply | Count | Read | Find | PutLocation | Locations
+Operation = Verb | Expire | Apply | Count | Read | Find | PutLocation | PutSafetyStock | Locations
 
 # --- outcomes: what the ledger answers --------------------------------------------------------------------------
 
@@ -354,6 +372,8 @@ class UnknownSku(Record, frozen=True, tag="unknown-sku"):
 
 
 class UnknownLocation(Record, frozen=True, tag="unknown-location"):
+    """``line`` is that of the reservation, or the item's number, counted from 1."""
+
     line: int
     location: str
 
@@ -455,6 +475,12 @@ class LocationStored(Record, frozen=True, tag="location-stored"):
     location: Location
 
 
+class SafetyStockStored(Record, frozen=True, tag="safety-stock-stored"):
+    """The items as they were put."""
+
+    items: list[SafetyStock]
+
+
 class LocationList(Record, frozen=True, tag="location-list"):
     locations: list[Location]
 
@@ -472,6 +498,7 @@ CommitOutcome = VerbOutcome | Insufficient
 MoveOutcome = VerbOutcome | Insufficient | UnknownLocation
 HoldOutcome = Done | Insufficient | UnknownSku | UnknownLocation | KeyReused
 CountOutcome = Counted | KeyReused | UnknownLocation
+SafetyStockOutcome = SafetyStockStored | UnknownLocation
 Outcome = (
     Done
     | Insufficient
@@ -488,6 +515,7 @@ Outcome = (
     | Found
     | Expired
     | LocationStored
+    | SafetyStockStored
     | LocationList
     | Busy
     | JournalFull
@@ -517,7 +545,9 @@ class JournalOperation(Record, frozen=True):
 
     ``subject`` is the reservation's id, ``sku@location`` or the location's id; ``operation_id`` and ``fingerprint``
     are the operation's own. ``body`` is the record after it: a ``Reservation`` for the verbs and ``expire``, a
-    ``StockEvent`` for ``apply``, a ``Location`` for ``put_location``, the ``EventResult`` list for ``count``.
+    ``StockEvent`` for ``apply``, a ``Location`` for ``put_location``, the ``EventResult`` list for ``count``, a
+    ``SafetyStock`` for ``put_safety_stock``, an ``Overcommitted`` for ``overcommitted``, which is nobody's: the ledger
+    itself found that.
     """
 
     verb: str
@@ -527,6 +557,19 @@ class JournalOperation(Record, frozen=True):
     fingerprint: str
     body: msgspec.Raw
     movements: list[Movement]
+
+
+class Overcommitted(Record, frozen=True):
+    """A position has come to be short of ``quantity`` units for its claims, or of none any more.
+
+    ``since_ms`` says when that began. The safety stock is there like any other unit, and where nothing is claimed
+    nothing is short.
+    """
+
+    sku: str
+    location: str
+    quantity: int
+    since_ms: int
 
 
 class PositionAfter(Record, frozen=True):

@@ -157,6 +157,9 @@ class Ledger:
     async def put_location(self, put_location: m.PutLocation) -> m.LocationStored:
         return cast(m.LocationStored, await self._coalescer.submit(put_location))
 
+    async def put_safety_stock(self, put_safety_stock: m.PutSafetyStock) -> m.SafetyStockOutcome:
+        return cast(m.SafetyStockOutcome, await self._coalescer.submit(put_safety_stock))
+
     async def locations(self, locations: m.Locations) -> m.LocationList:
         return cast(m.LocationList, await self._coalescer.submit(locations))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import pytest
-from books import assert_books_balance
+from books import assert_books_balance, live_shortages
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -85,13 +85,15 @@ class Agreement(RuleBasedStateMachine):
         self.owners: dict[str, str] = {}
 
     def step(self, operation: m.Operation) -> None:
-        names = {m.PutLocation: "put_location", m.Return: "return_"}
+        names = {m.PutLocation: "put_location", m.PutSafetyStock: "put_safety_stock", m.Return: "return_"}
         method = names.get(type(operation), type(operation).__name__.lower())
         actual: m.Outcome = self.runner.run(getattr(self.ledger, method)(operation))
         expected = self.model.decide(operation, self.clock[0])
 
         assert expected == actual
+        assert live_shortages(self.redis) == self.model.overcommitted
         self.reached[type(operation).__name__, type(actual).__name__] += 1
+        self.reached["overcommitted", str(len(self.model.overcommitted))] += 1
         if isinstance(actual, m.Done):
             self.owners[actual.id] = actual.reservation.client
 
@@ -111,6 +113,10 @@ class Agreement(RuleBasedStateMachine):
     def change_location(self, location: str, enabled: bool, authority: str | None) -> None:  # noqa: FBT001 a drawn value
         self.step(m.PutLocation("ops", m.Location(location, enabled=enabled, authority=authority)))
         self.step(m.Locations())
+
+    @rule(items=st.lists(st.builds(m.SafetyStock, skus, locations, st.integers(0, 4)), min_size=1, max_size=3))
+    def put_safety_stock(self, items: list[m.SafetyStock]) -> None:
+        self.step(m.PutSafetyStock("ops", items))
 
     @rule(
         client=clients,
@@ -263,5 +269,6 @@ def test_lua_and_rules_agree_on_every_program(machine: type[Agreement]) -> None:
     )
     for verb in ("Hold", "Extend", "Commit", "Release", "Pick", "Ship", "Cancel", "Return", "Move"):
         assert machine.reached[verb, "Done"], f"no program got a {verb} done"
+    assert machine.reached["overcommitted", "1"], "no program got a position overcommitted"
     outcomes = {outcome for _, outcome in machine.reached}
     assert outcomes >= {"KeyReused", "Insufficient", "WrongState", "ReservationExpired", "NotFound", "UnknownSku"}

@@ -23,7 +23,7 @@ from ledger.journal.stream import JournalStream
 
 pytestmark = pytest.mark.anyio
 
-TABLES = ("reservation", "reservation_line", "search_cursor")
+TABLES = ("reservation", "reservation_line", "search_cursor", "claimed_line", "overcommitted")
 
 
 class Searched:

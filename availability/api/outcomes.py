@@ -26,6 +26,7 @@ from ledger import (
     Overloaded,
     Positions,
     ReservationExpired,
+    SafetyStockStored,
     Unavailable,
     Unknown,
     UnknownLocation,
@@ -72,6 +73,7 @@ ANSWERS: Final[dict[type, Row]] = {
     Found: Row(200),
     Expired: Row(200),  # the keeper's: no call of the API has it
     LocationStored: Row(200),
+    SafetyStockStored: Row(200),
     LocationList: Row(200),
     Busy: _refused("overloaded"),  # the store asks again by itself, and says Overloaded when that does not help
     JournalFull: _refused("overloaded"),

@@ -10,8 +10,10 @@ verbs.expire = function(op)
     local function plain(text) return (text:gsub('%%(%x%x)', function(hex) return string.char(tonumber(hex, 16)) end)) end
     local position = position_at(plain(sku), plain(location))
     settle(position)
-    -- A deadline that is still due stays in front; else the next hold's takes its place, or none does.
-    if position.more_due then more = true else deadlines[place] = next_expiry(position) or false end
+    -- A deadline that is still due stays in front. Never later than the position's own idea of the next, or a hold that
+    -- ends between the two would not be written here.
+    if position.more_due then more = true
+    else deadlines[place] = position.soonest_ms > 0 and position.soonest_ms end
   end
   return '\147' .. encode('expired', #journal - ended, more or #overdue == 100)
 end

@@ -32,9 +32,19 @@ local function write_deadlines(position)
   end
   if #added > 0 then call_in_portions('ZADD', prefix .. 'held:' .. position.place, added, 2) end
   if #removed > 0 then call_in_portions('ZREM', prefix .. 'held:' .. position.place, removed, 1) end
-  if position.soonest_ms > 0 and position.soonest_ms ~= position.soonest_written_ms then
+  -- One that is past is only a bound: the keeper may have found it empty, and looks for a later deadline than this call's.
+  local is_past = #added > 0 and position.soonest_written_ms <= now_ms
+  if position.soonest_ms > 0 and (is_past or position.soonest_ms ~= position.soonest_written_ms) then
     call('ZADD', prefix .. 'deadlines', 'LT', position.soonest_ms, position.place)
   end
+end
+
+-- Safety stock of what was never counted waits; the first count takes it into the position.
+local function write_waiting_safety_stock(position)
+  local waiting = position.exists and 0 or position.safety_stock
+  if waiting == position.waiting_written then return end
+  if waiting > 0 then call('HSET', prefix .. 'safety_stock', position.place, ('%.0f'):format(waiting))
+  else call('HDEL', prefix .. 'safety_stock', position.place) end
 end
 
 local function packed_of(record)
@@ -109,8 +119,10 @@ local function flush()
     if #sku.fields > 0 then call_in_portions('HSET', sku.key, sku.fields, 2) end
     for _, position in pairs(sku.positions) do
       if position.deadlines then write_deadlines(position) end
+      write_waiting_safety_stock(position)
     end
   end
+  write_shortages()
   write_records()
   for _, window in pairs(windows) do write_window(window) end
   for id, place in pairs(places) do

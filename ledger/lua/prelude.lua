@@ -62,9 +62,13 @@ end
 -- `soonest_ms` is a time not later than the first deadline at the position, 0 when there is none: what is not overdue
 -- need not be looked for. It is the only field that Python does not read.
 local function cache_position(sku, location, packed)
-  local n = packed and decode(packed) or {0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  local place, waiting = escaped(sku.name) .. ':' .. escaped(location), 0
+  -- Safety stock that was put before the first count waits for it under a key of its own.
+  if not packed then waiting = tonumber(call('HGET', prefix .. 'safety_stock', place) or 0) end
+  local n = packed and decode(packed) or {0, 0, 0, 0, waiting, 0, 0, 0, 0, 0}
   local position = {
-    sku = sku, location = location, exists = packed ~= nil, place = escaped(sku.name) .. ':' .. escaped(location),
+    sku = sku, location = location, exists = packed ~= nil, place = place, waiting_written = waiting,
+    on_hand_before = n[1], claims_before = n[2] + n[3] + n[4],
     on_hand = n[1], held = n[2], committed = n[3], picked = n[4], safety_stock = n[5], damaged = n[6],
     quality_hold = n[7], in_transit = n[8], as_of_ms = n[9], soonest_ms = n[10], soonest_written_ms = n[10],
   }
@@ -240,7 +244,12 @@ end
 local function settle(position)
   if position.settled then return end
   position.settled = true
-  if position.held == 0 or position.soonest_ms > now_ms then return end
+  if position.held == 0 then
+    -- What was held is no more: the next deadline here is the first, and `deadlines` must hear of it.
+    position.soonest_ms, position.soonest_written_ms = 0, 0
+    return
+  end
+  if position.soonest_ms > now_ms then return end
   local limit = due_left
   local due = call('ZRANGEBYSCORE', prefix .. 'held:' .. position.place, '-inf', now_ms, 'LIMIT', 0, limit + 1)
   position.more_due = #due > limit
