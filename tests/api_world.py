@@ -285,8 +285,8 @@ class World:
     def everything(self) -> object:
         """All that the ledger and the quarantine keep, to see that a refusal changed nothing."""
         rules = self.ledger.rules
-        kept = (rules.seq, rules.locations, rules.stock, rules.claims, rules.done, rules.counts, self.quarantine.events)
-        return repr(kept)
+        kept = (rules.seq, rules.locations, rules.stock, rules.claims, rules.done, rules.counts, rules.safety_stock)
+        return repr((kept, self.quarantine.events))
 
 
 def text_of(at_ms: int) -> str:

@@ -1,4 +1,4 @@
-"""Safety stock, and positions whose claims exceed what is there: on the plain rules and on a real server (P1, P5, P6)."""
+"""Safety stock, and positions whose claims exceed what is there: plain rules and a real server (P1, P5, P6)."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -209,9 +209,7 @@ async def test_overdue_holds_are_no_claims(shop: Shop, shortages: Any, server_ur
         assert sorted(last) == ["apply", "expire", "overcommitted"], "of B, which is no longer"
 
 
-async def test_it_does_not_matter_that_the_location_is_closed_nor_what_is_kept_safe(
-    shop: Shop, shortages: Any
-) -> None:
+async def test_it_does_not_matter_that_the_location_is_closed_nor_what_is_kept_safe(shop: Shop, shortages: Any) -> None:
     await shop.stock("A", 5)
     await shop.hold(("A", 3))
     await shop.keep("A", 4)
