@@ -5,72 +5,20 @@ Lua library is held to, step by step (tests/test_agreement.py).
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import cos, inf, radians
 from typing import Any, NamedTuple
 
 from ledger import messages as m
+from ledger.claims import Claim, Line, Place
 from ledger.convergence import BUCKETS, History
+from ledger.planning import Part, plan_of, stock_status, unknown_in
 from ledger.state import State
 
 DAY_MS = 24 * 3_600_000
 Verb = m.Extend | m.Commit | m.Release | m.Pick | m.Ship | m.Cancel | m.Return | m.Move
-TAKES = {
-    "commit": ("held",),
-    "extend": ("held",),
-    "release": ("held",),
-    "pick": ("committed",),
-    "ship": ("picked", "committed"),
-    "cancel": ("committed", "picked"),
-    "return": ("shipped",),
-    "move": ("held", "committed"),
-}
-"""The states whose units each verb takes."""
 OPERATIONS_MAX = 200
 """Operations on one reservation: its record names them all."""
-STATES = ("held", "committed", "picked", "shipped", "released", "expired", "cancelled", "returned")
-
-
-class Place(NamedTuple):
-    """One SKU at one location: what a position is the position of."""
-
-    sku: str
-    location: str
-
-
-@dataclass
-class Line:
-    """A reservation's line; ``units`` counts its units by state."""
-
-    place: Place
-    quantity: int
-    requested: int
-    units: Counter[str]
-    promise_day: int
-
-
-@dataclass
-class Claim:
-    """A reservation as the rules keep it."""
-
-    client: str
-    fingerprint: str
-    created_at_ms: int
-    expires_at_ms: int
-    channel: str | None
-    customer: str | None
-    lines: list[Line]
-    order_id: str | None = None
-    seq: int = 0
-    operations: list[str] = field(default_factory=list)
-
-    def units(self, state: str) -> int:
-        return sum(line.units[state] for line in self.lines)
-
-    @property
-    def is_live(self) -> bool:
-        return any(self.units(state) for state in ("held", "committed", "picked"))
 
 
 @dataclass
@@ -100,13 +48,6 @@ class Shortage(NamedTuple):
 
 Balances = dict[Place, tuple[int, int]]
 """On hand and claimed units of each position where something is claimed."""
-
-
-class Part(NamedTuple):
-    """A share of a line, from one place."""
-
-    place: Place
-    quantity: int
 
 
 class Rules:
@@ -222,12 +163,17 @@ class Rules:
             **buckets,
         )
 
-    def left(self, place: Place, taken: Counter[Place] | None = None) -> int:
-        """What can still be promised, once overdue holds there are ended and ``taken`` is set aside."""
+    def left(self, place: Place) -> int:
+        """What can still be promised, once overdue holds there are ended."""
         self._settle(place)
-        if not self.locations[place.location].enabled:
-            return 0
-        return max(0, self.position(place).available - (taken[place] if taken else 0))
+        return max(0, self.position(place).available) if self.locations[place.location].enabled else 0
+
+    def places(self, sku: str) -> list[Place]:
+        """Where the SKU has a position and can be sold from, overdue holds there ended."""
+        places = [place for place in self.stock if place.sku == sku and self.locations[place.location].enabled]
+        for place in places:
+            self._settle(place)
+        return places
 
     def _settle(self, place: Place) -> bool:
         """Units of an overdue hold are free in the very next decision on their position; says whether there was one."""
@@ -240,28 +186,18 @@ class Rules:
         return any(ended)
 
     def _end_if_overdue(self, claim: Claim) -> bool:
-        if claim.expires_at_ms > self.now_ms or not claim.units("held"):
+        if not claim.is_overdue(self.now_ms):
             return False
-        for line in claim.lines:
-            self._move(line, "held", "expired", line.units["held"])
+        claim.expire()
         self._stamp(claim)
         return True
-
-    def _move(self, line: Line, source: str, target: str, quantity: int) -> None:
-        line.units[source] -= quantity
-        line.units[target] += quantity
 
     def _stamp(self, claim: Claim) -> None:
         self._changed = True
         claim.seq = self.seq + 1
 
-    def _is_known(self, sku: str) -> bool:
+    def is_known(self, sku: str) -> bool:
         return any(place.sku == sku for place in self.stock)
-
-    def _status(self, left: int, held: int) -> m.StockStatus:
-        if left > 0:
-            return "low" if left <= self.low_stock else "in_stock"
-        return "held_out" if held > 0 else "sold_out"
 
     # --- hold ---------------------------------------------------------------------------------------------------
 
@@ -269,14 +205,12 @@ class Rules:
         before = self._answered_before(hold.id, hold.fingerprint)
         if before is not None:
             return before
-        for number, asked in enumerate(hold.lines, 1):
-            if asked.location is not None and asked.location not in self.locations:
-                return m.UnknownLocation(number, asked.location)
-            if not self._is_known(asked.sku):
-                return m.UnknownSku(number, asked.sku)
-        parts, short = self._plan(hold)
-        if short and (hold.mode == "all" or not any(part.quantity for share in parts.values() for part in share)):
-            return m.Insufficient(sorted(short, key=lambda line: line.line))
+        unknown = unknown_in(hold, self)
+        if unknown is not None:
+            return unknown
+        plan = plan_of(hold, self)
+        if plan.short and (hold.mode == "all" or plan.grants_nothing):
+            return m.Insufficient(plan.short)
         claim = Claim(
             hold.client,
             hold.fingerprint,
@@ -284,100 +218,18 @@ class Rules:
             self.now_ms + hold.ttl_ms,
             hold.channel,
             hold.customer,
-            [line for number, asked in enumerate(hold.lines) for line in self._lines(asked, parts.get(number, []))],
+            [
+                self._held_line(part, requested)
+                for index, asked in enumerate(hold.lines)
+                for part, requested in plan.lines_of(index, asked)
+            ],
         )
         self.claims[hold.id] = claim
         self._stamp(claim)
         return self._answer(hold.id)
 
-    def _lines(self, asked: m.HoldLine, parts: list[Part]) -> Iterable[Line]:
-        parts = parts or [Part(Place(asked.sku, asked.location or ""), 0)]
-        missing = asked.quantity - sum(part.quantity for part in parts)
-        for index, part in enumerate(parts):
-            # What was asked for and not granted stays visible, on the last part.
-            requested = part.quantity + (missing if index == len(parts) - 1 else 0)
-            yield Line(part.place, part.quantity, requested, Counter(held=part.quantity), self.now_ms // DAY_MS)
-
-    def _plan(self, hold: m.Hold) -> tuple[dict[int, list[Part]], list[m.ShortLine]]:
-        """Which places give how much to which line (by index), and the lines that fall short. Changes nothing."""
-        taken: Counter[Place] = Counter()
-        parts: dict[int, list[Part]] = {}
-        short: list[m.ShortLine] = []
-
-        def grant(index: int, shares: list[Part], places: list[Place]) -> None:
-            """Sets the shares aside, unless they fall short of a line that wants all or nothing."""
-            asked = hold.lines[index]
-            total = sum(share.quantity for share in shares)
-            if total < asked.quantity:
-                status = self._status(total, sum(self.position(place).held for place in places))
-                short.append(m.ShortLine(index + 1, asked.sku, asked.location, asked.quantity, total, status))
-            if total and (total == asked.quantity or hold.mode == "available"):
-                parts[index] = shares
-                taken.update({share.place: share.quantity for share in shares})
-
-        sourced = {}
-        for index, asked in enumerate(hold.lines):
-            if asked.location is None:
-                sourced[index] = self._candidates(asked.sku, hold)
-            else:
-                place = Place(asked.sku, asked.location)
-                grant(index, [Part(place, min(asked.quantity, self.left(place, taken)))], [place])
-        location = self._one_location(hold, sourced, taken)
-        for index, places in sourced.items():
-            asked = hold.lines[index]
-            if location is not None:
-                grant(index, [Part(Place(asked.sku, location), asked.quantity)], places)
-            else:
-                grant(index, self._shares(asked.quantity, places, taken, hold.max_splits), places)
-        return parts, short
-
-    def _candidates(self, sku: str, hold: m.Hold) -> list[Place]:
-        """Where a line without a location may come from, best first."""
-        places = [place for place in self.stock if place.sku == sku and self.locations[place.location].enabled]
-        for place in places:
-            self._settle(place)
-
-        def rank(place: Place) -> tuple[float, int, str]:
-            location = self.locations[place.location]
-            first: float = 0
-            if hold.strategy in ("most_stock", "fewest_splits"):
-                first = -self.position(place).available
-            elif hold.strategy == "nearest":
-                first = _distance(location, hold.near)
-            return first, location.priority, location.id
-
-        return sorted(places, key=rank)
-
-    def _one_location(self, hold: m.Hold, sourced: dict[int, list[Place]], taken: Counter[Place]) -> str | None:
-        """The first location that can give every line without a location, whole."""
-        for first in next(iter(sourced.values()), []):
-            need: Counter[Place] = Counter()
-            for index in sourced:
-                need[Place(hold.lines[index].sku, first.location)] += hold.lines[index].quantity
-            if all(place in self.stock and self.left(place, taken) >= quantity for place, quantity in need.items()):
-                return first.location
-        return None
-
-    def _shares(self, quantity: int, places: list[Place], taken: Counter[Place], max_splits: int | None) -> list[Part]:
-        """A line whole from one place if possible, else from several.
-
-        They go as the order says, or the largest first where the limit would make the order fall short.
-        """
-        lefts = [Part(place, self.left(place, taken)) for place in places]
-        for part in lefts:
-            if part.quantity >= quantity:
-                return [Part(part.place, quantity)]
-        lefts = [part for part in lefts if part.quantity]
-        count = len(lefts) if max_splits is None else max_splits + 1
-        if sum(part.quantity for part in lefts[:count]) < quantity:
-            lefts.sort(key=lambda part: -part.quantity)
-        shares = []
-        for part in lefts[:count]:
-            share = min(quantity, part.quantity)
-            quantity -= share
-            if share:
-                shares.append(Part(part.place, share))
-        return shares
+    def _held_line(self, part: Part, requested: int) -> Line:
+        return Line(part.place, part.quantity, requested, Counter(held=part.quantity), self.now_ms // DAY_MS)
 
     # --- the other verbs ----------------------------------------------------------------------------------------
 
@@ -422,76 +274,79 @@ class Rules:
 
     def _extend(self, claim: Claim, extend: m.Extend) -> m.Outcome | None:
         if not claim.units("held"):
-            return self._nothing_to_take(claim)
+            return claim.nothing_to_take()
         claim.expires_at_ms = self.now_ms + extend.ttl_ms
         return None
 
     def _commit(self, claim: Claim, commit: m.Commit) -> m.Outcome | None:
         if claim.units("held"):
             refusal = self._take(claim, commit.lines, ("held",), "committed")
-        elif commit.reacquire and not claim.is_live and claim.units("expired"):
+        elif commit.reacquire and claim.can_reacquire():
             refusal = self._reacquire(claim, commit.lines)
         else:
-            refusal = self._nothing_to_take(claim)
+            refusal = claim.nothing_to_take()
         if refusal is None:
             claim.order_id = commit.order_id
         return refusal
 
     def _reacquire(self, claim: Claim, lines: list[m.UnitsOfLine] | None) -> m.Outcome | None:
         """Claims the units of an expired hold anew, all or none."""
-        wanted = self._units_to_take(claim, lines, ("expired",))
+        wanted = claim.units_to_take(lines, ("expired",))
         if wanted is None:
-            return self._wrong_state(claim)
-        taken: Counter[Place] = Counter()
+            return claim.wrong_state()
+        needed: Counter[Place] = Counter()
         short = []
-        for line, _, quantity in wanted:
-            left = self.left(line.place, taken)
+        for index, _, quantity in wanted:
+            place = claim.lines[index].place
+            left = max(0, self.left(place) - needed[place])
             if left < quantity:
-                status = self._status(left, self.position(line.place).held)
-                short.append(m.ShortLine(claim.lines.index(line) + 1, *line.place, quantity, left, status))
+                short.append(self._short_line(index + 1, place, quantity, left))
             else:
-                taken[line.place] += quantity
+                needed[place] += quantity
         if short:
             return m.Insufficient(short)
-        for line, _, quantity in wanted:
-            self._move(line, "expired", "committed", quantity)
+        claim.move(wanted, "committed")
         return None
+
+    def _short_line(self, number: int, place: Place, wanted: int, left: int) -> m.ShortLine:
+        return m.ShortLine(number, *place, wanted, left, stock_status(self, left, self.position(place).held))
 
     def _release(self, claim: Claim, release: m.Release) -> m.Outcome | None:
         if not claim.units("held"):
-            return self._nothing_to_take(claim)
+            return claim.nothing_to_take()
         return self._take(claim, release.lines, ("held",), "released")
 
     def _take(
         self, claim: Claim, lines: list[m.UnitsOfLine] | None, states: tuple[str, ...], target: str
     ) -> m.Outcome | None:
         """Moves units from these states to another, if every line has as many as are asked for."""
-        taken = self._units_to_take(claim, lines, states)
+        taken = claim.units_to_take(lines, states)
         if not taken:
-            return self._wrong_state(claim)
-        for line, state, quantity in taken:
-            self._move(line, state, target, quantity)
+            return claim.wrong_state()
+        claim.move(taken, target)
         return None
 
     def _ship(self, claim: Claim, ship: m.Ship) -> m.Outcome | None:
-        taken = self._units_to_take(claim, ship.lines, ("picked", "committed"))
+        taken = claim.units_to_take(ship.lines, ("picked", "committed"))
         if not taken:
-            return self._wrong_state(claim)
-        for number, (line, state, quantity) in enumerate(taken, 1):
-            self._move(line, state, "shipped", quantity)
-            self._own_delta(line.place, "on_hand", -quantity, ship.occurred_at_ms, f"{ship.id}:{number}")
+            return claim.wrong_state()
+        claim.move(taken, "shipped")
+        for number, (index, _, quantity) in enumerate(taken, 1):
+            self._own_delta(claim.lines[index].place, "on_hand", -quantity, ship.occurred_at_ms, f"{ship.id}:{number}")
         return None
 
     def _return(self, claim: Claim, return_: m.Return) -> m.Outcome | None:
-        taken = self._units_to_take(claim, return_.lines, ("shipped",))
+        taken = claim.units_to_take(return_.lines, ("shipped",))
         if not taken:
-            return self._wrong_state(claim)
+            return claim.wrong_state()
         buckets: dict[str, m.Bucket] = {"sellable": "on_hand", "damaged": "damaged", "quality_hold": "quality_hold"}
         bucket = buckets.get(return_.disposition)
-        for number, (line, state, quantity) in enumerate(taken, 1):
-            self._move(line, state, "returned", quantity)
+        claim.move(taken, "returned")
+        for number, (index, _, quantity) in enumerate(taken, 1):
             if bucket is not None:
-                self._own_delta(line.place, bucket, quantity, return_.occurred_at_ms, f"{return_.id}:{number}")
+                self._own_delta(
+                    claim.lines[index].place, bucket, quantity, return_.occurred_at_ms, f"{return_.id}:{number}"
+                )
         return None
 
     def _own_delta(self, place: Place, bucket: m.Bucket, quantity: int, occurred_at_ms: int | None, key: str) -> None:
@@ -505,43 +360,17 @@ class Rules:
         line = claim.lines[move.line - 1] if move.line <= len(claim.lines) else None
         # What was picked, shipped or returned was so at the old location: such a line stays there.
         if line is None or any(line.units[state] for state in ("picked", "shipped", "returned")):
-            return self._wrong_state(claim)
+            return claim.wrong_state()
         wanted = line.units["held"] + line.units["committed"]
         if not wanted:
-            return self._wrong_state(claim)
+            return claim.wrong_state()
         target = Place(line.place.sku, move.location)
         if target != line.place:
             left = self.left(target)
             if left < wanted:
-                status = self._status(left, self.position(target).held)
-                return m.Insufficient([m.ShortLine(move.line, *target, wanted, left, status)])
+                return m.Insufficient([self._short_line(move.line, target, wanted, left)])
             line.place = target
         return None
-
-    def _units_to_take(
-        self, claim: Claim, wanted: list[m.UnitsOfLine] | None, states: tuple[str, ...]
-    ) -> list[tuple[Line, str, int]] | None:
-        """The units that ``wanted``, or without it everything, takes; None when a line has fewer."""
-        taken: list[tuple[Line, str, int]] = []
-        left = [Counter(line.units) for line in claim.lines]
-
-        def take(index: int, quantity: int) -> int:
-            for state in states:
-                part = min(left[index][state], quantity)
-                if part:
-                    left[index][state] -= part
-                    quantity -= part
-                    taken.append((claim.lines[index], state, part))
-            return quantity
-
-        if wanted is None:
-            for index, line in enumerate(claim.lines):
-                take(index, line.quantity)
-            return taken
-        for want in wanted:
-            if want.line > len(claim.lines) or take(want.line - 1, want.quantity) > 0:
-                return None
-        return taken
 
     # --- answers ------------------------------------------------------------------------------------------------
 
@@ -563,49 +392,15 @@ class Rules:
         self._end_if_overdue(claim)
         return claim
 
-    def _nothing_to_take(self, claim: Claim) -> m.Outcome:
-        if not claim.is_live and claim.units("expired"):
-            return m.ReservationExpired(claim.expires_at_ms)
-        return self._wrong_state(claim)
-
-    def _wrong_state(self, claim: Claim) -> m.WrongState:
-        allowed = [verb for verb, states in TAKES.items() if any(claim.units(state) for state in states)]
-        return m.WrongState(self.record(claim).status, allowed)
-
     def _answer(self, key: str, *, replayed: bool = False) -> m.Done:
-        return m.Done(replayed, key, self.record(self.claims[key]))
-
-    def record(self, claim: Claim) -> m.Reservation:
-        return m.Reservation(
-            claim.client,
-            claim.fingerprint,
-            claim.created_at_ms,
-            claim.expires_at_ms,
-            claim.order_id,
-            claim.channel,
-            claim.customer,
-            1,
-            claim.seq,
-            list(claim.operations),
-            [
-                m.ReservationLine(
-                    sku=line.place.sku,
-                    location=line.place.location,
-                    quantity=line.quantity,
-                    requested=line.requested,
-                    promise_day=line.promise_day,
-                    **{state: line.units[state] for state in STATES},
-                )
-                for line in claim.lines
-            ],
-        )
+        return m.Done(replayed, key, self.claims[key].record())
 
     def _find(self, find: m.Find) -> m.Outcome:
         done = self.done.get(find.id)
         target = done.reservation if done and done.client == find.client else find.id
         if self._claim_of(target, find.client) is None:
             return m.NotFound()
-        return m.Found(done.verb if done else "hold", target, self.record(self.claims[target]))
+        return m.Found(done.verb if done else "hold", target, self.claims[target].record())
 
     def _read(self, item: m.ReadItem) -> m.ItemPositions:
         wanted = item.locations
@@ -629,7 +424,7 @@ class Rules:
             m.PositionAt(place.location, self.position(place), self.locations[place.location].enabled)
             for place in places
         ]
-        return m.ItemPositions(self._is_known(item.sku), expiry, positions)
+        return m.ItemPositions(self.is_known(item.sku), expiry, positions)
 
     def _expire(self) -> m.Expired:
         return m.Expired(sum(self._end_if_overdue(claim) for claim in self.claims.values()), more=False)
@@ -673,14 +468,6 @@ class Rules:
 def _is_authority(authority: str | None, source: str) -> bool:
     """Whether a source's snapshots set on-hand: it is the authority, or a part of it, or there is none."""
     return authority is None or source == authority or source.startswith(f"{authority}:")
-
-
-def _distance(location: m.Location, near: tuple[float, float] | None) -> float:
-    """Equirectangular: good enough to rank the nodes of one country; unknown coordinates come last."""
-    if location.lat is None or location.lon is None or near is None:
-        return inf
-    x = radians(location.lon - near[1]) * cos(radians((location.lat + near[0]) / 2))
-    return x * x + radians(location.lat - near[0]) ** 2
 
 
 class RulesLedger:

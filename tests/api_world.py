@@ -126,7 +126,7 @@ class SearchOfRules:
         lines = [
             ClaimedLine(id_, reservation, number, line)
             for id_, claim in reversed(rules.claims.items())
-            for reservation in (rules.record(claim),)
+            for reservation in (claim.record(),)
             for number, line in enumerate(reservation.lines, 1)
             if (line.sku, line.location) == place and (line.held or line.committed or line.picked)
         ]

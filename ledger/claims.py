@@ -1,0 +1,174 @@
+"""What a reservation's units may do: the rules of the verbs that need nothing but the reservation itself."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
+
+from ledger import messages as m
+
+TAKES = {
+    "commit": ("held",),
+    "extend": ("held",),
+    "release": ("held",),
+    "pick": ("committed",),
+    "ship": ("picked", "committed"),
+    "cancel": ("committed", "picked"),
+    "return": ("shipped",),
+    "move": ("held", "committed"),
+}
+"""The states whose units each verb takes."""
+STATES = ("held", "committed", "picked", "shipped", "released", "expired", "cancelled", "returned")
+LIVE = ("held", "committed", "picked")
+
+
+class Place(NamedTuple):
+    """One SKU at one location: what a position is the position of."""
+
+    sku: str
+    location: str
+
+
+@dataclass
+class Line:
+    """A reservation's line; ``units`` counts its units by state."""
+
+    place: Place
+    quantity: int
+    requested: int
+    units: Counter[str]
+    promise_day: int
+
+
+class Taken(NamedTuple):
+    """Units that a verb takes: of which line (counted from 0), out of which state, how many."""
+
+    line: int
+    state: str
+    quantity: int
+
+
+@dataclass
+class Claim:
+    """A reservation, as the rules change it."""
+
+    client: str
+    fingerprint: str
+    created_at_ms: int
+    expires_at_ms: int
+    channel: str | None
+    customer: str | None
+    lines: list[Line]
+    order_id: str | None = None
+    epoch: int = 1
+    seq: int = 0
+    operations: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, record: m.Reservation) -> Self:
+        """The claim that the record is of."""
+        return cls(
+            record.client,
+            record.fingerprint,
+            record.created_at_ms,
+            record.expires_at_ms,
+            record.channel,
+            record.customer,
+            [
+                Line(
+                    Place(line.sku, line.location),
+                    line.quantity,
+                    line.requested,
+                    Counter({state: getattr(line, state) for state in STATES}),
+                    line.promise_day,
+                )
+                for line in record.lines
+            ],
+            record.order_id,
+            record.epoch,
+            record.seq,
+            list(record.operations),
+        )
+
+    def record(self) -> m.Reservation:
+        """The claim as the ledger keeps and answers it."""
+        return m.Reservation(
+            self.client,
+            self.fingerprint,
+            self.created_at_ms,
+            self.expires_at_ms,
+            self.order_id,
+            self.channel,
+            self.customer,
+            self.epoch,
+            self.seq,
+            list(self.operations),
+            [
+                m.ReservationLine(
+                    sku=line.place.sku,
+                    location=line.place.location,
+                    quantity=line.quantity,
+                    requested=line.requested,
+                    promise_day=line.promise_day,
+                    **{state: line.units[state] for state in STATES},
+                )
+                for line in self.lines
+            ],
+        )
+
+    def units(self, state: str) -> int:
+        return sum(line.units[state] for line in self.lines)
+
+    @property
+    def is_live(self) -> bool:
+        return any(self.units(state) for state in LIVE)
+
+    def is_overdue(self, now_ms: int) -> bool:
+        return self.expires_at_ms <= now_ms and self.units("held") > 0
+
+    def expire(self) -> None:
+        """Ends what is held."""
+        for line in self.lines:
+            line.units["expired"] += line.units.pop("held", 0)
+
+    def units_to_take(self, wanted: list[m.UnitsOfLine] | None, states: tuple[str, ...]) -> list[Taken] | None:
+        """The units that ``wanted``, or without it everything, takes; None when a line has fewer."""
+        taken: list[Taken] = []
+        left = [Counter(line.units) for line in self.lines]
+
+        def take(index: int, quantity: int) -> int:
+            for state in states:
+                part = min(left[index][state], quantity)
+                if part:
+                    left[index][state] -= part
+                    quantity -= part
+                    taken.append(Taken(index, state, part))
+            return quantity
+
+        if wanted is None:
+            for index, line in enumerate(self.lines):
+                take(index, line.quantity)
+            return taken
+        for want in wanted:
+            if want.line > len(self.lines) or take(want.line - 1, want.quantity) > 0:
+                return None
+        return taken
+
+    def move(self, taken: list[Taken], target: str) -> None:
+        """Moves units to another state."""
+        for index, state, quantity in taken:
+            units = self.lines[index].units
+            units[state] -= quantity
+            units[target] += quantity
+
+    def can_reacquire(self) -> bool:
+        """Whether the hold has ended by its deadline, whole, so that its units may be claimed anew."""
+        return not self.is_live and self.units("expired") > 0
+
+    def nothing_to_take(self) -> m.WrongState | m.ReservationExpired:
+        """What a verb says when it found no unit that it takes."""
+        return m.ReservationExpired(self.expires_at_ms) if self.can_reacquire() else self.wrong_state()
+
+    def wrong_state(self) -> m.WrongState:
+        """What the reservation is, and which verbs it would take."""
+        allowed = [verb for verb, states in TAKES.items() if any(self.units(state) for state in states)]
+        return m.WrongState(self.record().status, allowed)
