@@ -203,11 +203,11 @@ async def test_pages_lead_through_all_the_latest_first(searched: Searched) -> No
 async def test_the_tables_made_again_are_the_same(searched: Searched) -> None:
     held = await searched.held(("SHOE", 9, "S1"), ttl_ms=5)
     await searched.journal()
-    assert await claimed(searched) == [held]
+    assert await claimed(searched) == ([held], 1)
     searched.clock.now_ms += 5
     await searched.shop.ledger.read(m.Read([m.ReadItem("SHOE")]))
     await searched.journal()
-    assert await claimed(searched) == []
+    assert await claimed(searched) == ([], 0)
     await searched.shop.commit(held, reacquire=True)
     await searched.held(("SHOE", 1, "S1"), ttl_ms=5)
     await searched.shop.ledger.apply(counted(searched, ("SHOE", 4)))
@@ -246,8 +246,10 @@ async def test_an_event_does_not_wait_for_ever_for_the_search(searched: Searched
     assert (await concerned(claimants, entries))[1] is True
 
 
-async def claimed(searched: Searched) -> list[str]:
-    return [line.id for line in (await searched.search.claims_at("SHOE", "S1")).lines]
+async def claimed(searched: Searched) -> tuple[list[str], int]:
+    """The ids of the lines that claim shoes, and how many reservations there are."""
+    claims = await searched.search.claims_at("SHOE", "S1")
+    return [line.id for line in claims.lines], claims.reservations
 
 
 async def concerned(claimants: Claimants, entries: list[JournalEntry]) -> tuple[list[str], bool]:
