@@ -15,7 +15,6 @@ from availability.processes import ledger_of
 from availability.settings import Settings
 from ledger import JOURNAL_FAILED, Journal, JournalEnd, Ledger, LedgerError, Place, Standing
 
-SHARD: Final = 0
 COMPARED_EVERY_S: Final = 1.0
 RETRY_S: Final = 0.25
 """While the ledger may not be changed, or does not answer."""
@@ -35,7 +34,10 @@ class Ends(Protocol):
 class Stands(Protocol):
     """The ledger, as far as it is compared. Raises ``LedgerError`` when it cannot be asked."""
 
-    async def standing(self, at: Place, /) -> Standing: ...
+    @property
+    def shards(self) -> int: ...
+
+    async def standing(self, shard: int, at: Place, /) -> Standing: ...
 
 
 class JournalWatch:
@@ -47,25 +49,42 @@ class JournalWatch:
 
     def __init__(self, journal: Ends) -> None:
         self._journal = journal
-        self._compared_run: str | None = None
-        self._reason = NOT_COMPARED
+        self._compared_runs: dict[int, str] = {}
+        self._reasons: dict[int, str] = {}
 
-    def refusal(self, run: str) -> str | None:
-        """Why a ledger must not be changed whose server's run this is; None when it may be."""
-        return None if run == self._compared_run else self._reason
+    def refusal(self, shard: int, run: str) -> str | None:
+        """Why a shard must not be changed whose server's run this is; None when it may be."""
+        if shard in self._compared_runs and self._compared_runs[shard] == run:
+            return None
+        return self._reasons.get(shard, NOT_COMPARED)
 
     async def compare(self, ledger: Stands) -> str | None:
         """Compare now; why the ledger must not be changed. Raises ``LedgerError`` or one of ``JOURNAL_FAILED``."""
-        end = await self._journal.end(SHARD)  # first, because both go on meanwhile, the ledger ahead
-        standing = await ledger.standing(end.place)
-        flaw = _flaw(end, standing, thorough=standing.run != self._compared_run)
-        self._compared_run = standing.run if flaw is None else None
-        self._reason = flaw or NOT_COMPARED
+        flaws = []
+        failure: LedgerError | None = None
+        for shard in range(ledger.shards):
+            try:
+                flaws.append(await self._compare(ledger, shard))
+            except LedgerError as error:
+                failure = error  # the other shards go on
+        if failure is not None:
+            raise failure
+        return next(filter(None, flaws), None)
+
+    async def _compare(self, ledger: Stands, shard: int) -> str | None:
+        end = await self._journal.end(shard)  # first, because both go on meanwhile, the ledger ahead
+        standing = await ledger.standing(shard, end.place)
+        flaw = _flaw(end, standing, thorough=standing.run != self._compared_runs.get(shard))
+        if flaw is None:
+            self._compared_runs[shard] = standing.run
+        else:
+            self._compared_runs.pop(shard, None)
+        self._reasons[shard] = flaw or NOT_COMPARED
         return flaw
 
     async def watch(self, ledger: Stands) -> None:
         """Compare again and again, and say in the log when the answer changes."""
-        said: str | None = None
+        said: dict[int, str] = {}
         while True:
             pause_s = RETRY_S
             try:
@@ -74,12 +93,14 @@ class JournalWatch:
             except LedgerError:
                 pass  # it says itself why
             except JOURNAL_FAILED as error:
-                if self._compared_run is None:
-                    self._reason = f"{NOT_COMPARED}: Postgres cannot be asked ({type(error).__name__})"
-            reason = self._reason if self._compared_run is None else "none is known"
-            if reason != said:
-                log.warning("reason to change nothing in the ledger: %s", reason)
-            said = reason
+                for shard in set(range(ledger.shards)) - self._compared_runs.keys():
+                    reason = f"{NOT_COMPARED}: Postgres cannot be asked ({type(error).__name__})"
+                    self._reasons[shard] = reason
+            for shard in range(ledger.shards):
+                reason = "none is known" if shard in self._compared_runs else self._reasons.get(shard, NOT_COMPARED)
+                if reason != said.get(shard):
+                    log.warning("reason to change nothing in shard %d of the ledger: %s", shard, reason)
+                said[shard] = reason
             await asyncio.sleep(pause_s)
 
 

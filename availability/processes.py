@@ -44,16 +44,19 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
 
 
 def ledger_of(
-    settings: Settings, observe: Callable[[int, float], None], refusal: Callable[[str], str | None]
+    settings: Settings, observe: Callable[[int, float], None], refusal: Callable[[int, str], str | None]
 ) -> Ledger:
     """The ledger that the settings name, not connected yet; ``observe`` and ``refusal`` as in ``Ledger``."""
     return Ledger(
         settings.redis_url,
+        shards=settings.shards,
         operations_max=settings.batch_operations_max,
         queue_operations_max=settings.queue_operations_max,
         backlog_entries_max=settings.journal_backlog_entries_max,
         low_stock=settings.low_stock,
         timeout_ms=settings.ledger_timeout_ms,
+        client_open_reservations_max=settings.client_open_reservations_max,
+        client_held_units_max=settings.client_held_units_max,
         observe=observe,
         refusal=refusal,
     )

@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from ledger import CLIENT_HELD_UNITS_MAX, CLIENT_OPEN_RESERVATIONS_MAX
+
 PREFIX = "AVAILABILITY_"
 SECRETS = frozenset({"nats_url", "postgres_url", "redis_url"})
 """Settings that hold credentials: never shown, and readable from a file that ``<name>_file`` names."""
@@ -44,13 +46,18 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # The ledger.
     batch_operations_max: Positive = 256
     """Operations in one call to the ledger's server."""
+    client_held_units_max: Positive = CLIENT_HELD_UNITS_MAX
+    """Units that one client may hold, in each shard, before its holds are refused: a guard against hoarding."""
+    client_open_reservations_max: Positive = CLIENT_OPEN_RESERVATIONS_MAX
+    """Reservations with held, committed or picked units that one client may have, in each shard."""
     journal_backlog_entries_max: Positive = 200_000
     """Journal entries that may wait for Postgres before holds are refused."""
     ledger_timeout_ms: Positive = 2_000
     """How long one call to the ledger's server may take before its answer counts as lost."""
     queue_operations_max: Positive = 20_000
     """Operations that may wait for the ledger before new ones are refused with 503."""
-    shards: Annotated[int, Meta(ge=1, le=1)] = 1  # the ledger takes one for now
+    shards: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Parts of the ledger, each on one server of a cluster; as it was filled, until ``availability rehome``."""
 
     # What ATP answers say.
     low_stock: Positive = 5

@@ -129,7 +129,7 @@ def reservation_json(reservation_id: str, shard: int, reservation: Reservation) 
         order_id=reservation.order_id,
         channel=reservation.channel,
         customer=reservation.customer,
-        lines=[_line_json(number, line) for number, line in enumerate(reservation.lines, 1)],
+        lines=[_line_json(number, line) for number, line in zip(reservation.numbers, reservation.lines, strict=True)],
         receipt=ReceiptJson(shard=shard, epoch=reservation.epoch, seq=reservation.seq),
     )
 

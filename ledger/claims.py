@@ -17,6 +17,15 @@ TAKES = {
     "move": ("held", "committed"),
 }
 """The states whose units each verb takes."""
+BECOMES = {
+    "commit": "committed",
+    "release": "released",
+    "pick": "picked",
+    "ship": "shipped",
+    "cancel": "cancelled",
+    "return": "returned",
+}
+"""The state that they go to."""
 STATES = ("held", "committed", "picked", "shipped", "released", "expired", "cancelled", "returned")
 LIVE = ("held", "committed", "picked")
 
@@ -160,6 +169,16 @@ class Claim:
             units[state] -= quantity
             units[target] += quantity
 
+    def judge(self, change: m.Change) -> list[Taken] | m.WrongState | m.ReservationExpired:
+        """The units that any verb but ``move`` takes, or why it takes none."""
+        verb = verb_of(change)
+        if TAKES[verb] == ("held",) and not self.units("held"):
+            if isinstance(change, m.Commit) and change.reacquire and self.can_reacquire():
+                return self.units_to_take(change.lines, ("expired",)) or self.wrong_state()
+            return self.nothing_to_take()
+        lines = None if isinstance(change, m.Extend | m.Move) else change.lines
+        return self.units_to_take(lines, TAKES[verb]) or self.wrong_state()
+
     def can_reacquire(self) -> bool:
         """Whether the hold has ended by its deadline, whole, so that its units may be claimed anew."""
         return not self.is_live and self.units("expired") > 0
@@ -172,3 +191,8 @@ class Claim:
         """What the reservation is, and which verbs it would take."""
         allowed = [verb for verb, states in TAKES.items() if any(self.units(state) for state in states)]
         return m.WrongState(self.record().status, allowed)
+
+
+def verb_of(change: m.Verb) -> str:
+    """The name of the operation, as DESIGN 2 has it."""
+    return type(change).__name__.lower()

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from ledger.errors import Overloaded
-from ledger.messages import Apply, Busy, Count, Hold, JournalFull, Operation, Outcome, PutSafetyStock, Read
+from ledger.messages import Apply, Busy, Count, Hold, JournalFull, Operation, Outcome, Prepare, PutSafetyStock, Read
 
 Answer = Outcome | Exception
 Sender = Callable[[Sequence[Operation]], Awaitable[Sequence[Answer]]]
@@ -38,6 +38,8 @@ def weight(operation: Operation) -> int:
     match operation:
         case Hold(lines=lines):
             return sum(ITEM_WEIGHT if line.location is None else 1 for line in lines)
+        case Prepare(lines=lines):
+            return len(lines)
         case Apply(events=things) | Count(events=things):
             return len(things)
         case Read(items=items):

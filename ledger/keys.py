@@ -1,5 +1,12 @@
 """The names of the ledger's keys that Python itself uses; ledger/README.md lists every key of a shard."""
 
+from zlib import crc32
+
+
+def shard_of(name: str, shards: int) -> int:
+    """The shard of a SKU (or of an operation's id): the same in every process and version, so never changed."""
+    return crc32(name.encode()) % shards
+
 
 def shard_tag(shard: int) -> str:
     """The hash tag that puts all keys of a shard into one slot."""

@@ -15,6 +15,9 @@ QUANTITY_MAX = 1_000_000
 STOCK_QUANTITY_MAX = 1_000_000_000
 """Units in a count or an event (DESIGN 9); sums of a million of these stay below 2**53."""
 LINES_MAX = 100
+CLIENT_OPEN_RESERVATIONS_MAX = 1_000_000
+CLIENT_HELD_UNITS_MAX = 10_000_000
+"""A web shop is one client, so these only stop one that hoards or has gone mad, unless they are set lower."""
 TIME_MS_MAX = 253_402_300_799_999
 """The last millisecond of the year 9999: what RFC 3339 can write."""
 
@@ -58,8 +61,28 @@ class ReservationLine(Record, frozen=True):
     promise_day: int
 
 
+class Span(Record, frozen=True):
+    """What a part of a reservation over several shards knows of the whole (``ledger.spanning``).
+
+    ``shards`` are those that have a part; ``numbers`` the numbers that this part's lines have in the whole. A part that
+    is not ``sealed`` is a claim of seconds. While an attempt to change the whole is under way, the part is pinned by
+    its ``token`` until ``pinned_until_ms``: no other attempt changes it, and nothing of it expires. ``intent`` is the
+    operation under way, as JSON, so that another process can finish it.
+    """
+
+    shards: list[int]
+    numbers: list[int]
+    sealed: bool
+    token: str
+    intent: str
+    pinned_until_ms: int
+
+
 class Reservation(Record, frozen=True, tag="hold"):
-    """A claim by one buyer. It is also the record of the hold operation that made it: they share their id."""
+    """A claim by one buyer. It is also the record of the hold operation that made it: they share their id.
+
+    Where a reservation takes several shards, each has a record of its own lines, with a ``span``.
+    """
 
     client: str
     fingerprint: str
@@ -72,6 +95,12 @@ class Reservation(Record, frozen=True, tag="hold"):
     seq: int
     operations: list[str]
     lines: list[ReservationLine]
+    span: Span | None = None
+
+    @property
+    def numbers(self) -> list[int]:
+        """The number of each line, as clients name it."""
+        return self.span.numbers if self.span else list(range(1, len(self.lines) + 1))
 
     @property
     def status(self) -> ReservationStatus:
@@ -334,9 +363,107 @@ class Locations(Record, frozen=True, tag="locations"):
     """Every location, by id."""
 
 
-Verb = Hold | Extend | Commit | Release | Pick | Ship | Cancel | Return | Move
+Change = Extend | Commit | Release | Pick | Ship | Cancel | Return | Move
+Verb = Hold | Change
 """Operations on a reservation: each has a key of its own and is answered again identically."""
-Operation = Verb | Expire | Apply | Count | Read | Find | PutLocation | PutSafetyStock | Locations
+
+# --- operations of a coordinator: what a change over several shards is made of (ledger.spanning) ----------------
+
+
+class Look(Record, frozen=True, tag="look"):
+    """What a shard knows of the operation ``id`` and of the client's ``reservation``.
+
+    With ``locks``, no other attempt at the same operation goes on for some seconds. With an ``intent``, the shard's
+    part of a reservation over several shards is pinned by ``token``; with ``takes_over`` even if another has it.
+    """
+
+    id: str
+    client: str
+    reservation: str
+    token: str
+    locks: bool = False
+    intent: str = ""
+    takes_over: bool = False
+
+
+class PartLine(Record, frozen=True):
+    """A line of a planned reservation: ``number`` in the whole, granted and ``requested`` units of one position."""
+
+    number: int
+    sku: str
+    location: str
+    quantity: int
+    requested: int
+
+
+class Prepare(Record, frozen=True, tag="prepare"):
+    """Claim one shard's part of a hold for some seconds: all of its lines or none."""
+
+    id: str
+    fingerprint: str
+    client: str
+    token: str
+    lines: list[PartLine]
+    shards: list[int]
+    channel: str | None
+    customer: str | None
+
+
+class Seal(Record, frozen=True, tag="seal"):
+    """Every shard has claimed its part: let this one be a hold until ``expires_at_ms``."""
+
+    id: str
+    token: str
+    expires_at_ms: int
+
+
+class Drop(Record, frozen=True, tag="drop"):
+    """The hold did not come about: forget this part and give its units back."""
+
+    id: str
+    token: str
+
+
+class Reclaim(Record, frozen=True, tag="reclaim"):
+    """Claim expired units anew for as long as the part is pinned, all or none."""
+
+    reservation: str
+    client: str
+    token: str
+    lines: list[UnitsOfLine]
+
+
+class Part(Record, frozen=True, tag="part"):
+    """One shard's part of an operation; where it ``takes`` no units, it is just remembered."""
+
+    token: str
+    takes: bool
+    operation: Change
+
+
+class Finish(Record, frozen=True, tag="finish"):
+    """The attempt ``token`` at the operation ``id`` has ended: let go of its lock, and of the part if it is pinned."""
+
+    id: str
+    reservation: str
+    token: str
+
+
+class Forget(Record, frozen=True, tag="forget"):
+    """Every part has ended: this one is readable for another day."""
+
+    reservation: str
+    token: str
+
+
+class Unfinished(Record, frozen=True, tag="unfinished"):
+    """Up to ``reservations_max`` reservations over several shards that are due to be looked at by the keeper."""
+
+    reservations_max: int = 100
+
+
+Coordination = Look | Prepare | Seal | Drop | Reclaim | Part | Finish | Forget | Unfinished
+Operation = Verb | Expire | Apply | Count | Read | Find | PutLocation | PutSafetyStock | Locations | Coordination
 
 # --- outcomes: what the ledger answers --------------------------------------------------------------------------
 
@@ -347,6 +474,8 @@ class Done(Record, frozen=True, tag="done"):
     replayed: bool
     id: str
     reservation: Reservation
+    shard: int = 0
+    """Whose journal has the receipt."""
 
 
 class ShortLine(Record, frozen=True):
@@ -399,11 +528,25 @@ class KeyReused(Record, frozen=True, tag="key-reused"):
     fingerprint: str
 
 
-class LimitReached(Record, frozen=True, tag="limit-reached"):
-    """The reservation or the client has as much of this as it may have; nothing was changed."""
+class OperationsLimit(Record, frozen=True, tag="operations-limit"):
+    """The reservation has as many operations as it may have (``limit``); nothing was changed."""
 
-    limit: str
-    maximum: int
+    limit: int
+
+
+class OpenReservationsLimit(Record, frozen=True, tag="open-reservations-limit"):
+    """The client has ``current`` open reservations in this shard and may have ``limit``; nothing was changed."""
+
+    limit: int
+    current: int
+
+
+class HeldUnitsLimit(Record, frozen=True, tag="held-units-limit"):
+    """The client holds ``current`` units in this shard and may hold ``limit``: ``requested`` more are too many."""
+
+    limit: int
+    current: int
+    requested: int
 
 
 class EventResult(Record, frozen=True):
@@ -462,10 +605,12 @@ class Found(Record, frozen=True, tag="found"):
     verb: str
     id: str
     reservation: Reservation
+    shard: int = 0
+    """Whose journal has the receipt."""
 
 
 class Expired(Record, frozen=True, tag="expired"):
-    """How many reservations lost held units, and whether more are overdue."""
+    """How many reservations lost held units (counted once a shard), and whether more are overdue."""
 
     reservations: int
     more: bool
@@ -493,10 +638,41 @@ class JournalFull(Record, frozen=True, tag="journal-full"):
     """The journal's backlog is at its bound: holds wait until Postgres has caught up."""
 
 
-VerbOutcome = Done | WrongState | ReservationExpired | NotFound | KeyReused | LimitReached
-CommitOutcome = VerbOutcome | Insufficient
+class OperationDone(Record, frozen=True):
+    """An operation that was done: which, and to what."""
+
+    verb: str
+    fingerprint: str
+    reservation: str
+
+
+class Looked(Record, frozen=True, tag="looked"):
+    """What a shard knows; ``is_busy`` when another attempt is under way, and then nothing was locked or pinned."""
+
+    now_ms: int
+    is_busy: bool
+    operation: OperationDone | None
+    part: Reservation | None
+
+
+class Unpinned(Record, frozen=True, tag="unpinned"):
+    """Another attempt has the part by now: nothing was done."""
+
+
+class Finished(Record, frozen=True, tag="finished"):
+    """Nothing is left of the attempt here."""
+
+
+class UnfinishedList(Record, frozen=True, tag="unfinished-list"):
+    """Reservations by id, each with its client."""
+
+    reservations: list[tuple[str, str]]
+
+
+VerbOutcome = Done | WrongState | ReservationExpired | NotFound | KeyReused | OperationsLimit
+CommitOutcome = VerbOutcome | Insufficient | OpenReservationsLimit
 MoveOutcome = VerbOutcome | Insufficient | UnknownLocation
-HoldOutcome = Done | Insufficient | UnknownSku | UnknownLocation | KeyReused
+HoldOutcome = Done | Insufficient | UnknownSku | UnknownLocation | KeyReused | OpenReservationsLimit | HeldUnitsLimit
 CountOutcome = Counted | KeyReused | UnknownLocation
 SafetyStockOutcome = SafetyStockStored | UnknownLocation
 Outcome = (
@@ -508,7 +684,9 @@ Outcome = (
     | ReservationExpired
     | NotFound
     | KeyReused
-    | LimitReached
+    | OperationsLimit
+    | OpenReservationsLimit
+    | HeldUnitsLimit
     | Applied
     | Counted
     | Positions
@@ -519,6 +697,10 @@ Outcome = (
     | LocationList
     | Busy
     | JournalFull
+    | Looked
+    | Unpinned
+    | Finished
+    | UnfinishedList
 )
 
 # --- the journal: what the ledger writes down -------------------------------------------------------------------

@@ -23,8 +23,13 @@ class Plan(NamedTuple):
     short: list[m.ShortLine]
 
     @property
+    def quantity(self) -> int:
+        """All units that are granted."""
+        return sum(part.quantity for parts in self.parts.values() for part in parts)
+
+    @property
     def grants_nothing(self) -> bool:
-        return not any(part.quantity for parts in self.parts.values() for part in parts)
+        return self.quantity == 0
 
     def lines_of(self, index: int, asked: m.HoldLine) -> list[tuple[Part, int]]:
         """The lines that a line of the request becomes: the part granted, and how many were asked for."""

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ledger import messages as m
-from ledger.claims import Claim, Line, Place
+from ledger.claims import BECOMES, Claim, Line, Place, Taken, verb_of
 from ledger.convergence import BUCKETS, History
 from ledger.planning import Part, plan_of, stock_status, unknown_in
 from ledger.state import State
 
 DAY_MS = 24 * 3_600_000
-Verb = m.Extend | m.Commit | m.Release | m.Pick | m.Ship | m.Cancel | m.Return | m.Move
 OPERATIONS_MAX = 200
 """Operations on one reservation: its record names them all."""
 
@@ -53,8 +52,16 @@ Balances = dict[Place, tuple[int, int]]
 class Rules:
     """A ledger of one shard, in memory. ``decide`` is all of it: an operation and the time in, an outcome out."""
 
-    def __init__(self, *, low_stock: int = 5) -> None:
+    def __init__(
+        self,
+        *,
+        low_stock: int = 5,
+        client_open_reservations_max: int = m.CLIENT_OPEN_RESERVATIONS_MAX,
+        client_held_units_max: int = m.CLIENT_HELD_UNITS_MAX,
+    ) -> None:
         self.low_stock = low_stock
+        self.client_open_reservations_max = client_open_reservations_max
+        self.client_held_units_max = client_held_units_max
         self.now_ms = self.last_ms = 0
         self.seq = 0
         self.locations: dict[str, m.Location] = {}
@@ -211,6 +218,9 @@ class Rules:
         plan = plan_of(hold, self)
         if plan.short and (hold.mode == "all" or plan.grants_nothing):
             return m.Insufficient(plan.short)
+        limited = self._over_limit(hold.client, plan.quantity)
+        if limited is not None:
+            return limited
         claim = Claim(
             hold.client,
             hold.fingerprint,
@@ -228,12 +238,34 @@ class Rules:
         self._stamp(claim)
         return self._answer(hold.id)
 
+    def open_reservations(self, client: str) -> int:
+        """The client's reservations that have claims."""
+        return sum(claim.client == client and claim.is_live for claim in self.claims.values())
+
+    def held_units(self, client: str) -> int:
+        """The units that the client holds."""
+        return sum(claim.units("held") for claim in self.claims.values() if claim.client == client)
+
+    def _over_limit(self, client: str, held: int) -> m.OpenReservationsLimit | m.HeldUnitsLimit | None:
+        """Why the client may not have one more reservation, with so many held units; what is overdue does not count."""
+        if self._limit_for(client, held) is not None:
+            self._expire()
+        return self._limit_for(client, held)
+
+    def _limit_for(self, client: str, held: int) -> m.OpenReservationsLimit | m.HeldUnitsLimit | None:
+        opened, holds = self.open_reservations(client), self.held_units(client)
+        if opened + 1 > self.client_open_reservations_max:
+            return m.OpenReservationsLimit(self.client_open_reservations_max, opened)
+        if held and holds + held > self.client_held_units_max:
+            return m.HeldUnitsLimit(self.client_held_units_max, holds, held)
+        return None
+
     def _held_line(self, part: Part, requested: int) -> Line:
         return Line(part.place, part.quantity, requested, Counter(held=part.quantity), self.now_ms // DAY_MS)
 
     # --- the other verbs ----------------------------------------------------------------------------------------
 
-    def _operate(self, operation: Verb) -> m.Outcome:
+    def _operate(self, operation: m.Change) -> m.Outcome:
         before = self._answered_before(operation.id, operation.fingerprint)
         if before is not None:
             return before
@@ -241,59 +273,43 @@ class Rules:
         if claim is None:
             return m.NotFound()
         if len(claim.operations) >= OPERATIONS_MAX:
-            return m.LimitReached("operations on a reservation", OPERATIONS_MAX)
+            return m.OperationsLimit(OPERATIONS_MAX)
         refusal = self._change(claim, operation)
         if refusal is not None:
             return refusal
-        verb = type(operation).__name__.lower()
-        self.done[operation.id] = Done(verb, operation.client, operation.fingerprint, operation.reservation)
+        self.done[operation.id] = Done(
+            verb_of(operation), operation.client, operation.fingerprint, operation.reservation
+        )
         claim.operations.append(operation.id)
         self._stamp(claim)
         return self._answer(operation.reservation)
 
-    def _change(self, claim: Claim, operation: Verb) -> m.Outcome | None:
+    def _change(self, claim: Claim, change: m.Change) -> m.Outcome | None:
         """Does the verb, or does nothing and says why not."""
-        match operation:
-            case m.Extend():
-                refusal = self._extend(claim, operation)
-            case m.Commit():
-                refusal = self._commit(claim, operation)
-            case m.Release():
-                refusal = self._release(claim, operation)
-            case m.Pick():
-                refusal = self._take(claim, operation.lines, ("committed",), "picked")
-            case m.Ship():
-                refusal = self._ship(claim, operation)
-            case m.Cancel():
-                refusal = self._take(claim, operation.lines, ("committed", "picked"), "cancelled")
-            case m.Return():
-                refusal = self._return(claim, operation)
-            case m.Move():
-                refusal = self._move_line(claim, operation)
-        return refusal
-
-    def _extend(self, claim: Claim, extend: m.Extend) -> m.Outcome | None:
-        if not claim.units("held"):
-            return claim.nothing_to_take()
-        claim.expires_at_ms = self.now_ms + extend.ttl_ms
+        if isinstance(change, m.Move):
+            return self._move_line(claim, change)
+        taken = claim.judge(change)
+        if not isinstance(taken, list):
+            return taken
+        if isinstance(change, m.Commit) and not claim.units("held"):
+            refusal = self._reacquire(claim, taken)
+            if refusal is not None:
+                return refusal
+        if isinstance(change, m.Extend):
+            claim.expires_at_ms = self.now_ms + change.ttl_ms
+            return None
+        claim.move(taken, BECOMES[verb_of(change)])
+        if isinstance(change, m.Commit):
+            claim.order_id = change.order_id
+        elif isinstance(change, m.Ship):
+            self._own_deltas(claim, change, taken, "on_hand", -1)
+        elif isinstance(change, m.Return) and change.disposition != "discard":
+            bucket: m.Bucket = "on_hand" if change.disposition == "sellable" else change.disposition
+            self._own_deltas(claim, change, taken, bucket, +1)
         return None
 
-    def _commit(self, claim: Claim, commit: m.Commit) -> m.Outcome | None:
-        if claim.units("held"):
-            refusal = self._take(claim, commit.lines, ("held",), "committed")
-        elif commit.reacquire and claim.can_reacquire():
-            refusal = self._reacquire(claim, commit.lines)
-        else:
-            refusal = claim.nothing_to_take()
-        if refusal is None:
-            claim.order_id = commit.order_id
-        return refusal
-
-    def _reacquire(self, claim: Claim, lines: list[m.UnitsOfLine] | None) -> m.Outcome | None:
-        """Claims the units of an expired hold anew, all or none."""
-        wanted = claim.units_to_take(lines, ("expired",))
-        if wanted is None:
-            return claim.wrong_state()
+    def _reacquire(self, claim: Claim, wanted: list[Taken]) -> m.Outcome | None:
+        """Why the expired units cannot be claimed anew, all or none."""
         needed: Counter[Place] = Counter()
         short = []
         for index, _, quantity in wanted:
@@ -303,56 +319,20 @@ class Rules:
                 short.append(self._short_line(index + 1, place, quantity, left))
             else:
                 needed[place] += quantity
-        if short:
-            return m.Insufficient(short)
-        claim.move(wanted, "committed")
-        return None
+        return m.Insufficient(short) if short else self._over_limit(claim.client, 0)
 
     def _short_line(self, number: int, place: Place, wanted: int, left: int) -> m.ShortLine:
         return m.ShortLine(number, *place, wanted, left, stock_status(self, left, self.position(place).held))
 
-    def _release(self, claim: Claim, release: m.Release) -> m.Outcome | None:
-        if not claim.units("held"):
-            return claim.nothing_to_take()
-        return self._take(claim, release.lines, ("held",), "released")
-
-    def _take(
-        self, claim: Claim, lines: list[m.UnitsOfLine] | None, states: tuple[str, ...], target: str
-    ) -> m.Outcome | None:
-        """Moves units from these states to another, if every line has as many as are asked for."""
-        taken = claim.units_to_take(lines, states)
-        if not taken:
-            return claim.wrong_state()
-        claim.move(taken, target)
-        return None
-
-    def _ship(self, claim: Claim, ship: m.Ship) -> m.Outcome | None:
-        taken = claim.units_to_take(ship.lines, ("picked", "committed"))
-        if not taken:
-            return claim.wrong_state()
-        claim.move(taken, "shipped")
-        for number, (index, _, quantity) in enumerate(taken, 1):
-            self._own_delta(claim.lines[index].place, "on_hand", -quantity, ship.occurred_at_ms, f"{ship.id}:{number}")
-        return None
-
-    def _return(self, claim: Claim, return_: m.Return) -> m.Outcome | None:
-        taken = claim.units_to_take(return_.lines, ("shipped",))
-        if not taken:
-            return claim.wrong_state()
-        buckets: dict[str, m.Bucket] = {"sellable": "on_hand", "damaged": "damaged", "quality_hold": "quality_hold"}
-        bucket = buckets.get(return_.disposition)
-        claim.move(taken, "returned")
-        for number, (index, _, quantity) in enumerate(taken, 1):
-            if bucket is not None:
-                self._own_delta(
-                    claim.lines[index].place, bucket, quantity, return_.occurred_at_ms, f"{return_.id}:{number}"
-                )
-        return None
-
-    def _own_delta(self, place: Place, bucket: m.Bucket, quantity: int, occurred_at_ms: int | None, key: str) -> None:
+    def _own_deltas(
+        self, claim: Claim, change: m.Ship | m.Return, taken: list[Taken], bucket: m.Bucket, sign: int
+    ) -> None:
         """What we ship and take back is a delta like any other, at the time it happened."""
-        at_ms = self.now_ms if occurred_at_ms is None else occurred_at_ms
-        self.stock[place].history.accept(m.StockEvent(key, "", key, "delta", *place, quantity, at_ms, bucket))
+        at_ms = self.now_ms if change.occurred_at_ms is None else change.occurred_at_ms
+        for number, (index, _, quantity) in enumerate(taken, 1):
+            place, key = claim.lines[index].place, f"{change.id}:{number}"
+            event = m.StockEvent(key, "", key, "delta", *place, sign * quantity, at_ms, bucket)
+            self.stock[place].history.accept(event)
 
     def _move_line(self, claim: Claim, move: m.Move) -> m.Outcome | None:
         if move.location not in self.locations:
@@ -473,8 +453,9 @@ def _is_authority(authority: str | None, source: str) -> bool:
 class RulesLedger:
     """The rules behind the ledger's door: the same methods as ``Ledger``, without a server."""
 
-    def __init__(self, now_ms: Callable[[], int], *, low_stock: int = 5) -> None:
-        self.rules = Rules(low_stock=low_stock)
+    def __init__(self, now_ms: Callable[[], int], **options: int) -> None:
+        """``options`` as of ``Rules``."""
+        self.rules = Rules(**options)
         self._now_ms = now_ms
 
     def state(self) -> State:

@@ -42,7 +42,10 @@ CLOCK_DIFFERENCE_MAX_MS = 60_000
 REFUSALS = (ReadOnlyError, NoPermissionError, MasterDownError, ClusterDownError)
 REFUSAL_WORDS = ("EPOCH", "MISCONF", "BUSY", "NOREPLICAS", "UNKILLABLE")
 """How a server says that it did not run the script at all; redis-py strips the code of the errors that it knows."""
-FREEING = (m.Release, m.Expire, m.Ship, m.Cancel, m.Read, m.Find, m.Locations)
+FREEING = (
+    *(m.Release, m.Expire, m.Ship, m.Cancel, m.Read, m.Find, m.Locations),
+    *(m.Look, m.Drop, m.Finish, m.Forget, m.Unfinished),
+)
 """What goes on when the server is out of memory: it gives memory back, or only looks."""
 LOOKING = (m.Read, m.Locations)
 """What goes on when nothing may be changed. Not Find: a ledger that lost something must not say "surely not done"."""
@@ -63,6 +66,8 @@ class Limits(NamedTuple):
     backlog_entries_max: int
     low_stock: int
     timeout_ms: int
+    client_open_reservations_max: int
+    client_held_units_max: int
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -86,7 +91,7 @@ class Shard:
         *,
         now_ms: Callable[[], int] | None,
         observe: Callable[[int, float], None],
-        refusal: Callable[[str], str | None],
+        refusal: Callable[[int, str], str | None],
     ) -> None:
         self._pool = Redis.from_url(
             url,
@@ -95,6 +100,7 @@ class Shard:
             socket_connect_timeout=limits.timeout_ms / 1000,
             protocol=2,
         ).connection_pool
+        self._number = number
         self._key = shard_key(number)
         self._journal_key = journal_key(number)
         self._limits = limits
@@ -119,7 +125,7 @@ class Shard:
 
     def not_ready(self) -> list[str]:
         """Why nothing may be promised, as far as the last call told."""
-        refusal = self._refusal(self._run)
+        refusal = self._refusal(self._number, self._run)
         return self.reasons.copy() if refusal is None else [*self.reasons, refusal]
 
     async def standing(self, at: Place) -> Standing:
@@ -146,7 +152,7 @@ class Shard:
         except (RedisError, OSError, TimeoutError, Unavailable) as failure:
             self.reasons = [_reason(failure)]
             return [Unavailable(self.reasons[0])] * len(operations)
-        flaw = self._refusal(self._run)
+        flaw = self._refusal(self._number, self._run)
         if flaw is not None and not all(isinstance(operation, LOOKING) for operation in operations):
             return await self._call_only(LOOKING, operations, function, Unavailable(flaw))
         return await self._call_on(connection, operations, function)
@@ -179,9 +185,11 @@ class Shard:
     def _argument(self, operations: Sequence[m.Operation]) -> bytes:
         given_ms = self._now_ms() if self._now_ms else 0
         expected_ms = self._clock[0] + _monotonic_ms() - self._clock[1] if self._clock else 0
-        look_only = self._refusal(self._run) is not None  # a read ends what is overdue, which is a change too
-        backlog_entries_max, low_stock, _ = self._limits
-        return _encode((given_ms, expected_ms, self._epoch, backlog_entries_max, low_stock, operations, look_only))
+        # A read ends what is overdue, which is a change too.
+        look_only = self._refusal(self._number, self._run) is not None
+        backlog_entries_max, low_stock, _, *of_clients = self._limits
+        head = (given_ms, expected_ms, self._epoch, backlog_entries_max, low_stock, operations, look_only)
+        return _encode((*head, *of_clients))
 
     def _learn(self, reply: Reply) -> None:
         self._epoch = reply.epoch
@@ -204,7 +212,7 @@ class Shard:
     ) -> list[Answer]:
         """Runs the operations of these kinds; the others get the answer ``otherwise``."""
         answers: list[Answer] = [otherwise] * len(operations)
-        chosen = [index for index, operation in enumerate(operations) if isinstance(operation, kinds)]
+        chosen = [index for index, operation in enumerate(operations) if isinstance(_told(operation), kinds)]
         if chosen:
             called = await self._call([operations[index] for index in chosen], function)
             for index, answer in zip(chosen, called, strict=True):
@@ -273,6 +281,11 @@ class Shard:
     async def close(self) -> None:
         """Drops the connection."""
         await self._disconnect("closed")
+
+
+def _told(operation: m.Operation) -> m.Operation:
+    """What a shard is told to do, as itself or as its part of it."""
+    return operation.operation if isinstance(operation, m.Part) else operation
 
 
 def _reason(failure: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The ledger on a Valkey or Redis server: one method a verb, each one call of the coalescer."""
+"""The ledger on Valkey or Redis servers: one method a verb. With one shard, each is one call of its coalescer."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -11,7 +11,9 @@ from ledger import messages as m
 from ledger.coalescer import Coalescer
 from ledger.errors import LedgerError, Overloaded, Unavailable, Unknown
 from ledger.journal.records import Place
+from ledger.keys import shard_of
 from ledger.shard import Limits, Shard
+from ledger.spanning import Spanning
 from ledger.state import Standing, State
 
 BATCH_WEIGHT_MAX = 4_096
@@ -34,29 +36,43 @@ class Ledger:
         self,
         url: str,
         *,
+        shards: int = 1,
         operations_max: int = 256,
         queue_operations_max: int = 20_000,
         backlog_entries_max: int = 200_000,
         low_stock: int = 5,
         timeout_ms: int = 2_000,
+        client_open_reservations_max: int = m.CLIENT_OPEN_RESERVATIONS_MAX,
+        client_held_units_max: int = m.CLIENT_HELD_UNITS_MAX,
         now_ms: Callable[[], int] | None = None,
         observe: Callable[[int, float], None] = lambda _operations, _seconds: None,
-        refusal: Callable[[str], str | None] = lambda _run: None,
+        refusal: Callable[[int, str], str | None] = lambda _shard, _run: None,
     ) -> None:
         """Connects to nothing yet: the first operation, or ``check``, does.
 
-        ``now_ms`` sets the ledger's clock, for tests and simulation only. ``observe`` is told of each call: how many
-        operations it carried and the seconds it took. ``refusal`` is asked before each call, with the run of the server
-        (see ``Standing``), why nothing may be changed there; what only looks goes on.
+        ``shards`` must be what the ledger was filled with (``availability rehome`` changes it). ``now_ms`` sets the
+        ledger's clock, for tests and simulation only. ``observe`` is told of each call: how many operations it carried
+        and the seconds it took. ``refusal`` is asked before each call, with the shard and the run of its server (see
+        ``Standing``), why nothing may be changed there; what only looks goes on.
         """
-        limits = Limits(backlog_entries_max, low_stock, timeout_ms)
-        self._shard = Shard(url, 0, limits, now_ms=now_ms, observe=observe, refusal=refusal)
-        self._coalescer = Coalescer(
-            self._shard.send,
-            operations_max=operations_max,
-            weight_max=BATCH_WEIGHT_MAX,
-            queue_operations_max=queue_operations_max,
-        )
+        limits = Limits(backlog_entries_max, low_stock, timeout_ms, client_open_reservations_max, client_held_units_max)
+        self._shards = [
+            Shard(url, number, limits, now_ms=now_ms, observe=observe, refusal=refusal) for number in range(shards)
+        ]
+        self._coalescers = [
+            Coalescer(
+                shard.send,
+                operations_max=operations_max,
+                weight_max=BATCH_WEIGHT_MAX,
+                queue_operations_max=queue_operations_max,
+            )
+            for shard in self._shards
+        ]
+        self._spanning = Spanning(self._coalescers, low_stock=low_stock) if shards > 1 else None
+
+    @property
+    def shards(self) -> int:
+        return len(self._shards)
 
     @classmethod
     async def open(cls, url: str, **options: Any) -> Self:
@@ -67,103 +83,184 @@ class Ledger:
 
     async def close(self) -> None:
         """Answers what is queued, then drops the connection."""
-        await self._coalescer.close()
-        await self._shard.close()
+        await asyncio.gather(*(coalescer.close() for coalescer in self._coalescers))
+        await asyncio.gather(*(shard.close() for shard in self._shards))
 
     async def check(self) -> State:
-        """Asks the server something harmless, so that ``state`` is of now."""
+        """Asks every shard something harmless, so that ``state`` is of now."""
         with suppress(LedgerError):  # the state says why
-            await self.read(m.Read([]))
+            await self._submit_all([(shard, m.Read([])) for shard in range(self.shards)])
         return self.state()
 
     def state(self) -> State:
         """As the last call left it."""
-        reasons = self._shard.not_ready()
-        return State(not reasons, reasons, self._coalescer.depth)
+        reasons = [
+            reason if self.shards == 1 else f"shard {number}: {reason}"
+            for number, shard in enumerate(self._shards)
+            for reason in shard.not_ready()
+        ]
+        return State(not reasons, reasons, sum(coalescer.depth for coalescer in self._coalescers))
 
-    async def standing(self, at: Place) -> Standing:
-        """How far the ledger has come, and what it has at a place of its journal."""
-        return await self._shard.standing(at)
+    async def standing(self, shard: int, at: Place) -> Standing:
+        """How far a shard has come, and what it has at a place of its journal."""
+        return await self._shards[shard].standing(at)
 
     async def hold(self, hold: m.Hold) -> m.HoldOutcome:
-        return cast(m.HoldOutcome, await self._coalescer.submit(hold))
+        if self._spanning is not None:
+            return await self._spanning.hold(hold)
+        return cast(m.HoldOutcome, await self._coalescers[0].submit(hold))
+
+    async def _change(self, change: m.Change) -> Any:
+        if self._spanning is not None:
+            return await self._spanning.change(change)
+        return await self._coalescers[0].submit(change)
 
     async def extend(self, extend: m.Extend) -> m.VerbOutcome:
-        return cast(m.VerbOutcome, await self._coalescer.submit(extend))
+        return cast(m.VerbOutcome, await self._change(extend))
 
     async def commit(self, commit: m.Commit) -> m.CommitOutcome:
-        return cast(m.CommitOutcome, await self._coalescer.submit(commit))
+        return cast(m.CommitOutcome, await self._change(commit))
 
     async def release(self, release: m.Release) -> m.VerbOutcome:
-        return cast(m.VerbOutcome, await self._coalescer.submit(release))
+        return cast(m.VerbOutcome, await self._change(release))
 
     async def pick(self, pick: m.Pick) -> m.VerbOutcome:
-        return cast(m.VerbOutcome, await self._coalescer.submit(pick))
+        return cast(m.VerbOutcome, await self._change(pick))
 
     async def ship(self, ship: m.Ship) -> m.VerbOutcome:
-        return cast(m.VerbOutcome, await self._coalescer.submit(ship))
+        return cast(m.VerbOutcome, await self._change(ship))
 
     async def cancel(self, cancel: m.Cancel) -> m.VerbOutcome:
-        return cast(m.VerbOutcome, await self._coalescer.submit(cancel))
+        return cast(m.VerbOutcome, await self._change(cancel))
 
     async def return_(self, return_: m.Return) -> m.VerbOutcome:
-        return cast(m.VerbOutcome, await self._coalescer.submit(return_))
+        return cast(m.VerbOutcome, await self._change(return_))
 
     async def move(self, move: m.Move) -> m.MoveOutcome:
-        return cast(m.MoveOutcome, await self._coalescer.submit(move))
+        return cast(m.MoveOutcome, await self._change(move))
 
     async def expire(self, expire: m.Expire) -> m.Expired:
-        return cast(m.Expired, await self._coalescer.submit(expire))
+        """Also finishes what was left behind of operations over several shards."""
+        outcomes = await self._submit_all([(shard, expire) for shard in range(self.shards)], any_failure=True)
+        if self._spanning is not None:
+            await self._spanning.finish_unfinished()
+        expired = cast("list[m.Expired]", outcomes)
+        return m.Expired(sum(each.reservations for each in expired), any(each.more for each in expired))
+
+    async def find(self, find: m.Find) -> m.Found | m.NotFound:
+        if self._spanning is not None:
+            return await self._spanning.find(find)
+        return cast("m.Found | m.NotFound", await self._coalescers[0].submit(find))
 
     async def apply(self, apply: m.Apply) -> m.Applied:
         """A failure part-way leaves the earlier events applied; repeating them all is safe."""
-        portions = _portions(apply.events, PORTION_EVENTS_MAX)
-        outcomes = await self._submit_all([m.Apply(apply.client, events) for events in portions])
-        return m.Applied([result for outcome in cast("list[m.Applied]", outcomes) for result in outcome.results])
+        portions = self._portions(apply.events, lambda event: event.sku, PORTION_EVENTS_MAX)
+        outcomes = await self._submit_all(
+            [(shard, m.Apply(apply.client, [apply.events[i] for i in chosen])) for shard, chosen in portions]
+        )
+        return m.Applied(_in_order(portions, [applied.results for applied in cast("list[m.Applied]", outcomes)]))
 
     async def count(self, count: m.Count) -> m.CountOutcome:
         """A failure part-way leaves a part of it counted; repeating it all is safe."""
-        portions = _portions(count.events, PORTION_EVENTS_MAX)
-        first, *others = (replace(count, events=events, portion=number) for number, events in enumerate(portions))
-        outcome = cast(m.CountOutcome, await self._coalescer.submit(first))
-        if not isinstance(outcome, m.Counted) or not others:
+        portions = self._portions(count.events, lambda event: event.sku, PORTION_EVENTS_MAX)
+        # The first portion goes where every count of this name goes first, even if nothing of it is there.
+        home = shard_of(f"{count.location} {count.client} {count.count_id}", self.shards)
+        portions.sort(key=lambda portion: portion[0] != home)
+        if not portions or portions[0][0] != home:
+            portions.insert(0, (home, []))
+        first, *others = (
+            (shard, replace(count, events=[count.events[i] for i in chosen], portion=number))
+            for number, (shard, chosen) in enumerate(portions)
+        )
+        (outcome,) = cast("list[m.CountOutcome]", await self._submit_all([first]))
+        if not isinstance(outcome, m.Counted):
             return outcome
         try:
             outcomes = [outcome, *cast("list[m.Counted]", await self._submit_all(others))]
         except (Overloaded, Unavailable) as failure:
             raise Unknown(f"a part of it failed: {failure}") from failure
-        results = [result for counted in outcomes for result in counted.results]
+        results = _in_order(portions, [counted.results for counted in outcomes])
         return m.Counted(all(counted.replayed for counted in outcomes), results)
 
     async def read(self, read: m.Read) -> m.Positions:
         """Many items are read in several calls, so not all of one instant; ``now_ms`` is of the first."""
-        portions = _portions(read.items, PORTION_ITEMS_MAX)
-        reads = self._coalescer.submit_all([m.Read(items) for items in portions])
-        outcomes = cast("list[m.Positions]", await asyncio.gather(*reads))
-        return m.Positions(outcomes[0].now_ms, [item for outcome in outcomes for item in outcome.items])
-
-    async def _submit_all(self, operations: Sequence[m.Operation]) -> list[m.Outcome]:
-        """The outcomes in order. Where only some portions failed, it is unknown what was done of the whole."""
-        answers = await asyncio.gather(*self._coalescer.submit_all(operations), return_exceptions=True)
-        outcomes = [answer for answer in answers if not isinstance(answer, BaseException)]
-        failures = [answer for answer in answers if isinstance(answer, BaseException)]
-        if failures:
-            raise Unknown(f"a part of it failed: {failures[0]}") if outcomes else failures[0]
-        return outcomes
-
-    async def find(self, find: m.Find) -> m.Found | m.NotFound:
-        return cast("m.Found | m.NotFound", await self._coalescer.submit(find))
+        portions = self._portions(read.items, lambda item: item.sku, PORTION_ITEMS_MAX) or [(0, [])]
+        outcomes = await self._submit_all(
+            [(shard, m.Read([read.items[i] for i in chosen])) for shard, chosen in portions], any_failure=True
+        )
+        positions = cast("list[m.Positions]", outcomes)
+        return m.Positions(positions[0].now_ms, _in_order(portions, [each.items for each in positions]))
 
     async def put_location(self, put_location: m.PutLocation) -> m.LocationStored:
-        return cast(m.LocationStored, await self._coalescer.submit(put_location))
+        """Every shard has the locations. Repeating it is safe."""
+        outcomes = await self._submit_all([(shard, put_location) for shard in range(self.shards)])
+        return cast(m.LocationStored, outcomes[0])
 
     async def put_safety_stock(self, put_safety_stock: m.PutSafetyStock) -> m.SafetyStockOutcome:
-        return cast(m.SafetyStockOutcome, await self._coalescer.submit(put_safety_stock))
+        """All of it or none: no location is ever taken away, so a shard that is told later knows it too."""
+        items = put_safety_stock.items
+        portions = self._portions(items, lambda item: item.sku, max(1, len(items)))
+        if len(portions) > 1:
+            known = {location.id for location in (await self.locations(m.Locations())).locations}
+            for number, item in enumerate(items, 1):
+                if item.location not in known:
+                    return m.UnknownLocation(number, item.location)
+        outcomes = await self._submit_all(
+            [(shard, replace(put_safety_stock, items=[items[i] for i in chosen])) for shard, chosen in portions]
+        )
+        refused = [outcome for outcome in outcomes if isinstance(outcome, m.UnknownLocation)]
+        if refused and len(portions) > 1:
+            raise Unknown("a shard has not got a location that another has: put it again")
+        return refused[0] if refused else m.SafetyStockStored(items)
 
     async def locations(self, locations: m.Locations) -> m.LocationList:
-        return cast(m.LocationList, await self._coalescer.submit(locations))
+        return cast(m.LocationList, await self._coalescers[0].submit(locations))
+
+    async def _submit_all(
+        self, operations: Sequence[tuple[int, m.Operation]], *, any_failure: bool = False
+    ) -> list[m.Outcome]:
+        """The outcomes in order. Where only some operations failed, it is unknown what was done of the whole.
+
+        With ``any_failure`` it is not asked for: the first failure is raised.
+        """
+        by_shard: dict[int, list[m.Operation]] = {}
+        for shard, operation in operations:
+            by_shard.setdefault(shard, []).append(operation)
+        answers = dict(
+            zip(by_shard, await asyncio.gather(*(self._answers(*each) for each in by_shard.items())), strict=True)
+        )
+        in_order = [answers[shard].pop(0) for shard, _ in operations]
+        failures = [answer for answer in in_order if isinstance(answer, BaseException)]
+        if failures:
+            if any_failure or len(failures) == len(in_order):
+                raise failures[0]
+            raise Unknown(f"a part of it failed: {failures[0]}")
+        return cast("list[m.Outcome]", in_order)
+
+    async def _answers(self, shard: int, operations: list[m.Operation]) -> list[m.Outcome | BaseException]:
+        try:
+            waiting = self._coalescers[shard].submit_all(operations)
+        except Overloaded as failure:
+            return [failure] * len(operations)
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    def _portions(self, things: Sequence[Thing], sku: Callable[[Thing], str], size: int) -> list[tuple[int, list[int]]]:
+        """The things by their place in the list, grouped by the shard of their SKU, up to ``size`` in a group."""
+        by_shard: dict[int, list[int]] = {}
+        for index, thing in enumerate(things):
+            by_shard.setdefault(shard_of(sku(thing), self.shards), []).append(index)
+        return [
+            (shard, indexes[start : start + size])
+            for shard, indexes in sorted(by_shard.items())
+            for start in range(0, len(indexes), size)
+        ]
 
 
-def _portions(things: list[Thing], size: int) -> list[list[Thing]]:
-    """At least one, if only an empty one."""
-    return [things[start : start + size] for start in range(0, max(1, len(things)), size)]
+def _in_order(portions: list[tuple[int, list[int]]], results: list[list[Thing]]) -> list[Thing]:
+    """What came of the portions, in the order of the things that went into them."""
+    by_index = {
+        index: result
+        for (_, indexes), some in zip(portions, results, strict=True)
+        for index, result in zip(indexes, some, strict=True)
+    }
+    return [by_index[index] for index in sorted(by_index)]

@@ -148,9 +148,9 @@ class SearchOfRules:
 class World:
     """A ledger, the API over it, and a clock that stands still until it is moved."""
 
-    def __init__(self) -> None:
+    def __init__(self, **limits: int) -> None:
         self.now_ms = START_MS
-        self.ledger = RulesLedger(now_ms=lambda: self.now_ms)
+        self.ledger = RulesLedger(now_ms=lambda: self.now_ms, **limits)
         self.quarantine = KeptQuarantine()
         self.issuer = Issuer()
         settings = Settings(token_issuer=ISSUER, token_audience=AUDIENCE)

@@ -8,10 +8,13 @@ from urllib.parse import unquote
 import msgspec
 from redis import Redis
 
-from ledger.messages import JournalEntry, Overcommitted, Position
+from ledger.messages import JournalEntry, Overcommitted, Position, Reservation
 
 decode_entry = msgspec.msgpack.Decoder(JournalEntry).decode
 CLAIMS = ("held", "committed", "picked")
+VERBS = {"hold", "extend", "commit", "release", "pick", "ship", "cancel", "return", "move", "expire"}
+VERBS |= {"prepare", "drop", "reclaim"}
+"""Those whose record after it is a reservation."""
 STOCK = ("on_hand", "damaged", "quality_hold", "in_transit")
 Place = tuple[str, str]
 
@@ -36,6 +39,30 @@ def fold(entries: Iterable[JournalEntry]) -> dict[Place, Counter[str]]:
                 if movement.to_bucket == "shipped":
                     book["on_hand"] -= movement.quantity
     return books
+
+
+def client_counts(client: Redis, shard: int = 0) -> dict[str, tuple[int, int]]:
+    """Each client's open reservations and held units, read from its key."""
+    keys: Any = list(client.scan_iter(f"{{s{shard}}}:client:*"))
+    packed: Any = client.mget(keys) if keys else []
+    decode = msgspec.msgpack.Decoder(tuple[int, int]).decode
+    return {unquote(key.decode().split(":", 2)[2]): decode(each) for key, each in zip(keys, packed, strict=True)}
+
+
+def fold_clients(entries: Iterable[JournalEntry]) -> dict[str, tuple[int, int]]:
+    """The same from the journal: every reservation as its last operation left it."""
+    bodies = {
+        operation.subject: operation.body
+        for entry in entries
+        for operation in entry.operations
+        if operation.verb in VERBS
+    }
+    opened, held = Counter[str](), Counter[str]()
+    for reservation in map(msgspec.msgpack.Decoder(Reservation).decode, bodies.values()):
+        if any(line.held + line.committed + line.picked for line in reservation.lines):
+            opened[reservation.client] += 1
+            held[reservation.client] += sum(line.held for line in reservation.lines)
+    return {name: (count, held[name]) for name, count in opened.items()}
 
 
 def numbers(position: Position) -> dict[str, int]:
@@ -77,7 +104,7 @@ def _place(key: bytes) -> Place:
 
 
 def assert_books_balance(client: Redis, shard: int = 0) -> None:
-    """The journal has no gap, folds to the live positions, and its last word on each position is the live one.
+    """The journal has no gap, folds to the live positions and counts, and its last word on each is the live one.
 
     So it does to what is overcommitted, which is what the positions' own numbers say.
     """
@@ -86,6 +113,7 @@ def assert_books_balance(client: Redis, shard: int = 0) -> None:
     books, live = fold(entries), live_positions(client, shard)
     last = {(after.sku, after.location): after.position for entry in entries for after in entry.positions}
     assert last == live
+    assert fold_clients(entries) == client_counts(client, shard)
     for place, position in live.items():
         assert {name: books[place][name] for name in CLAIMS + STOCK} == numbers(position), place
     assert fold_shortages(entries) == live_shortages(client, shard)

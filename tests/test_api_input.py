@@ -363,7 +363,8 @@ async def test_no_more_than_the_limit_is_read_whatever_the_length_says(
     assert [answer.status_code for answer in (over, claimed, streamed)] == [413] * 3
 
 
-async def test_the_longest_of_everything_is_taken(world: World) -> None:
+async def test_the_longest_of_everything_is_taken() -> None:
+    world = World(client_held_units_max=100_000_000)
     world.token = world.token_for("c" * 128)
     await world.stock(NAME_64, "L" * 64, 1_000_000_000)
     lines = [{"sku": NAME_64, "quantity": 1_000_000, "location": "L" * 64}] * 100

@@ -60,18 +60,20 @@ class Stands:
     def __init__(self) -> None:
         self.answer = Standing("run-1", Place(1, 9), b"seventh")
 
-    async def standing(self, _at: Place) -> Standing:
+    shards = 1
+
+    async def standing(self, _shard: int, _at: Place) -> Standing:
         return self.answer
 
 
 async def test_a_ledger_is_refused_until_it_was_compared() -> None:
     journal, ledger = Ends(), Stands()
     watch = JournalWatch(journal)
-    assert watch.refusal("") == watch.refusal("run-1") == NOT_COMPARED
+    assert watch.refusal(0, "") == watch.refusal(0, "run-1") == NOT_COMPARED
 
     assert await watch.compare(ledger) is None
-    assert watch.refusal("run-1") is None
-    assert watch.refusal("run-2") == NOT_COMPARED, "a server that was started again may have less"
+    assert watch.refusal(0, "run-1") is None
+    assert watch.refusal(0, "run-2") == NOT_COMPARED, "a server that was started again may have less"
 
 
 FLAWS = {
@@ -89,11 +91,11 @@ async def test_a_ledger_that_lost_entries_is_refused_until_it_has_them(flawed: S
     ledger.answer = flawed
     for _ in range(2):
         assert "journal" in str(await watch.compare(ledger))
-        assert "put the newest data folder of its Valkey back" in str(watch.refusal("run-1"))
+        assert "put the newest data folder of its Valkey back" in str(watch.refusal(0, "run-1"))
 
     ledger.answer = Standing("run-2", Place(1, 7), b"seventh")
     assert await watch.compare(ledger) is None
-    assert watch.refusal("run-2") is None
+    assert watch.refusal(0, "run-2") is None
 
 
 async def test_a_ledger_of_a_newer_epoch_and_one_without_a_journal_are_compared() -> None:
@@ -114,10 +116,10 @@ async def test_without_postgres_what_was_compared_goes_on_and_what_was_not_waits
     watching = asyncio.create_task(watch.watch(ledger))
 
     async def refuses_for_want_of_postgres() -> bool:
-        return "Postgres cannot be asked" in str(watch.refusal("run-1"))
+        return "Postgres cannot be asked" in str(watch.refusal(0, "run-1"))
 
     async def accepts() -> bool:
-        return watch.refusal("run-1") is None
+        return watch.refusal(0, "run-1") is None
 
     await wait_until(refuses_for_want_of_postgres)
     journal.down = False
@@ -125,7 +127,7 @@ async def test_without_postgres_what_was_compared_goes_on_and_what_was_not_waits
     journal.down = True
     with pytest.raises(ConnectionRefusedError):
         await watch.compare(ledger)
-    assert watch.refusal("run-1") is None
+    assert watch.refusal(0, "run-1") is None
     watching.cancel()
 
 

@@ -63,7 +63,7 @@ def counted(searched: Searched, *numbers: tuple[str, int]) -> m.Apply:
 
 async def up_to_date(searched: Searched) -> None:
     """Until the journal, the search and the announcer are where the ledger is."""
-    end = (await searched.ledger.standing(Place(1, 1))).place
+    end = (await searched.ledger.standing(0, Place(1, 1))).place
     journal = await Journal.open(searched.postgres_url)
 
     async def there() -> bool:

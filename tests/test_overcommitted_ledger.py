@@ -260,3 +260,31 @@ async def test_an_overdue_flood_raises_nothing_before_the_last_of_it_is_ended(va
         await shop.release(live.id, (1, 2))
         assert_books_balance(client)
     await ledger.close()
+
+
+async def test_several_shards_keep_safety_stock_and_shortages_of_their_own(valkey_url: str) -> None:
+    clock = Clock()
+    ledger = Ledger(valkey_url, shards=4, now_ms=clock)
+    shop = Shop(ledger, clock)
+    await shop.open()
+    skus = ("A", "B:{}%1", "C", "D")
+    items = [m.SafetyStock(sku, "S1", number) for number, sku in enumerate(skus, 1)]
+    for sku in skus:
+        await shop.stock(sku, 5)
+    unknown = [*items, m.SafetyStock("A", "nowhere", 1)]
+
+    assert await ledger.put_safety_stock(m.PutSafetyStock("ops", unknown)) == m.UnknownLocation(5, "nowhere")
+    assert [await left(shop, sku) for sku in skus] == [5, 5, 5, 5]
+    assert await ledger.put_safety_stock(m.PutSafetyStock("ops", items)) == m.SafetyStockStored(items)
+    assert [await left(shop, sku) for sku in skus] == [4, 3, 2, 1]
+    held = await shop.hold(("A", 4), ("B:{}%1", 3))
+    for sku in skus[:2]:
+        await shop.stock(sku, 2, at_ms=START_MS + 1)
+    with Redis.from_url(valkey_url) as client:
+        told = {place: short for shard in range(4) for place, short in live_shortages(client, shard).items()}
+        assert told == {AT_S1: (2, START_MS), ("B:{}%1", "S1"): (1, START_MS)}
+        await shop.release(held.id)
+        for shard in range(4):
+            assert live_shortages(client, shard) == {}
+            assert_books_balance(client, shard)
+    await ledger.close()

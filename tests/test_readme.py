@@ -110,6 +110,15 @@ def test_every_setting_is_told_with_its_default() -> None:
     assert {name: str(getattr(default, name)) for name in Settings.__struct_fields__} == dict(rows)
 
 
+def test_every_limit_has_a_test_and_its_settings_number() -> None:
+    rows = [row.split(" | ") for row in section("Limits").splitlines() if row.startswith("| ")][1:]
+    tests = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
+    assert len(rows) > 8
+    for what, number, setting, _, test in rows:
+        assert test.strip(" |") == "the same" or f"def {test.strip(' |`')}(" in tests, what
+        assert setting == "fixed" or f"{getattr(Settings(), setting.strip('`')):,}" == number, what
+
+
 def test_every_command_is_told() -> None:
     told = section("Deploy")
     for name, command in main.commands.items():

@@ -106,8 +106,9 @@ async def test_a_clock_that_jumps_ahead_expires_nothing(valkey_url: str) -> None
     await shop.open()
     await shop.stock("A", 1)
     await shop.hold(("A", 1), ttl_ms=60_000)
-    learned_ms, counted_ms = ledger._shard._clock or (0, 0)  # noqa: SLF001 the jump is made from inside
-    ledger._shard._clock = (learned_ms - 3_600_000, counted_ms)  # noqa: SLF001
+    (shard,) = ledger._shards  # noqa: SLF001 the jump is made from inside
+    learned_ms, counted_ms = shard._clock or (0, 0)  # noqa: SLF001
+    shard._clock = (learned_ms - 3_600_000, counted_ms)  # noqa: SLF001
     position = await shop.position("A")
 
     assert position.held == 1
@@ -173,7 +174,7 @@ async def test_a_look_at_a_doubtful_ledger_changes_nothing(shop: Shop, client: R
     await shop.hold(("A", 2), ttl_ms=1_000)
     shop.clock.now_ms += 1_000
     entries = client.xlen("{s0}:journal")
-    doubtful = Ledger(valkey_url, now_ms=shop.clock, refusal=lambda _run: "not compared")
+    doubtful = Ledger(valkey_url, now_ms=shop.clock, refusal=lambda _shard, _run: "not compared")
 
     assert (await Shop(doubtful, shop.clock).position("A")).available == 5
     assert client.xlen("{s0}:journal") == entries
@@ -237,7 +238,7 @@ async def test_a_reservation_has_a_limit_of_operations(shop: Shop) -> None:
     for _ in range(200):
         await shop.extend(held.id, 60_000)
 
-    assert await shop.extend(held.id, 60_000) == m.LimitReached("operations on a reservation", 200)
+    assert await shop.extend(held.id, 60_000) == m.OperationsLimit(200)
 
 
 async def test_operations_on_a_reacquired_reservation_live_on_with_it(shop: Shop, client: Redis) -> None:

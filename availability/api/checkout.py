@@ -8,7 +8,7 @@ from availability.api import examples, forms
 from availability.api.answer import Answer, ok
 from availability.api.edge import Edge
 from availability.api.endpoint import LARGE_BODY_BYTES_MAX, Call, Success, endpoint
-from availability.api.outcomes import REPLAY_HEADERS, SHARD, refusal, reservation_answer
+from availability.api.outcomes import REPLAY_HEADERS, refusal, reservation_answer
 from availability.api.problems import Fault, invalid, problem
 from availability.api.promising import Asked, AtpItem, View, atp_item
 from availability.api.reading import given_fields, idempotency_key, is_reservation_id
@@ -108,7 +108,10 @@ def _items(edge: Edge, asked: list[Asked], found: Positions) -> list[AtpItem]:
     body=forms.HoldForm,
     body_example={"lines": [{"sku": "SHOE-42", "quantity": 2, "location": "STORE-7"}], "ttl_seconds": 600},
     success=Success("Held", examples.RESERVATION, 201, REPLAY_HEADERS),
-    problems=("insufficient-stock", "unknown-sku", "unknown-location", "idempotency-key-reused"),
+    problems=(
+        *("insufficient-stock", "open-reservations-limit", "held-units-limit"),
+        *("unknown-sku", "unknown-location", "idempotency-key-reused"),
+    ),
 )
 async def hold(edge: Edge, call: Call[forms.HoldForm]) -> Answer:
     """Hold."""
@@ -151,7 +154,7 @@ async def reservation(edge: Edge, call: Call[None]) -> Answer:
     if is_reservation_id(identity):
         outcome = await edge.ledger.find(Find(identity, call.principal.client))
         if isinstance(outcome, Found) and outcome.id == identity and outcome.verb == "hold":
-            return ok(reservation_json(identity, SHARD, outcome.reservation))
+            return ok(reservation_json(identity, outcome.shard, outcome.reservation))
     return refusal(NotFound())
 
 
@@ -174,4 +177,4 @@ async def operation(edge: Edge, call: Call[None]) -> Answer:
     outcome = await edge.ledger.find(Find(operation_id(client, key), client))
     if isinstance(outcome, NotFound):
         return problem("unknown-operation", "nothing was done under this key so far; it is safe to try again with it")
-    return ok(OperationJson(key, outcome.verb, reservation_json(outcome.id, SHARD, outcome.reservation)))
+    return ok(OperationJson(key, outcome.verb, reservation_json(outcome.id, outcome.shard, outcome.reservation)))

@@ -284,4 +284,4 @@ async def _body(endpoint_: Endpoint, headers: Headers, receive: Receive) -> byte
 
 def too_large(bytes_max: int) -> Answer:
     """413, for a body or an item of one."""
-    return problem("too-large", f"at most {bytes_max} bytes are taken here")
+    return problem("too-large", f"at most {bytes_max} bytes are taken here", {"maximum_bytes": bytes_max})

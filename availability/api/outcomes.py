@@ -15,26 +15,31 @@ from ledger import (
     Counted,
     Done,
     Expired,
+    Finished,
     Found,
+    HeldUnitsLimit,
     Insufficient,
     JournalFull,
     KeyReused,
-    LimitReached,
     LocationList,
     LocationStored,
+    Looked,
     NotFound,
+    OpenReservationsLimit,
+    OperationsLimit,
     Overloaded,
     Positions,
     ReservationExpired,
     SafetyStockStored,
     Unavailable,
+    UnfinishedList,
     Unknown,
     UnknownLocation,
     UnknownSku,
+    Unpinned,
     WrongState,
 )
 
-SHARD: Final = 0
 RETRY_SOON_MS: Final = 1_000
 REPLAY_HEADERS: Final = ("Idempotency-Replayed",)
 """What ``reservation_answer`` may send beside the body."""
@@ -66,12 +71,18 @@ ANSWERS: Final[dict[type, Row]] = {
     ReservationExpired: _refused("reservation-expired"),
     NotFound: _refused("not-found"),  # unknown-operation where an operation was asked for
     KeyReused: _refused("idempotency-key-reused"),
-    LimitReached: _refused("limit-reached"),
+    OperationsLimit: _refused("operations-limit"),
+    OpenReservationsLimit: _refused("open-reservations-limit"),
+    HeldUnitsLimit: _refused("held-units-limit"),
     Applied: Row(200),
     Counted: Row(200),
     Positions: Row(200),
     Found: Row(200),
     Expired: Row(200),  # the keeper's: no call of the API has it
+    Looked: Row(200),  # this one and the next three are between the ledger's own shards
+    Unpinned: _refused("overloaded"),
+    Finished: Row(200),
+    UnfinishedList: Row(200),
     LocationStored: Row(200),
     SafetyStockStored: Row(200),
     LocationList: Row(200),
@@ -85,7 +96,7 @@ ANSWERS: Final[dict[type, Row]] = {
 
 def reservation_answer(status: int, outcome: str, done: Done) -> Answer:
     """The reservation as it is now, told apart when the operation was done before."""
-    shape = reservation_json(done.id, SHARD, done.reservation)
+    shape = reservation_json(done.id, done.shard, done.reservation)
     if done.replayed:
         return ok(shape, "replayed", status, _REPLAYED)
     return ok(shape, outcome, status)
@@ -160,9 +171,20 @@ def _key_reused(outcome: KeyReused, fingerprint: str) -> Told:
     return f"the key was used before with another {field}", {"errors": [fault]}
 
 
-def _limit_reached(outcome: LimitReached, _fingerprint: str) -> Told:
-    detail = f"there are {outcome.maximum} {outcome.limit} already, and no more are taken"
-    return detail, {"limit": outcome.limit, "maximum": outcome.maximum}
+def _operations_limit(outcome: OperationsLimit, _fingerprint: str) -> Told:
+    detail = f"the reservation has had {outcome.limit} operations, and takes no more"
+    return detail, {"limit": outcome.limit, "current": outcome.limit}
+
+
+def _open_reservations_limit(outcome: OpenReservationsLimit, _fingerprint: str) -> Told:
+    detail = f"this client has {outcome.current} open reservations and may have {outcome.limit}"
+    return detail, {"limit": outcome.limit, "current": outcome.current}
+
+
+def _held_units_limit(outcome: HeldUnitsLimit, _fingerprint: str) -> Told:
+    held, limit = outcome.current, outcome.limit
+    detail = f"this client holds {held} units and may hold {limit}: {outcome.requested} more are too many"
+    return detail, {"limit": limit, "current": held}
 
 
 _TOLD: Final[dict[type, Callable[[Any, str], Told]]] = {
@@ -173,5 +195,7 @@ _TOLD: Final[dict[type, Callable[[Any, str], Told]]] = {
     ReservationExpired: _expired,
     NotFound: _not_found,
     KeyReused: _key_reused,
-    LimitReached: _limit_reached,
+    OperationsLimit: _operations_limit,
+    OpenReservationsLimit: _open_reservations_limit,
+    HeldUnitsLimit: _held_units_limit,
 }

@@ -75,9 +75,13 @@ class ReservationExpiredProblem(Problem, frozen=True, kw_only=True):
     expired_at: str
 
 
-class LimitReachedProblem(Problem, frozen=True, kw_only=True):
-    limit: Annotated[str, Meta(description="what there may be no more of")]
-    maximum: int
+class LimitProblem(Problem, frozen=True, kw_only=True):
+    limit: Annotated[int, Meta(description="how many there may be")]
+    current: Annotated[int, Meta(description="how many there are")]
+
+
+class TooLarge(Problem, frozen=True, kw_only=True):
+    maximum_bytes: Annotated[int, Meta(description="the most that is taken here")]
 
 
 class NotReady(Problem, frozen=True, kw_only=True):
@@ -114,12 +118,26 @@ PROBLEMS: dict[str, Kind] = {
         InsufficientStock,
         {"lines": [ShortLineJson(1, "SHOE-42", "STORE-7", 2, 1, "low")]},
     ),
-    "limit-reached": Kind(
+    "operations-limit": Kind(
         409,
-        "There may be no more of this",
+        "The reservation has had as many operations as it may have",
         "never",
-        LimitReachedProblem,
-        {"limit": "operations on a reservation", "maximum": 200},
+        LimitProblem,
+        {"limit": 200, "current": 200},
+    ),
+    "open-reservations-limit": Kind(
+        409,
+        "The client has as many open reservations as it may have",
+        "later",
+        LimitProblem,
+        {"limit": 1_000_000, "current": 1_000_000},
+    ),
+    "held-units-limit": Kind(
+        409,
+        "The client would hold more units than it may",
+        "later",
+        LimitProblem,
+        {"limit": 10_000_000, "current": 9_999_999},
     ),
     "wrong-state": Kind(
         409,
@@ -135,7 +153,7 @@ PROBLEMS: dict[str, Kind] = {
         ReservationExpiredProblem,
         {"expired_at": "2026-11-23T10:10:00.000Z"},
     ),
-    "too-large": Kind(413, "The body is too large", "never"),
+    "too-large": Kind(413, "The body is too large", "never", TooLarge, {"maximum_bytes": 65_536}),
     "unsupported-media-type": Kind(415, "The body is not application/json", "never"),
     "idempotency-key-reused": Kind(
         422,

@@ -21,6 +21,7 @@ from availability.feeds.decoding import to_ms
 from ledger import (
     Cancel,
     Commit,
+    CommitOutcome,
     Done,
     Extend,
     Move,
@@ -38,7 +39,7 @@ Form = TypeVar("Form", bound=Struct)
 Named = tuple[str, str, str, str]
 """The first four fields of an operation on a reservation: its id, fingerprint, client and reservation."""
 
-_PROBLEMS: Final = ("not-found", "wrong-state", "limit-reached", "idempotency-key-reused")
+_PROBLEMS: Final = ("not-found", "wrong-state", "operations-limit", "idempotency-key-reused")
 _PROBLEMS_OF_HOLDS: Final = (*_PROBLEMS, "reservation-expired")
 
 
@@ -72,7 +73,7 @@ async def extend(edge: Edge, call: Call[forms.ExtendForm]) -> Answer:
     body=forms.CommitForm,
     body_example={"order_id": "ORDER-1001"},
     success=Success("The reservation", examples.COMMITTED, headers=REPLAY_HEADERS),
-    problems=(*_PROBLEMS_OF_HOLDS, "insufficient-stock"),
+    problems=(*_PROBLEMS_OF_HOLDS, "insufficient-stock", "open-reservations-limit"),
 )
 async def commit(edge: Edge, call: Call[forms.CommitForm]) -> Answer:
     """Commit."""
@@ -239,7 +240,7 @@ def _occurred_at_ms(form: forms.FulfilmentForm) -> int | None:
     return None if form.occurred_at is None else to_ms(form.occurred_at)
 
 
-def _done(outcome_word: str, told: str, outcome: MoveOutcome) -> Answer:
+def _done(outcome_word: str, told: str, outcome: CommitOutcome | MoveOutcome) -> Answer:
     if isinstance(outcome, Done):
         return reservation_answer(200, outcome_word, outcome)
     return refusal(outcome, told)

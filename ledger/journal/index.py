@@ -23,6 +23,8 @@ ENTRIES_MIN, ENTRIES_MAX = 16, 2_048
 NOT_OF_RESERVATIONS = frozenset({"apply", "count", "put_location", "put_safety_stock", "overcommitted"})
 """Verbs whose record is not a reservation."""
 
+CLAIMED = ("held", "committed", "picked")
+
 logger = logging.getLogger(__name__)
 
 _DECODER = msgspec.msgpack.Decoder(Reservation)
@@ -87,7 +89,7 @@ class _Change:
     placed: bool = False
     left: set[SkuAt] = field(default_factory=set)
     is_new: bool = False
-    claimed: bool = False
+    claims: bool = False
 
 
 @dataclass
@@ -119,9 +121,10 @@ def rows_of(shard: int, entries: Iterable[JournalEntry]) -> _Rows:
                 continue
             change = changes.setdefault(operation.subject, _Change(place, operation))
             change.place, change.operation = place, operation
-            change.is_new = change.is_new or operation.verb == "hold"
-            # A commit that reacquires claims anew what had expired.
-            change.claimed = change.claimed or any(moved.from_bucket == "expired" for moved in operation.movements)
+            taken_from = {moved.from_bucket for moved in operation.movements if moved.to_bucket in CLAIMED}
+            # A hold over several shards claims its units before it is sealed as one, which moves nothing.
+            change.is_new = change.is_new or (operation.verb in ("hold", "prepare") and "available" in taken_from)
+            change.claims = change.claims or not taken_from.isdisjoint(("available", "expired"))
             if operation.verb in ("hold", "move"):
                 change.placed = True
                 # A move's movements come in pairs: out of the bucket at the old place, into it at the new one.
@@ -158,7 +161,7 @@ def _add_rows(rows: _Rows, shard: int, change: _Change) -> None:
         rows.lines += [(client, sku, location, at_ms, id_) for sku, location in here]
         rows.left += [(client, sku, location, at_ms, id_) for sku, location in change.left - here]
     claimed = {(line.sku, line.location) for line in reservation.lines if line.held or line.committed or line.picked}
-    if change.placed or change.claimed:
+    if change.claims:
         rows.claims += [(client, sku, location, at_ms, id_) for sku, location in claimed]
     if not change.is_new:
         known = {(line.sku, line.location) for line in reservation.lines} | change.left

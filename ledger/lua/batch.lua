@@ -1,7 +1,8 @@
 -- The library's two functions: a batch of operations, decided in order, written at once.
 --
 -- KEYS: the shard's key, which carries its hash tag.  ARGV: one msgpack array
---   {now_ms or 0, expected_ms or 0, epoch or 0, backlog_entries_max, low_stock, {operation, ...}, look_only}
+--   {now_ms or 0, expected_ms or 0, epoch or 0, backlog_entries_max, low_stock, {operation, ...}, look_only,
+--    client_open_reservations_max, client_held_units_max}
 -- With look_only what is overdue counts as ended in the answers, and nothing is written.
 -- Replies one msgpack array {epoch, now_ms, clock_jumped, {outcome, ...}}, or an error whose first word is
 --   EPOCH     the caller belongs to another generation of the ledger; nothing was done

@@ -1,23 +1,5 @@
 -- Turn held units into an order's; with `reacquire`, claim the units of an expired hold anew if they are there.
 
-local function reacquire(reservation, taken, movements)
-  local needed, short, more_due = {}, {}, false
-  for _, part in ipairs(taken) do
-    local line, wanted = part[1], part[3]
-    local position = position_at(line[SKU], line[LOCATION])
-    local left = left_at(position, needed)
-    if left < wanted then
-      more_due = more_due or position.more_due
-      short[#short + 1] = {part[4], line[SKU], line[LOCATION], wanted, left, stock_status(left, position.held)}
-    else
-      needed[position] = (needed[position] or 0) + wanted
-    end
-  end
-  if #short > 0 then return more_due and BUSY or '\146' .. encode('insufficient', short) end
-  for _, part in ipairs(taken) do move_units(part[1], EXPIRED, COMMITTED, part[3], 'reacquire', movements) end
-  reservation.revived = true   -- the records of its operations must live on with it
-end
-
 verbs.commit = function(op)
   local order_id, wants_reacquire, lines = op[6], op[7], op[8]
   return operate('commit', op, function(reservation, movements)
@@ -30,11 +12,10 @@ verbs.commit = function(op)
       if is_backlog_full() then return JOURNAL_FULL end
       local taken = units_to_take(reservation, lines, {EXPIRED})
       if not taken then return wrong_state(reservation) end
-      refusal = reacquire(reservation, taken, movements)
+      refusal = reacquire(reservation, taken, COMMITTED, movements)
     else
       refusal = nothing_to_take(reservation)
     end
-    if refusal then return refusal end
-    reservation.order_id = order_id
-  end)
+    return refusal
+  end, function(reservation) reservation.order_id = order_id end)
 end

@@ -3,7 +3,7 @@
 
 local WINDOW_EVENTS_MAX = 512       -- more than this and the oldest fold into the base ...
 local WINDOW_EVENTS_KEPT = 384      -- ... down to this many
-local WINDOW_EVENTS_LAST = 4096     -- but events of one and the same time wait for each other up to here
+local WINDOW_EVENTS_LAST = 4096     -- but events of one and the same time wait for each other up to here; no more of it
 local WINDOW_MS = 48 * 3600000      -- and so does what was received longer ago
 local WINDOW_SLACK_MS = 3600000     -- at most once an hour
 
@@ -104,7 +104,9 @@ end
 local function compact(window)
   local meta = window.meta
   local aged = meta.oldest_received_ms < now_ms - WINDOW_MS - WINDOW_SLACK_MS
-  if meta.count <= WINDOW_EVENTS_MAX and not aged then return end
+  -- What is left after the horizon came to just before the newest time is all of that time, and waits.
+  local is_of_one_time = meta.horizon_ms >= meta.newest_ms - 1 and meta.count <= WINDOW_EVENTS_LAST
+  if (meta.count <= WINDOW_EVENTS_MAX or is_of_one_time) and not aged then return end
   load_all(window)
   local order = in_order(window)
   if #order > WINDOW_EVENTS_MAX then
@@ -251,6 +253,9 @@ local function converge(fields, by_person, movements)
   if seen then
     if same_event(seen, event) then return 'duplicate', nil, position end
     return 'quarantined', 'conflict', position
+  end
+  if window.meta.count >= WINDOW_EVENTS_LAST and event[OCCURRED] == window.meta.newest_ms then
+    return 'quarantined', 'window-full', position
   end
   local outcome, reason = judge(position, window, event, key, id, fields[15], movements)
   if outcome == 'quarantined' then return outcome, reason, position end

@@ -32,9 +32,8 @@ local function write_deadlines(position)
   end
   if #added > 0 then call_in_portions('ZADD', prefix .. 'held:' .. position.place, added, 2) end
   if #removed > 0 then call_in_portions('ZREM', prefix .. 'held:' .. position.place, removed, 1) end
-  -- One that is past is only a bound: the keeper may have found it empty, and looks for a later deadline than this call's.
-  local is_past = #added > 0 and position.soonest_written_ms <= now_ms
-  if position.soonest_ms > 0 and (is_past or position.soonest_ms ~= position.soonest_written_ms) then
+  -- What is past may have been corrected in `deadlines`, so that it is not there any more.
+  if position.soonest_ms > 0 and (position.soonest_ms ~= position.soonest_written_ms or position.soonest_ms <= now_ms) then
     call('ZADD', prefix .. 'deadlines', 'LT', position.soonest_ms, position.place)
   end
 end
@@ -91,7 +90,7 @@ local function write_records()
   for _, record in pairs(records) do
     if record and record.dirty then
       local key = prefix .. 'op:' .. record.id
-      if record.verb ~= 'hold' or is_live(record) then
+      if record.verb ~= 'hold' or is_live(record) or (record.span and not record.forgotten) then
         live[#live + 1], live[#live + 2] = key, packed_of(record)
       else
         call('SET', key, packed_of(record), 'PX', READABLE_MS)
@@ -101,19 +100,40 @@ local function write_records()
   for i = 1, #live, ARGUMENTS_MAX do call('MSET', unpack(live, i, min(i + ARGUMENTS_MAX - 1, #live))) end
   for _, record in pairs(records) do
     if record and record.dirty and record.verb == 'hold' then
-      if not is_live(record) then let_operations_end(record) end
+      if not is_live(record) and (record.forgotten or not record.span) then let_operations_end(record) end
       if record.revived then let_operations_live(record) end
     end
   end
 end
 
+-- What the coordinators of changes over several shards leave each other: no promise hangs on it, so no entry tells of it.
+local function write_coordination()
+  for id in pairs(gone) do
+    if not records[id] then call('DEL', prefix .. 'op:' .. id) end
+  end
+  for id, token in pairs(locks) do
+    if token then call('SET', prefix .. 'lock:' .. id, token, 'PX', LOCK_MS) else call('DEL', prefix .. 'lock:' .. id) end
+  end
+  for id, at_ms in pairs(marks) do
+    if at_ms then call('ZADD', prefix .. 'spanning', at_ms, id) else call('ZREM', prefix .. 'spanning', id) end
+  end
+end
+
+local function write_clients()
+  for _, client in pairs(clients) do
+    if client.dirty and client.open > 0 then call('SET', client.key, encode({client.open, client.held}))
+    elseif client.dirty then call('DEL', client.key) end
+  end
+end
+
 local function flush()
-  if #journal == 0 then return correct_deadlines() end
   local after = {}
   collect_positions(after)
-  local entry = entry_of(after)
-  call('XADD', prefix .. 'journal', ('%.0f-%.0f'):format(epoch, seq), 'e', entry)
-  call('SET', prefix .. 'shard', encode({epoch, seq, now_ms}))
+  if #journal > 0 then
+    local entry = entry_of(after)
+    call('XADD', prefix .. 'journal', ('%.0f-%.0f'):format(epoch, seq), 'e', entry)
+    call('SET', prefix .. 'shard', encode({epoch, seq, now_ms}))
+  end
   correct_deadlines()
   for _, sku in pairs(skus) do
     if #sku.fields > 0 then call_in_portions('HSET', sku.key, sku.fields, 2) end
@@ -124,6 +144,8 @@ local function flush()
   end
   write_shortages()
   write_records()
+  write_coordination()
+  write_clients()
   for _, window in pairs(windows) do write_window(window) end
   for id, place in pairs(places) do
     if place and place.dirty then call('HSET', prefix .. 'locations', id, encode_location(place)) end

@@ -1,7 +1,5 @@
 -- Hold units for a buyer, once: every line is granted (mode all) or as much as there is (mode available).
 
-local CALL_LINES_MAX = 100
-
 -- Where a line without a location may come from, best first: enabled locations that have the SKU.
 local function candidates_of(sku_name, strategy, near)
   local found = {}
@@ -33,9 +31,10 @@ local function candidates_of(sku_name, strategy, near)
 end
 
 -- A plan says which positions give how much to which line; nothing is changed before the whole plan stands.
-local function new_plan() return {taken = {}, parts = {}, short = {}, more_due = false} end
+local function new_plan() return {units = 0, taken = {}, parts = {}, short = {}, more_due = false} end
 
 local function take(plan, number, position, quantity)
+  plan.units = plan.units + quantity
   plan.taken[position] = (plan.taken[position] or 0) + quantity
   local parts = plan.parts[number] or {}
   parts[#parts + 1] = {position = position, location = position.location, quantity = quantity}
@@ -143,10 +142,6 @@ local function unknown_in(lines)
   end
 end
 
-local function line_of(sku, location, quantity, requested)
-  return {sku, location, quantity, requested, quantity, 0, 0, 0, 0, 0, 0, 0, floor(now_ms / DAY_MS)}
-end
-
 verbs.hold = function(op)
   local id, fingerprint, client, lines, ttl_ms, mode = op[2], op[3], op[4], op[5], op[6], op[7]
   local channel, customer, strategy, max_splits, near = op[8], op[9], op[10], op[11], op[12]
@@ -167,6 +162,9 @@ verbs.hold = function(op)
     return '\146' .. encode('insufficient') .. array_header(#short) .. table.concat(short)
   end
 
+  local refused = over_limit(client, 1, plan.units)
+  if refused then return refused end
+
   local granted, movements = {}, {}
   for number, asked in ipairs(lines) do
     local parts = plan.parts[number] or {{location = asked[3] or '', quantity = 0}}
@@ -184,7 +182,7 @@ verbs.hold = function(op)
   local reservation = {
     id = id, verb = 'hold', client = client, fingerprint = fingerprint, created_at_ms = now_ms,
     expires_at_ms = now_ms + whole(ttl_ms, 1, 86400000), channel = channel, customer = customer,
-    operations = {}, lines = granted,
+    operations = {}, lines = granted, open_counted = 0, held_counted = 0,
   }
   records[id] = reservation
   set_deadlines(reservation)

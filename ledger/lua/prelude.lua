@@ -13,10 +13,14 @@ local STATES = {
 }
 local ENDINGS = {SHIPPED, RETURNED, CANCELLED, RELEASED, EXPIRED}
 
+-- Fields of a reservation's span (Span in messages.py).
+local SHARDS, NUMBERS, SEALED, TOKEN, INTENT, PINNED_UNTIL = 1, 2, 3, 4, 5, 6
+
 -- Fields of a location (Location in messages.py).
 local PLACE_AUTHORITY, PLACE_LAT, PLACE_LON, PLACE_PRIORITY, PLACE_ENABLED = 4, 5, 6, 7, 8
 
 local DUE_MAX = 2000               -- overdue reservations ended per call: about 20 ms
+local OVERDUE_PLACES_MAX = 100     -- positions looked at per call for what is overdue anywhere
 local OPERATIONS_MAX = 200         -- operations on one reservation: its record names them all
 local JOURNAL_TAIL = 1000          -- entries that the journaler leaves in the stream
 local READABLE_MS = 24 * 3600000   -- how long an ended reservation can still be read
@@ -29,8 +33,10 @@ local verbs = {}
 -- library is loaded.
 local call, encode, decode, floor, max, min
 local prefix, now_ms, clock_jumped, epoch, seq, backlog_entries_max, low_stock
-local skus, records, windows, places
-local journal, deadlines, counts, backlog_full, due_left, look_only
+local client_open_reservations_max, client_held_units_max
+local skus, records, windows, places, clients
+local locks, marks, gone, part
+local journal, deadlines, counts, backlog_full, due_left, overdue_left, look_only
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Keys (ledger/README.md lists type, fields, writer and life of each)
@@ -40,6 +46,10 @@ local function escaped(text)
     text = text:gsub('[%%:{}]', function(c) return ('%%%02X'):format(c:byte()) end)
   end
   return text
+end
+
+local function unescaped(text)
+  return (text:gsub('%%(%x%x)', function(hex) return string.char(tonumber(hex, 16)) end))
 end
 
 local function whole(value, low, high)
@@ -125,8 +135,31 @@ end
 -- Reservations, and the records of other operations, under one kind of key
 
 local function encode_reservation(r)
-  return '\156' .. encode('hold', r.client, r.fingerprint, r.created_at_ms, r.expires_at_ms, r.order_id, r.channel,
-    r.customer, r.epoch, r.seq, r.operations, r.lines)
+  return '\157' .. encode('hold', r.client, r.fingerprint, r.created_at_ms, r.expires_at_ms, r.order_id, r.channel,
+    r.customer, r.epoch, r.seq, r.operations, r.lines, r.span)
+end
+
+-- What a reservation counts for at its client: 1 if it is open, else 0, and its held units.
+local function claims_of(reservation)
+  local lines, held, others = reservation.lines, 0, 0
+  for i = 1, #lines do
+    local line = lines[i]
+    held, others = held + line[HELD], others + line[COMMITTED] + line[PICKED]
+  end
+  return held + others > 0 and 1 or 0, held
+end
+
+-- The open reservations and held units of a client in this shard.
+local function client_of(name)
+  local client = clients[name]
+  if not client then
+    local key = prefix .. 'client:' .. escaped(name)
+    local packed = call('GET', key)
+    local n = packed and decode(packed) or {0, 0}
+    client = {key = key, open = n[1], held = n[2]}
+    clients[name] = client
+  end
+  return client
 end
 
 -- The record of an operation: a reservation (verb 'hold'), or {verb, client, fingerprint, reservation}; nil if none.
@@ -140,8 +173,9 @@ local function record_of(id)
         record = {
           id = id, verb = 'hold', client = fields[2], fingerprint = fields[3], created_at_ms = fields[4],
           expires_at_ms = fields[5], order_id = fields[6], channel = fields[7], customer = fields[8],
-          epoch = fields[9], seq = fields[10], operations = fields[11], lines = fields[12], packed = packed,
+          epoch = fields[9], seq = fields[10], operations = fields[11], lines = fields[12], span = fields[13], packed = packed,
         }
+        record.open_counted, record.held_counted = claims_of(record)
       else
         record = {id = id, verb = fields[1], client = fields[2], fingerprint = fields[3], reservation = fields[4]}
       end
@@ -190,6 +224,12 @@ local function move_units(line, from, to, quantity, reason, movements)
   movements[#movements + 1] = {line[SKU], line[LOCATION], STATES[from], STATES[to], quantity, reason}
 end
 
+-- When a reservation's held units end; not while a change of the whole is under way on several shards.
+local function deadline_of(reservation)
+  if reservation.span then return max(reservation.expires_at_ms, reservation.span[PINNED_UNTIL]) end
+  return reservation.expires_at_ms
+end
+
 local function set_deadline(position, id, deadline_ms)
   position.deadlines = position.deadlines or {}
   position.deadlines[id] = deadline_ms
@@ -208,29 +248,54 @@ local function set_deadlines(reservation)
     end
   end
   for position, quantity in pairs(held_at) do
-    set_deadline(position, reservation.id, quantity > 0 and reservation.expires_at_ms or false)
+    set_deadline(position, reservation.id, quantity > 0 and deadline_of(reservation) or false)
   end
 end
 
--- Stamps the reservation with this call's receipt and writes the operation into the journal entry.
+-- Brings the client's counts to what the reservation has now, from what is counted of it so far.
+local function count_claims(reservation)
+  local open, held = claims_of(reservation)
+  local more_open, more_held = open - reservation.open_counted, held - reservation.held_counted
+  if more_open == 0 and more_held == 0 then return end
+  local client = client_of(reservation.client)
+  client.open, client.held, client.dirty = client.open + more_open, client.held + more_held, true
+  reservation.open_counted, reservation.held_counted = open, held
+end
+
+-- Stamps the reservation with this call's receipt and writes the operation into the journal entry. Every change of a
+-- reservation ends here, so its client's counts cannot drift from it.
 local function record_change(verb, reservation, operation_id, fingerprint, client, movements)
+  count_claims(reservation)
   reservation.epoch, reservation.seq, reservation.dirty = epoch, seq, true
   reservation.packed = encode_reservation(reservation)
   journal[#journal + 1] = '\151' .. encode(verb, reservation.id, client, operation_id, fingerprint)
     .. reservation.packed .. encode(movements)
 end
 
-local function expire_reservation(reservation)
+-- Ends what is held of a reservation, as released or expired. Of a claim that was never sealed nothing stays.
+local function end_held(reservation, ending, verb)
   local movements = {}
   for _, line in ipairs(reservation.lines) do
-    if line[HELD] > 0 then move_units(line, HELD, EXPIRED, line[HELD], 'expire', movements) end
+    if line[HELD] > 0 then move_units(line, HELD, ending, line[HELD], verb, movements) end
   end
   set_deadlines(reservation)
-  record_change('expire', reservation, '', '', reservation.client, movements)
+  record_change(verb, reservation, '', '', reservation.client, movements)
+end
+
+local function drop(reservation, ending)
+  end_held(reservation, ending, reservation.span[SEALED] and 'release' or 'drop')
+  records[reservation.id], gone[reservation.id], marks[reservation.id] = false, true, false
+end
+
+local function expire_reservation(reservation)
+  local span = reservation.span
+  if span and not span[SEALED] then return drop(reservation, EXPIRED) end
+  end_held(reservation, EXPIRED, 'expire')
+  if span and not is_live(reservation) then marks[reservation.id] = now_ms + READABLE_MS end
 end
 
 local function is_overdue(reservation)
-  return reservation.expires_at_ms <= now_ms and units(reservation, HELD) > 0
+  return deadline_of(reservation) <= now_ms and units(reservation, HELD) > 0
 end
 
 -- The earliest deadline among the holds at a position that outlive this call, or nil.
@@ -259,8 +324,30 @@ local function settle(position)
     local reservation = record_of(id)
     if reservation and is_overdue(reservation) then expire_reservation(reservation) end
   end
-  -- Holds of this very call are not among the deadlines yet; theirs come on top in `set_deadline`.
-  if not position.more_due then position.soonest_ms = next_expiry(position) or 0 end
+  if position.more_due then return end
+  -- Deadlines that this very call has set are not on the server yet; later ones come on top in `set_deadline`.
+  position.soonest_ms = next_expiry(position) or 0
+  for _, deadline_ms in pairs(position.deadlines or {}) do
+    if deadline_ms and (position.soonest_ms == 0 or deadline_ms < position.soonest_ms) then
+      position.soonest_ms = deadline_ms
+    end
+  end
+end
+
+-- Ends what is overdue anywhere in the shard, up to some `reservations_max`; whether more wait.
+local function settle_all(reservations_max)
+  local before, more = #journal, false
+  local overdue = call('ZRANGEBYSCORE', prefix .. 'deadlines', '-inf', now_ms, 'LIMIT', 0, OVERDUE_PLACES_MAX)
+  for _, place in ipairs(overdue) do
+    if #journal - before >= reservations_max then more = true break end
+    local sku, location = place:match('^(.*):(.*)$')
+    local position = position_at(unescaped(sku), unescaped(location))
+    settle(position)
+    -- A deadline that is still due stays in front. Never later than the position's own idea of the next, or a hold that
+    -- ends between the two would not be written here.
+    if position.more_due then more = true else deadlines[place] = position.soonest_ms > 0 and position.soonest_ms end
+  end
+  return more or #overdue == OVERDUE_PLACES_MAX
 end
 
 -- What a position can still promise, overdue holds ended first, with the units of `taken` set aside.
@@ -276,7 +363,7 @@ local function reservation_of(id, client)
   local reservation = record_of(id)
   if not reservation or reservation.verb ~= 'hold' or reservation.client ~= client then return nil end
   if is_overdue(reservation) then expire_reservation(reservation) end
-  return reservation
+  return records[id] or nil
 end
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -289,10 +376,28 @@ end
 
 local NOT_FOUND = '\145\169not-found'
 local BUSY = '\145\164busy'
+local UNPINNED = '\145\168unpinned'
+local FINISHED = '\145\168finished'
 local JOURNAL_FULL = '\145\172journal-full'
 
 local function done(replayed, reservation)
   return '\148' .. encode('done', replayed, reservation.id) .. reservation.packed
+end
+
+-- The refusal of `opened` more reservations and `held` more units of a client, or nil. What is overdue and was not ended
+-- yet is no claim any more: it is ended before anybody is refused for it, in the next calls if it is too much for one.
+local function over_limit(name, opened, held)
+  local client = client_of(name)
+  local too_many_open = client.open + opened > client_open_reservations_max
+  local too_many_held = held > 0 and client.held + held > client_held_units_max
+  if not (too_many_open or too_many_held) then return nil end
+  if overdue_left == nil then
+    overdue_left = settle_all(DUE_MAX)
+    return over_limit(name, opened, held)
+  end
+  if overdue_left then return BUSY end
+  if too_many_open then return '\147' .. encode('open-reservations-limit', client_open_reservations_max, client.open) end
+  return '\148' .. encode('held-units-limit', client_held_units_max, client.held, held)
 end
 
 local function key_reused(record) return '\146' .. encode('key-reused', record.fingerprint) end
@@ -339,18 +444,23 @@ end
 
 -- Runs one verb on a reservation: replay, ownership, the verb's own rule, then the record of the operation.
 -- `apply(reservation, movements)` makes the change and returns nil, or changes nothing and returns a refusal.
-local function operate(verb, op, apply)
+-- `stamp(reservation)` sets what every part of a reservation over several shards has of it.
+local function operate(verb, op, apply, stamp)
   local id, fingerprint, client, target = op[2], op[3], op[4], op[5]
   local before = answered_before(id, fingerprint)
   if before then return before end
   local reservation = reservation_of(target, client)
   if not reservation then return NOT_FOUND end
   if #reservation.operations >= OPERATIONS_MAX then
-    return '\147' .. encode('limit-reached', 'operations on a reservation', OPERATIONS_MAX)
+    return '\146' .. encode('operations-limit', OPERATIONS_MAX)
   end
-  local movements = {}
-  local refusal = apply(reservation, movements)
+  local span, movements = reservation.span, {}
+  if span and not (part and part.token == span[TOKEN]) then return UNPINNED end
+  local refusal
+  if not span or part.takes then refusal = apply(reservation, movements) end
   if refusal then return refusal end
+  if stamp then stamp(reservation) end
+  if span then span[TOKEN], span[INTENT], span[PINNED_UNTIL] = '', '', 0 end
   reservation.operations[#reservation.operations + 1] = id
   set_deadlines(reservation)
   record_change(verb, reservation, id, fingerprint, client, movements)
@@ -406,14 +516,17 @@ end
 
 -- Starts a call; the operations, or nil when the caller belongs to another epoch.
 local function begin(shard_key, argument)
-  due_left = DUE_MAX
+  due_left, overdue_left = DUE_MAX, nil
   call, encode, decode = redis.call, cmsgpack.pack, cmsgpack.unpack
   floor, max, min = math.floor, math.max, math.min
   prefix = shard_key:match('^{s%d+}:')
   assert(prefix, 'the shard key has no hash tag')
-  skus, records, windows, places, journal, deadlines, counts, backlog_full = {}, {}, {}, {}, {}, {}, {}, nil
+  skus, records, windows, places, clients = {}, {}, {}, {}, {}
+  journal, deadlines, counts, backlog_full = {}, {}, {}, nil
+  locks, marks, gone, part = {}, {}, {}, nil
   local given_ms, expected_ms, caller_epoch, operations
-  given_ms, expected_ms, caller_epoch, backlog_entries_max, low_stock, operations, look_only = unpack(decode(argument))
+  given_ms, expected_ms, caller_epoch, backlog_entries_max, low_stock, operations, look_only,
+    client_open_reservations_max, client_held_units_max = unpack(decode(argument))
   local packed = call('GET', shard_key)
   local shard = packed and decode(packed) or {1, 0, 0}
   if caller_epoch ~= 0 and caller_epoch ~= shard[1] then return nil end
