@@ -1,37 +1,16 @@
-"""What the ledger promises, verb by verb, on both ledgers: the plain rules and the Lua on a real server."""
+"""What the ledger promises, verb by verb: by the plain rules, and by the Lua on a server and on a cluster of three."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from ledgers import START_MS, Clock, Shop, counts
+from ledgers import START_MS, Shop, counts
 
 from ledger import messages as m
 from ledger.identity import event_key
-from ledger.rules import RulesLedger
-from ledger.store import Ledger
 
 pytestmark = pytest.mark.anyio
 
 HELD_ALLOWS = ["commit", "extend", "release", "move"]
-
-
-@pytest.fixture(params=["rules", "server"])
-def server_url(request: pytest.FixtureRequest) -> str | None:
-    """Where the ledger is, or None for the plain rules."""
-    url: str | None = request.getfixturevalue("valkey_url") if request.param == "server" else None
-    return url
-
-
-@pytest.fixture
-async def shop(server_url: str | None) -> AsyncIterator[Shop]:
-    """A shop with one open location, S1."""
-    clock = Clock()
-    ledger = Ledger(server_url, now_ms=clock) if server_url else RulesLedger(clock)
-    shop = Shop(ledger, clock)
-    await shop.open()
-    yield shop
-    await ledger.close()
 
 
 # --- the keeper -------------------------------------------------------------------------------------------------
