@@ -95,6 +95,7 @@ class Concerned(NamedTuple):
 
 SkuAt = tuple[str, str]
 NOBODY = Concerned(Claims([], 0), complete=True)
+NOT_ASKED = Concerned(Claims([], 0), complete=False)
 
 _ENCODER = msgspec.json.Encoder()
 _OVERCOMMITTED = msgspec.msgpack.Decoder(Overcommitted)
@@ -184,7 +185,7 @@ def _of_overcommitted(
     [position] = [after.position for after in entry.positions if (after.sku, after.location) == (sku, location)]
     shown = position_json(sku, location, position, now_ms=entry.at_ms, stale_after_ms=stale_after_ms)
     # Once it is over nobody is concerned any more.
-    claims, complete = concerned[sku, location] if told.quantity else NOBODY
+    claims, complete = concerned.get((sku, location), NOT_ASKED) if told.quantity else NOBODY
     data = OvercommittedData(
         **structs.asdict(shown),
         overcommitted=told.quantity,
