@@ -160,7 +160,8 @@ class StockEvent(Record, frozen=True):
     """A fact about stock, from a feed. ``key`` is derived from ``source`` and ``id`` (``ledger.identity``).
 
     ``reverses`` is the key of an earlier event of the source that never happened; the numbers are then the source's
-    own account of it and have no effect themselves.
+    own account of it and have no effect themselves. The ``reference`` of a shipment (units of on_hand that leave) makes
+    it one fact with what the ledger shipped of that line itself; elsewhere it is only kept.
     """
 
     key: str
@@ -338,6 +339,13 @@ class Read(Record, frozen=True, tag="read"):
     items: list[ReadItem]
 
 
+class Views(Record, frozen=True, tag="views"):
+    """What sources other than the authority say of a SKU, at one location or, with None, at all of them."""
+
+    sku: str
+    location: str | None = None
+
+
 class Find(Record, frozen=True, tag="find"):
     """An operation or a reservation by its id, if it is this client's."""
 
@@ -464,7 +472,9 @@ class Unfinished(Record, frozen=True, tag="unfinished"):
 
 
 Coordination = Look | Prepare | Seal | Drop | Reclaim | Part | Finish | Forget | Unfinished
-Operation = Verb | Expire | Apply | Count | Read | Find | PutLocation | PutSafetyStock | Locations | Coordination
+Operation = (
+    Verb | Expire | Apply | Count | Read | Views | Find | PutLocation | PutSafetyStock | Locations | Coordination
+)
 
 # --- outcomes: what the ledger answers --------------------------------------------------------------------------
 
@@ -600,6 +610,27 @@ class Positions(Record, frozen=True, tag="positions"):
     items: list[ItemPositions]
 
 
+class View(Record, frozen=True):
+    """The newest snapshot of a source that is not the location's authority: it was told, and changed nothing.
+
+    ``on_hand`` is the position's, None while no event of a believed source was ever applied there.
+    """
+
+    location: str
+    source: str
+    quantity: int
+    as_of_ms: int
+    sequence: int | None
+    id: str
+    on_hand: int | None
+
+
+class ViewList(Record, frozen=True, tag="view-list"):
+    """Views by location, then by source."""
+
+    views: list[View]
+
+
 class Found(Record, frozen=True, tag="found"):
     """The operation ``verb`` and the reservation that it was done to, as it is now."""
 
@@ -691,6 +722,7 @@ Outcome = (
     | Applied
     | Counted
     | Positions
+    | ViewList
     | Found
     | Expired
     | LocationStored
@@ -728,9 +760,9 @@ class JournalOperation(Record, frozen=True):
 
     ``subject`` is the reservation's id, ``sku@location`` or the location's id; ``operation_id`` and ``fingerprint``
     are the operation's own. ``body`` is the record after it: a ``Reservation`` for the verbs and ``expire``, a
-    ``StockEvent`` for ``apply``, a ``Location`` for ``put_location``, the ``EventResult`` list for ``count``, a
-    ``SafetyStock`` for ``put_safety_stock``, an ``Overcommitted`` for ``overcommitted``, which is nobody's: the ledger
-    itself found that.
+    ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for ``put_location``, the ``EventResult`` list for
+    ``count``, a ``SafetyStock`` for ``put_safety_stock``, an ``Overcommitted`` for ``overcommitted``, which is
+    nobody's: the ledger itself found that.
     """
 
     verb: str

@@ -48,11 +48,11 @@ REFUSAL_OF_OLD_MIGRATION = "the shard's slot is being moved key by key: nothing 
 MOVES_MAX = 5
 """Servers that one call follows the shard to, when each names another."""
 FREEING = (
-    *(m.Release, m.Expire, m.Ship, m.Cancel, m.Read, m.Find, m.Locations),
+    *(m.Release, m.Expire, m.Ship, m.Cancel, m.Read, m.Views, m.Find, m.Locations),
     *(m.Look, m.Drop, m.Finish, m.Forget, m.Unfinished),
 )
 """What goes on when the server is out of memory: it gives memory back, or only looks."""
-LOOKING = (m.Read, m.Locations)
+LOOKING = (m.Read, m.Views, m.Locations)
 """What goes on when nothing may be changed. Not Find: a ledger that lost something must not say "surely not done"."""
 
 

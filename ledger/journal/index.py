@@ -20,7 +20,7 @@ OPERATIONS = 4_096
 """About as many are taken at once: many changes of one reservation are then one change of its row."""
 ENTRIES_MIN, ENTRIES_MAX = 16, 2_048
 
-NOT_OF_RESERVATIONS = frozenset({"apply", "count", "put_location", "put_safety_stock", "overcommitted"})
+NOT_OF_RESERVATIONS = frozenset({"apply", "view", "count", "put_location", "put_safety_stock", "overcommitted"})
 """Verbs whose record is not a reservation."""
 
 CLAIMED = ("held", "committed", "picked")

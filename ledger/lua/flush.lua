@@ -46,6 +46,12 @@ local function write_waiting_safety_stock(position)
   else call('HDEL', prefix .. 'safety_stock', position.place) end
 end
 
+local function write_views(position)
+  local key = view_key(position.sku.name)
+  if #position.views > 0 then call('HSET', key, position.location, encode(position.views))
+  else call('HDEL', key, position.location) end
+end
+
 local function packed_of(record)
   return record.packed or encode({record.verb, record.client, record.fingerprint, record.reservation})
 end
@@ -141,6 +147,7 @@ local function flush()
     for _, position in pairs(sku.positions) do
       if position.deadlines then write_deadlines(position) end
       write_waiting_safety_stock(position)
+      if position.views_changed then write_views(position) end
     end
   end
   write_shortages()
