@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 
 _SHARED = ("prelude", "claiming", "stock", "locations", "spanning")
 _STOCK = ("window", "reports", "folding", "authority", "convergence")
-_LAST = ("flush", "batch")
+_LAST = ("overcommitted", "flush", "batch")
 
 
 class Library(NamedTuple):

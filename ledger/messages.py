@@ -147,6 +147,17 @@ class Location(Record, frozen=True):
     enabled: bool = True
 
 
+class SafetyStock(Record, frozen=True):
+    """Units of a position that are never promised, 0 to ``STOCK_QUANTITY_MAX``.
+
+    One of a SKU that was never counted there waits for its first count, and makes no position by itself.
+    """
+
+    sku: str
+    location: str
+    quantity: int
+
+
 class StockEvent(Record, frozen=True):
     """A fact about stock, from a feed. ``key`` is derived from ``source`` and ``id`` (``ledger.identity``).
 
@@ -351,6 +362,13 @@ class PutLocation(Record, frozen=True, tag="put_location"):
     location: Location
 
 
+class PutSafetyStock(Record, frozen=True, tag="put_safety_stock"):
+    """Set the safety stock of each of these positions: of all or, when a location is unknown, of none."""
+
+    client: str
+    items: list[SafetyStock]
+
+
 class Locations(Record, frozen=True, tag="locations"):
     """Every location, by id."""
 
@@ -456,7 +474,9 @@ class Unfinished(Record, frozen=True, tag="unfinished"):
 
 
 Coordination = Look | Prepare | Seal | Drop | Reclaim | Part | Finish | Forget | Unfinished
-Operation = Verb | Expire | Apply | Count | Read | Views | Find | PutLocation | Locations | Coordination
+Operation = (
+    Verb | Expire | Apply | Count | Read | Views | Find | PutLocation | PutSafetyStock | Locations | Coordination
+)
 
 # --- outcomes: what the ledger answers --------------------------------------------------------------------------
 
@@ -494,6 +514,8 @@ class UnknownSku(Record, frozen=True, tag="unknown-sku"):
 
 
 class UnknownLocation(Record, frozen=True, tag="unknown-location"):
+    """``line`` is that of the reservation, or the item's number, counted from 1."""
+
     line: int
     location: str
 
@@ -632,6 +654,12 @@ class LocationStored(Record, frozen=True, tag="location-stored"):
     location: Location
 
 
+class SafetyStockStored(Record, frozen=True, tag="safety-stock-stored"):
+    """The items as they were put."""
+
+    items: list[SafetyStock]
+
+
 class LocationList(Record, frozen=True, tag="location-list"):
     locations: list[Location]
 
@@ -680,6 +708,7 @@ CommitOutcome = VerbOutcome | Insufficient | OpenReservationsLimit
 MoveOutcome = VerbOutcome | Insufficient | UnknownLocation
 HoldOutcome = Done | Insufficient | UnknownSku | UnknownLocation | KeyReused | OpenReservationsLimit | HeldUnitsLimit
 CountOutcome = Counted | KeyReused | UnknownLocation
+SafetyStockOutcome = SafetyStockStored | UnknownLocation
 Outcome = (
     Done
     | Insufficient
@@ -699,6 +728,7 @@ Outcome = (
     | Found
     | Expired
     | LocationStored
+    | SafetyStockStored
     | LocationList
     | Busy
     | JournalFull
@@ -733,7 +763,8 @@ class JournalOperation(Record, frozen=True):
     ``subject`` is the reservation's id, ``sku@location`` or the location's id; ``operation_id`` and ``fingerprint``
     are the operation's own. ``body`` is the record after it: a ``Reservation`` for the verbs and ``expire``, a
     ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for ``put_location``, the ``EventResult`` list for
-    ``count``.
+    ``count``, a ``SafetyStock`` for ``put_safety_stock``, an ``Overcommitted`` for ``overcommitted``, which is
+    nobody's: the ledger itself found that.
     """
 
     verb: str
@@ -743,6 +774,19 @@ class JournalOperation(Record, frozen=True):
     fingerprint: str
     body: msgspec.Raw
     movements: list[Movement]
+
+
+class Overcommitted(Record, frozen=True):
+    """A position has come to be short of ``quantity`` units for its claims, or of none any more.
+
+    ``since_ms`` says when that began. The safety stock is there like any other unit, and where nothing is claimed
+    nothing is short.
+    """
+
+    sku: str
+    location: str
+    quantity: int
+    since_ms: int
 
 
 class PositionAfter(Record, frozen=True):

@@ -23,7 +23,7 @@ from ledger.journal.search import query_of
 
 pytestmark = pytest.mark.anyio
 
-TABLES = ("reservation", "reservation_line", "search_cursor")
+TABLES = ("reservation", "reservation_line", "search_cursor", "claimed_line", "overcommitted")
 
 
 @pytest.fixture

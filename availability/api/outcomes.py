@@ -30,6 +30,7 @@ from ledger import (
     Overloaded,
     Positions,
     ReservationExpired,
+    SafetyStockStored,
     Unavailable,
     UnfinishedList,
     Unknown,
@@ -85,6 +86,7 @@ ANSWERS: Final[dict[type, Row]] = {
     Finished: Row(200),
     UnfinishedList: Row(200),
     LocationStored: Row(200),
+    SafetyStockStored: Row(200),
     LocationList: Row(200),
     Busy: _refused("overloaded"),  # the store asks again by itself, and says Overloaded when that does not help
     JournalFull: _refused("overloaded"),

@@ -15,7 +15,7 @@ from ledger.journal import parts, records
 from ledger.journal.parts import Part, part_of, store_parts
 from ledger.journal.postgres import FAILED, REFUSED, connect, take_lock
 from ledger.journal.records import Place, Unreadable
-from ledger.messages import JournalEntry, JournalOperation, Reservation
+from ledger.messages import JournalEntry, JournalOperation, Overcommitted, Reservation
 
 INDEXER_LOCK = 0x7365_6172
 """The class of the advisory locks that make a shard's indexer the only one ("sear")."""
@@ -24,8 +24,10 @@ OPERATIONS = 4_096
 """About as many are taken at once: many changes of one reservation are then one change of its row."""
 ENTRIES_MIN, ENTRIES_MAX = 16, 2_048
 
-NOT_OF_RESERVATIONS = frozenset({"apply", "view", "count", "put_location"})
+NOT_OF_RESERVATIONS = frozenset({"apply", "view", "count", "put_location", "put_safety_stock", "overcommitted"})
 """Verbs whose record is not a reservation."""
+
+CLAIMED = ("held", "committed", "picked")
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +36,15 @@ _RESERVATION_COLUMNS = (
     *("client", "created_at_ms", "id", "shard", "status", "order_id", "customer", "epoch", "seq", "body"),
 )
 _LINE_COLUMNS = ("client", "sku", "location", "created_at_ms", "id")
+_OVERCOMMITTED_COLUMNS = ("shard", "sku", "location", "quantity", "since_ms")
 
 _STAGING = """
 create temporary table staged (like availability.reservation) on commit delete rows;
 create temporary table staged_line (like availability.reservation_line) on commit delete rows;
 create temporary table left_line (like availability.reservation_line) on commit delete rows;
+create temporary table staged_claim (like availability.claimed_line) on commit delete rows;
+create temporary table left_claim (like availability.claimed_line) on commit delete rows;
+create temporary table staged_overcommitted (like availability.overcommitted) on commit delete rows;
 """
 _UPSERT = """
 insert into availability.reservation as known select * from staged
@@ -52,6 +58,22 @@ _DELETE_LINES = """
 delete from availability.reservation_line as line using left_line as gone
 where (line.client, line.sku, line.location, line.created_at_ms, line.id)
     = (gone.client, gone.sku, gone.location, gone.created_at_ms, gone.id)
+"""
+_INSERT_CLAIMS = "insert into availability.claimed_line select * from staged_claim on conflict do nothing"
+_DELETE_CLAIMS = """
+delete from availability.claimed_line as claim using left_claim as gone
+where (claim.sku, claim.location, claim.created_at_ms, claim.id)
+    = (gone.sku, gone.location, gone.created_at_ms, gone.id)
+"""
+# No more than what changed: a position is in one row, and one that is short of nothing any more is in none.
+_REPLACE_OVERCOMMITTED = """
+with gone as (
+    delete from availability.overcommitted as known using staged_overcommitted as staged
+    where (known.sku, known.location) = (staged.sku, staged.location) and staged.quantity = 0
+)
+insert into availability.overcommitted as known select * from staged_overcommitted where quantity > 0
+on conflict (sku, location) do update set
+    shard = excluded.shard, quantity = excluded.quantity, since_ms = excluded.since_ms
 """
 
 Row = tuple[object, ...]
@@ -70,6 +92,8 @@ class _Change:
     operation: JournalOperation
     placed: bool = False
     left: set[SkuAt] = field(default_factory=set)
+    is_new: bool = False
+    claims: bool = False
 
 
 @dataclass
@@ -79,20 +103,34 @@ class _Rows:
     reservations: list[Row] = field(default_factory=list)
     lines: list[Row] = field(default_factory=list)
     left: list[Row] = field(default_factory=list)
+    claims: list[Row] = field(default_factory=list)
+    left_claims: list[Row] = field(default_factory=list)
+    overcommitted: list[Row] = field(default_factory=list)
     parts: list[tuple[_Change, Part]] = field(default_factory=list)
     """Of reservations over several shards: what else is written is known when they are stored."""
 
 
 def rows_of(shard: int, entries: Iterable[JournalEntry]) -> _Rows:
-    """The rows of every reservation that the entries, which are in order, did something to; each once."""
+    """The rows of every reservation that the entries, which are in order, did something to; each once.
+
+    So it is with the positions that began to be overcommitted, are by another amount, or are no longer.
+    """
     changes: dict[str, _Change] = {}
+    overcommitted: dict[SkuAt, Overcommitted] = {}
     for entry in entries:
         place = Place(entry.epoch, entry.seq)
         for operation in entry.operations:
+            if operation.verb == "overcommitted":
+                told = msgspec.msgpack.decode(operation.body, type=Overcommitted)
+                overcommitted[told.sku, told.location] = told
             if operation.verb in NOT_OF_RESERVATIONS:
                 continue
             change = changes.setdefault(operation.subject, _Change(place, operation))
             change.place, change.operation = place, operation
+            taken_from = {moved.from_bucket for moved in operation.movements if moved.to_bucket in CLAIMED}
+            # A hold over several shards claims its units before it is sealed as one, which moves nothing.
+            change.is_new = change.is_new or (operation.verb in ("hold", "prepare") and "available" in taken_from)
+            change.claims = change.claims or not taken_from.isdisjoint(("available", "expired"))
             if operation.verb in ("hold", "move"):
                 change.placed = True
                 # A move's movements come in pairs: out of the bucket at the old place, into it at the new one.
@@ -113,6 +151,9 @@ def rows_of(shard: int, entries: Iterable[JournalEntry]) -> _Rows:
             _add_rows(rows, shard, change, reservation, body, change.place)
         else:
             rows.parts.append((change, part_of(change.place, change.operation, reservation)))
+    rows.overcommitted = [
+        (shard, told.sku, told.location, told.quantity, told.since_ms) for told in overcommitted.values()
+    ]
     return rows
 
 
@@ -128,6 +169,12 @@ def _add_rows(rows: _Rows, shard: int, change: _Change, reservation: Reservation
         here = {(line.sku, line.location) for line in reservation.lines}
         rows.lines += [(client, sku, location, at_ms, id_) for sku, location in here]
         rows.left += [(client, sku, location, at_ms, id_) for sku, location in change.left - here]
+    claimed = {(line.sku, line.location) for line in reservation.lines if line.held or line.committed or line.picked}
+    if change.claims:
+        rows.claims += [(client, sku, location, at_ms, id_) for sku, location in claimed]
+    if not change.is_new:
+        known = {(line.sku, line.location) for line in reservation.lines} | change.left
+        rows.left_claims += [(client, sku, location, at_ms, id_) for sku, location in known - claimed]
 
 
 class Index:
@@ -207,15 +254,12 @@ class Index:
         async with self._connection.transaction():
             if rows.parts:
                 await self._make_whole(rows)
-            if rows.reservations:
-                await self._copy("staged", _RESERVATION_COLUMNS, rows.reservations)
-                await self._connection.execute(_UPSERT)
-            if rows.lines:
-                await self._copy("staged_line", _LINE_COLUMNS, rows.lines)
-                await self._connection.execute(_UPSERT_LINES)
-            if rows.left:
-                await self._copy("left_line", _LINE_COLUMNS, rows.left)
-                await self._connection.execute(_DELETE_LINES)
+            await self._put("staged", _RESERVATION_COLUMNS, rows.reservations, _UPSERT)
+            await self._put("staged_line", _LINE_COLUMNS, rows.lines, _UPSERT_LINES)
+            await self._put("left_line", _LINE_COLUMNS, rows.left, _DELETE_LINES)
+            await self._put("staged_claim", _LINE_COLUMNS, rows.claims, _INSERT_CLAIMS)
+            await self._put("left_claim", _LINE_COLUMNS, rows.left_claims, _DELETE_CLAIMS)
+            await self._put("staged_overcommitted", _OVERCOMMITTED_COLUMNS, rows.overcommitted, _REPLACE_OVERCOMMITTED)
             moved = await self._connection.fetchval(
                 "update availability.search_cursor set epoch = $1, seq = $2, at_ms = $3"
                 " where shard = $4 and (epoch, seq) = ($5, $6) returning true",
@@ -232,7 +276,12 @@ class Index:
             if found := wholes.get(part.id):
                 whole = found.reservation
                 body = msgspec.msgpack.encode(whole)
+                # What an earlier batch or another shard's told is not known here: all claims are looked at.
+                change.claims, change.is_new = True, False
                 _add_rows(rows, found.shard, change, whole, body, Place(whole.epoch, whole.seq))
 
-    async def _copy(self, table: str, columns: tuple[str, ...], rows: list[Row]) -> None:
-        await self._connection.copy_records_to_table(table, columns=columns, records=rows)
+    async def _put(self, table: str, columns: tuple[str, ...], rows: list[Row], statement: str) -> None:
+        """Send the rows to a staging table and do ``statement`` with them."""
+        if rows:
+            await self._connection.copy_records_to_table(table, columns=columns, records=rows)
+            await self._connection.execute(statement)

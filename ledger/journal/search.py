@@ -11,7 +11,10 @@ import msgspec
 from asyncpg.pool import PoolConnectionProxy
 from msgspec import Struct
 
+from ledger.journal import overcommitted
+from ledger.journal.overcommitted import BadCursor, Claims, OvercommittedPage
 from ledger.journal.postgres import now_ms, open_pool
+from ledger.journal.records import START, Place
 from ledger.messages import Reservation, ReservationStatus
 
 TIMEOUT_S = 5.0
@@ -71,10 +74,6 @@ left join availability.search_cursor as search using (shard)
 left join availability.journal_status as status using (shard)
 where shard < $1
 """
-
-
-class BadCursor(Exception):
-    """A text that no page gave as its ``next``."""
 
 
 class Filters(Struct, frozen=True, kw_only=True):
@@ -153,6 +152,29 @@ class Reservations:
             as_of_ms,
             None if as_of_ms is None else max(0, now_ms() - as_of_ms),
         )
+
+    async def overcommitted(
+        self, *, sku: str | None = None, location: str | None = None, limit: int = 20, after: str | None = None
+    ) -> OvercommittedPage:
+        """Overcommitted positions, at most ``limit``, behind the cursor ``after``; raises what ``search`` does."""
+        async with (
+            asyncio.timeout(TIMEOUT_S),
+            self._pool.acquire() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            as_of_ms = _as_of_ms(await connection.fetch(_LAG, self._shards), self._shards)
+            page, more = await overcommitted.positions(connection, sku, location, limit, after)
+        return OvercommittedPage(page, more, as_of_ms, None if as_of_ms is None else max(0, now_ms() - as_of_ms))
+
+    async def claims_at(self, sku: str, location: str) -> Claims:
+        """Whose claims are at a position, newest first."""
+        async with asyncio.timeout(TIMEOUT_S), self._pool.acquire() as connection:
+            return await overcommitted.claims_at(connection, sku, location)
+
+    async def reached(self, shard: int) -> Place:
+        """How far the journal of the shard has been made searchable."""
+        row = await self._pool.fetchrow("select epoch, seq from availability.search_cursor where shard = $1", shard)
+        return START if row is None else Place(row["epoch"], row["seq"])
 
 
 async def _newest(

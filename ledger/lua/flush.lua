@@ -38,6 +38,14 @@ local function write_deadlines(position)
   end
 end
 
+-- Safety stock of what was never counted waits; the first count takes it into the position.
+local function write_waiting_safety_stock(position)
+  local waiting = position.exists and 0 or position.safety_stock
+  if waiting == position.waiting_written then return end
+  if waiting > 0 then call('HSET', prefix .. 'safety_stock', position.place, ('%.0f'):format(waiting))
+  else call('HDEL', prefix .. 'safety_stock', position.place) end
+end
+
 local function write_views(position)
   local key = view_key(position.sku.name)
   if #position.views > 0 then call('HSET', key, position.location, encode(position.views))
@@ -138,9 +146,11 @@ local function flush()
     if #sku.fields > 0 then call_in_portions('HSET', sku.key, sku.fields, 2) end
     for _, position in pairs(sku.positions) do
       if position.deadlines then write_deadlines(position) end
+      write_waiting_safety_stock(position)
       if position.views_changed then write_views(position) end
     end
   end
+  write_shortages()
   write_records()
   write_coordination()
   write_clients()

@@ -72,9 +72,13 @@ end
 -- `soonest_ms` is a time not later than the first deadline at the position, 0 when there is none: what is not overdue
 -- need not be looked for. It is the only field that Python does not read.
 local function cache_position(sku, location, packed)
-  local n = packed and decode(packed) or {0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  local place, waiting = escaped(sku.name) .. ':' .. escaped(location), 0
+  -- Safety stock that was put before the first count waits for it under a key of its own.
+  if not packed then waiting = tonumber(call('HGET', prefix .. 'safety_stock', place) or 0) end
+  local n = packed and decode(packed) or {0, 0, 0, 0, waiting, 0, 0, 0, 0, 0}
   local position = {
-    sku = sku, location = location, exists = packed ~= nil, place = escaped(sku.name) .. ':' .. escaped(location),
+    sku = sku, location = location, exists = packed ~= nil, place = place, waiting_written = waiting,
+    on_hand_before = n[1], claims_before = n[2] + n[3] + n[4],
     on_hand = n[1], held = n[2], committed = n[3], picked = n[4], safety_stock = n[5], damaged = n[6],
     quality_hold = n[7], in_transit = n[8], as_of_ms = n[9], soonest_ms = n[10], soonest_written_ms = n[10],
   }
@@ -306,7 +310,12 @@ end
 local function settle(position)
   if position.settled then return end
   position.settled = true
-  if position.held == 0 or position.soonest_ms > now_ms then return end
+  if position.held == 0 then
+    -- What was held is no more: the next deadline here is the first, and `deadlines` must hear of it.
+    position.soonest_ms, position.soonest_written_ms = 0, 0
+    return
+  end
+  if position.soonest_ms > now_ms then return end
   local limit = due_left
   local due = call('ZRANGEBYSCORE', prefix .. 'held:' .. position.place, '-inf', now_ms, 'LIMIT', 0, limit + 1)
   position.more_due = #due > limit
@@ -335,8 +344,9 @@ local function settle_all(reservations_max)
     local sku, location = place:match('^(.*):(.*)$')
     local position = position_at(unescaped(sku), unescaped(location))
     settle(position)
-    -- A deadline that is still due stays in front; else the next hold's takes its place, or none does.
-    if position.more_due then more = true else deadlines[place] = next_expiry(position) or false end
+    -- A deadline that is still due stays in front. Never later than the position's own idea of the next, or a hold that
+    -- ends between the two would not be written here.
+    if position.more_due then more = true else deadlines[place] = position.soonest_ms > 0 and position.soonest_ms end
   end
   return more or #overdue == OVERDUE_PLACES_MAX
 end
