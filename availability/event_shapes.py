@@ -36,11 +36,12 @@ RESERVATION_EVENTS = {
         "cancel": "cancelled",
         "return": "returned",
         "move": "moved",
+        "drop": "released",
     }.items()
 }
 """The event's subject by the operation's verb; other operations show only in the positions that they changed.
 
-Among them are the steps of one over several shards (``prepare``, ``drop``, ``reclaim``): what they come to is told."""
+Of the steps of one over several shards only a ``drop`` is told, and only if it takes back what was told as held."""
 
 logger = logging.getLogger(__name__)
 
@@ -154,10 +155,12 @@ def _of_operation(shard: int, entry: JournalEntry, index: int, operation: Journa
         logger.exception("shard %d, entry %d-%d, operation %d: no reservation", shard, entry.epoch, entry.seq, index)
         return None
     movements = _movements_of(operation, reservation)
+    if operation.verb == "drop" and not (reservation.span and reservation.span.sealed):
+        return None
     if reservation.span and not movements and operation.verb not in ("hold", "extend"):
         return None  # it was done to the units of another shard
     data = OperationData(
-        operation=operation.verb,
+        operation="release" if operation.verb == "drop" else operation.verb,
         occurred_at=time_text(entry.at_ms),
         client=operation.client,
         seq=entry.seq,

@@ -18,6 +18,7 @@ from ledger.messages import (
     JournalFull,
     Operation,
     Outcome,
+    Part,
     Prepare,
     PutSafetyStock,
     Read,
@@ -52,6 +53,8 @@ def weight(operation: Operation) -> int:
             return sum(ITEM_WEIGHT if line.location is None else 1 for line in lines)
         case Prepare(lines=things) | Apply(events=things) | Count(events=things) | PutSafetyStock(items=things):
             return len(things)
+        case Part(operation=whole):
+            return weight(whole)
         case Read(items=items):
             return sum(ITEM_WEIGHT if item.locations is None else len(item.locations) for item in items)
         case Views(location=None):

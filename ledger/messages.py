@@ -417,6 +417,8 @@ class Prepare(Record, frozen=True, tag="prepare"):
     shards: list[int]
     channel: str | None
     customer: str | None
+    until_ms: int
+    """It is not to be done after that: the operation's lock may have ended."""
 
 
 class Seal(Record, frozen=True, tag="seal"):
@@ -444,20 +446,29 @@ class Reclaim(Record, frozen=True, tag="reclaim"):
 
 
 class Part(Record, frozen=True, tag="part"):
-    """One shard's part of an operation at ``at_ms``; where it ``takes`` no units, it is just remembered."""
+    """An operation for one shard, not to be done after ``until_ms``.
+
+    Of a reservation over several shards it is the shard's part: pinned by ``token``, done as at ``at_ms``, and just
+    remembered where it ``takes`` no units.
+    """
 
     token: str
     at_ms: int
+    until_ms: int
     takes: bool
-    operation: Change
+    operation: Verb
 
 
 class Finish(Record, frozen=True, tag="finish"):
-    """The attempt ``token`` at the operation ``id`` has ended: let go of its lock, and of the part if it is pinned."""
+    """The attempt ``token`` at the operation ``id`` has ended: let go of its lock, and of the part if it is pinned.
+
+    With ``is_done`` every part has done it, so that the keeper need not look.
+    """
 
     id: str
     reservation: str
     token: str
+    is_done: bool = False
 
 
 class Forget(Record, frozen=True, tag="forget"):
@@ -681,10 +692,14 @@ class OperationDone(Record, frozen=True):
 
 
 class Looked(Record, frozen=True, tag="looked"):
-    """What a shard knows; ``is_busy`` when another attempt is under way, and then nothing was locked or pinned."""
+    """What a shard knows. ``busy_with`` is the operation of another attempt under way; then nothing was done or told.
+
+    ``is_young``: whoever pinned the part may still be at work.
+    """
 
     now_ms: int
-    is_busy: bool
+    busy_with: str | None
+    is_young: bool
     operation: OperationDone | None
     part: Reservation | None
 
@@ -698,9 +713,9 @@ class Finished(Record, frozen=True, tag="finished"):
 
 
 class UnfinishedList(Record, frozen=True, tag="unfinished-list"):
-    """Reservations by id, each with its client."""
+    """Reservations by id, each with its client and the shards that have a part of it."""
 
-    reservations: list[tuple[str, str]]
+    reservations: list[tuple[str, str, list[int]]]
 
 
 VerbOutcome = Done | WrongState | ReservationExpired | NotFound | KeyReused | OperationsLimit

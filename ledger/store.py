@@ -140,10 +140,10 @@ class Ledger:
         return cast(m.MoveOutcome, await self._change(move))
 
     async def expire(self, expire: m.Expire) -> m.Expired:
-        """Also finishes what was left behind of operations over several shards."""
-        outcomes = await self._submit_all([(shard, expire) for shard in range(self.shards)], any_failure=True)
+        """Also finishes what was left behind of operations over several shards, which first of all need their units."""
         if self._spanning is not None:
             await self._spanning.finish_unfinished()
+        outcomes = await self._submit_all([(shard, expire) for shard in range(self.shards)], any_failure=True)
         expired = cast("list[m.Expired]", outcomes)
         return m.Expired(sum(each.reservations for each in expired), any(each.more for each in expired))
 

@@ -56,9 +56,8 @@ class Whole(NamedTuple):
 def part_of(place: Place, operation: JournalOperation, reservation: Reservation) -> Part:
     """The part as the operation left it."""
     assert reservation.span is not None
-    # A part that was sealed, of a hold that was not on every shard, is released by no client's operation.
-    was_dropped = operation.verb == "release" and not operation.operation_id
-    return Part(operation.subject, place, bytes(operation.body), reservation.span.sealed and not was_dropped)
+    is_hold = reservation.span.sealed and operation.verb != "drop"
+    return Part(operation.subject, place, bytes(operation.body), is_hold)
 
 
 async def store_parts(connection: asyncpg.Connection, shard: int, parts: Iterable[Part]) -> dict[str, Whole]:

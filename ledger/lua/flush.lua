@@ -96,8 +96,10 @@ local function write_records()
   for _, record in pairs(records) do
     if record and record.dirty then
       local key = prefix .. 'op:' .. record.id
-      if record.verb ~= 'hold' or is_live(record) or (record.span and not record.forgotten) then
+      if record.verb ~= 'hold' or is_live(record) then
         live[#live + 1], live[#live + 2] = key, packed_of(record)
+      elseif record.span and not record.forgotten then
+        call('SET', key, packed_of(record), 'KEEPTTL')   -- of a part that was forgotten before
       else
         call('SET', key, packed_of(record), 'PX', READABLE_MS)
       end

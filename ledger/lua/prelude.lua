@@ -26,6 +26,7 @@ local JOURNAL_TAIL = 1000          -- entries that the journaler leaves in the s
 local READABLE_MS = 24 * 3600000   -- how long an ended reservation can still be read
 local CLOCK_JUMP_MS = 60000        -- a larger step of the server's clock is not believed
 local DAY_MS = 24 * 3600000
+local NEVER_MS = 253402300799999   -- the last millisecond of the year 9999
 
 local verbs = {}
 
@@ -224,10 +225,13 @@ local function move_units(line, from, to, quantity, reason, movements)
   movements[#movements + 1] = {line[SKU], line[LOCATION], STATES[from], STATES[to], quantity, reason}
 end
 
--- When a reservation's held units end; not while a change of the whole is under way on several shards.
+-- When a reservation's held units end. A part that a change of the whole is pinned for waits for whoever ends that change,
+-- or the change could be done on one shard and too late on another.
 local function deadline_of(reservation)
-  if reservation.span then return max(reservation.expires_at_ms, reservation.span[PINNED_UNTIL]) end
-  return reservation.expires_at_ms
+  local span = reservation.span
+  if not span then return reservation.expires_at_ms end
+  if span[INTENT] ~= '' then return NEVER_MS end
+  return max(reservation.expires_at_ms, span[PINNED_UNTIL])
 end
 
 local function set_deadline(position, id, deadline_ms)
@@ -284,7 +288,8 @@ local function end_held(reservation, ending, verb)
 end
 
 local function drop(reservation, ending)
-  end_held(reservation, ending, reservation.span[SEALED] and 'release' or 'drop')
+  assert(units(reservation, COMMITTED) + units(reservation, PICKED) == 0, 'an order has units of it')
+  end_held(reservation, ending, 'drop')
   records[reservation.id], gone[reservation.id], marks[reservation.id] = false, true, false
 end
 
@@ -467,7 +472,7 @@ local function operate(verb, op, apply, stamp)
     return '\146' .. encode('operations-limit', OPERATIONS_MAX)
   end
   local span, movements = reservation.span, {}
-  if span and not (part and part.token == span[TOKEN]) then return UNPINNED end
+  if span and (span[TOKEN] == '' or not part or part.token ~= span[TOKEN]) then return UNPINNED end
   local refusal
   if not span or part.takes then refusal = apply(reservation, movements) end
   if refusal then return refusal end

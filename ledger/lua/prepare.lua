@@ -3,6 +3,7 @@
 verbs.prepare = function(op)
   local id, fingerprint, client, token, lines, shards = op[2], op[3], op[4], op[5], op[6], op[7]
   if is_backlog_full() then return JOURNAL_FULL end
+  if now_ms > whole(op[10], 0, NEVER_MS) then return UNPINNED end
   if record_of(id) then return UNPINNED end
   assert(#lines >= 1 and #lines <= CALL_LINES_MAX, 'too many lines')
   local units_held, taken, short, more_due = 0, {}, {}, false

@@ -1,10 +1,18 @@
 -- What attempts at one change over several shards leave each other: a lock keeps two attempts at one operation apart, a
 -- pin two attempts at one reservation, and a mark brings the keeper.
 
-local LOCK_MS = 5000           -- longer than an attempt lives
+local LOCK_MS = 5000           -- an attempt begins nothing that would be done later than that
 local LOCK_KEPT_MS = 60000     -- by when the server removes one that nobody let go of
-local PIN_MS = 6000            -- held units of a part do not expire meanwhile ...
-local LOOK_AGAIN_MS = 3000     -- ... so the keeper can finish what its coordinator left behind
+local PIN_MS = 6000            -- a claim that is not sealed by then ends
+local LOOK_AGAIN_MS = 3000     -- before that, the keeper finishes what its coordinator left behind
+
+-- Whether an attempt may still be at work: what is older was left behind.
+local function is_young(span) return span[TOKEN] ~= '' and span[PINNED_UNTIL] - now_ms > PIN_MS - LOOK_AGAIN_MS end
+
+-- The operation that a part is pinned for: the hold itself while it is not sealed, else the intent's (JSON of the message).
+local function pinned_for(reservation)
+  return reservation.span[SEALED] and reservation.span[INTENT]:match('^%["[^"]*","([^"]*)"') or reservation.id
+end
 
 -- The lock in force on an operation, {token, until_ms}, or false.
 local function lock_of(id)

@@ -6,7 +6,7 @@ verbs.unfinished = function(op)
   local found = {}
   for _, id in ipairs(due) do
     local reservation = record_of(id)
-    if reservation then found[#found + 1] = {id, reservation.client} else marks[id] = false end
+    if reservation then found[#found + 1] = {id, reservation.client, reservation.span[SHARDS]} else marks[id] = false end
   end
   return '\146' .. encode('unfinished-list', found)
 end
