@@ -444,8 +444,58 @@ class Unfinished(Record, frozen=True, tag="unfinished"):
     reservations_max: int = 100
 
 
+# --- filling a ledger anew (ledger.rehome) ----------------------------------------------------------------------
+
+
+class KeptOperation(Record, frozen=True):
+    """The record of an operation on a reservation, which answers its replays."""
+
+    id: str
+    verb: str
+    client: str
+    fingerprint: str
+
+
+class KeptReservation(Record, frozen=True):
+    """A reservation, or a shard's part of one, and the operations on it; ``ended`` when all of its parts have."""
+
+    id: str
+    reservation: Reservation
+    operations: list[KeptOperation]
+    ended: bool
+
+
+class PositionAfter(Record, frozen=True):
+    sku: str
+    location: str
+    position: Position
+
+
+class KeyAfter(Record, frozen=True):
+    """What a hash of the ledger has that no operation tells of: ``fields`` as they are now, and those that are gone.
+
+    ``key`` is without the shard's tag. The fingerprint of a count, which is no hash, is its field without a name.
+    """
+
+    key: str
+    fields: dict[str, msgspec.Raw]
+    gone: list[str]
+
+
+class Restore(Record, frozen=True, tag="restore"):
+    """Put back what was folded from the journal, into an empty ledger under a new epoch.
+
+    The claims of a position come with the reservations that have them, whatever ``positions`` say of them.
+    """
+
+    locations: list[Location]
+    positions: list[PositionAfter]
+    reservations: list[KeptReservation]
+    keys: list[KeyAfter]
+
+
 Coordination = Look | Prepare | Seal | Drop | Reclaim | Part | Finish | Forget | Unfinished
-Operation = Verb | Expire | Apply | Count | Read | Find | PutLocation | Locations | Coordination
+Operation = Verb | Expire | Apply | Count | Read | Find | PutLocation | Locations | Coordination | Restore
 
 # --- outcomes: what the ledger answers --------------------------------------------------------------------------
 
@@ -637,6 +687,10 @@ class Finished(Record, frozen=True, tag="finished"):
     """Nothing is left of the attempt here."""
 
 
+class Restored(Record, frozen=True, tag="restored"):
+    """It is there again."""
+
+
 class UnfinishedList(Record, frozen=True, tag="unfinished-list"):
     """Reservations by id, each with its client."""
 
@@ -673,6 +727,7 @@ Outcome = (
     | Unpinned
     | Finished
     | UnfinishedList
+    | Restored
 )
 
 # --- the journal: what the ledger writes down -------------------------------------------------------------------
@@ -699,7 +754,9 @@ class JournalOperation(Record, frozen=True):
 
     ``subject`` is the reservation's id, ``sku@location`` or the location's id; ``operation_id`` and ``fingerprint``
     are the operation's own. ``body`` is the record after it: a ``Reservation`` for the verbs and ``expire``, a
-    ``StockEvent`` for ``apply``, a ``Location`` for ``put_location``, the ``EventResult`` list for ``count``.
+    ``StockEvent`` for ``apply``, a ``Location`` for ``put_location``, the ``EventResult`` list for ``count``. When a
+    ledger is filled anew: a ``Reservation`` for ``restore``, a ``Location`` for ``restore_location``, the operation's
+    own verb for ``restore_operation``; the entry has the rest of ``restore_stock`` and ``restore_keys``.
     """
 
     verb: str
@@ -711,17 +768,15 @@ class JournalOperation(Record, frozen=True):
     movements: list[Movement]
 
 
-class PositionAfter(Record, frozen=True):
-    sku: str
-    location: str
-    position: Position
-
-
 class JournalEntry(Record, frozen=True):
-    """All that one call of the ledger's script changed; ``seq`` has no gaps within a shard."""
+    """All that one call of the ledger's script changed; ``seq`` has no gaps within a shard and an epoch.
+
+    The entries of an epoch fold from an empty ledger: a new epoch begins with all there is, as operations ``restore…``.
+    """
 
     epoch: int
     seq: int
     at_ms: int
     operations: list[JournalOperation]
     positions: list[PositionAfter]
+    keys: list[KeyAfter] = []  # noqa: RUF012 msgspec copies it

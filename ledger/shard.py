@@ -33,7 +33,7 @@ from ledger.journal.records import START, Place
 from ledger.keys import journal_key, shard_key
 from ledger.library import library, load
 from ledger.server_check import SETTINGS, unsafe_settings, unsafe_version
-from ledger.state import Standing
+from ledger.state import FILLING, ShardRecord, Standing
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +68,12 @@ class Limits(NamedTuple):
     timeout_ms: int
     client_open_reservations_max: int
     client_held_units_max: int
+    shards: int
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply).decode
-_decode_shard = msgspec.msgpack.Decoder(tuple[int, int, int]).decode
+_decode_shard = msgspec.msgpack.Decoder(ShardRecord).decode
 
 
 def _monotonic_ms() -> int:
@@ -92,7 +93,9 @@ class Shard:
         now_ms: Callable[[], int] | None,
         observe: Callable[[int, float], None],
         refusal: Callable[[int, str], str | None],
+        first: "Shard | None" = None,
     ) -> None:
+        """``first`` is asked how many shards the ledger has by one that has nothing yet."""
         self._pool = Redis.from_url(
             url,
             retry=Retry(NoBackoff(), 0),
@@ -107,6 +110,7 @@ class Shard:
         self._now_ms = now_ms
         self._observe = observe
         self._refusal = refusal
+        self._first = first
         self._turn = asyncio.Lock()
         self._run = ""
         self._connection: AbstractConnection | None = None
@@ -142,8 +146,18 @@ class Shard:
             except asyncio.CancelledError:
                 await self._disconnect("a call was cancelled")
                 raise
-        epoch, seq, _ = _decode_shard(packed) if packed else (*START, 0)
-        return Standing(self._run, Place(epoch, seq), found[0][1][1] if found else None)
+        record = _decode_shard(packed) if packed else ShardRecord(*START, 0)
+        return Standing(self._run, Place(record.epoch, record.seq), found[0][1][1] if found else None)
+
+    async def shards_there(self) -> int | None:
+        """How many shards the ledger has, as far as this one knows. Raises Unavailable."""
+        async with self._turn:
+            try:
+                packed = await self._command(await self._connected(), "GET", self._key)
+            except (RedisError, OSError, TimeoutError, Unavailable) as failure:
+                await self._disconnect(_reason(failure))
+                raise Unavailable(self.reasons[0]) from failure
+        return _decode_shard(packed).shards if packed else None
 
     async def _call(self, operations: Sequence[m.Operation], function: str) -> list[Answer]:
         """Runs those that may run now on the server that is there now; the others are answered with the reason."""
@@ -231,6 +245,9 @@ class Shard:
             await self._disconnect("the library is gone from the server")
             return await self._call(operations, function)
         self._epoch = 0
+        if text.startswith("SHARDS"):
+            await self._disconnect(wrong_shards(int(text.split()[1]), self._limits.shards))
+            return [Unavailable(self.reasons[0])] * len(operations)
         if isinstance(refusal, REFUSALS) or text.startswith(REFUSAL_WORDS):
             reason = f"the ledger's server refuses: {text[:80]}"
             await self._disconnect(reason)
@@ -264,6 +281,12 @@ class Shard:
         server_ms = int(seconds) * 1000 + int(microseconds) // 1000
         if abs(server_ms - time.time_ns() // 1_000_000) > CLOCK_DIFFERENCE_MAX_MS:
             reasons.append("the server's clock and this machine's differ by more than a minute: mend the wrong one")
+        packed = await self._command(connection, "GET", self._key)
+        there = _decode_shard(packed).shards if packed else None
+        if packed is None and self._first is not None:
+            there = await self._first.shards_there()
+        if there is not None and there != self._limits.shards:
+            reasons.append(wrong_shards(there, self._limits.shards))
         if reasons:
             raise Unavailable("; ".join(reasons))
         await load(connection, library())
@@ -281,6 +304,14 @@ class Shard:
     async def close(self) -> None:
         """Drops the connection."""
         await self._disconnect("closed")
+
+
+def wrong_shards(there: int, said: int) -> str:
+    """Why a ledger with ``there`` shards cannot be used by a process whose settings say another number."""
+    if there == FILLING:
+        return "the ledger is being filled anew: wait for `availability rehome` to end, or run it again if it broke off"
+    remedy = f"set shards = {there}, or run `availability rehome --shards {said}`"
+    return f"the ledger has {there} shards, the settings say {said}: {remedy}"
 
 
 def _told(operation: m.Operation) -> m.Operation:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from ledger.journal.records import Place
 
 
@@ -11,6 +13,19 @@ class State(NamedTuple):
     ready: bool
     reasons: list[str]
     queue_depth: int
+
+
+FILLING = 0
+"""In place of the number of shards while the ledger is filled anew: only who fills it may use it."""
+
+
+class ShardRecord(Struct, array_like=True, frozen=True):
+    """What a shard knows of itself; ``shards`` (of the whole ledger) is None where nothing was written since there is it."""
+
+    epoch: int
+    seq: int
+    clock_ms: int
+    shards: int | None = None
 
 
 class Standing(NamedTuple):

@@ -30,6 +30,7 @@ from ledger import (
     Overloaded,
     Positions,
     ReservationExpired,
+    Restored,
     Unavailable,
     UnfinishedList,
     Unknown,
@@ -82,6 +83,7 @@ ANSWERS: Final[dict[type, Row]] = {
     Unpinned: _refused("overloaded"),
     Finished: Row(200),
     UnfinishedList: Row(200),
+    Restored: Row(200),  # between `rehome` and an empty ledger
     LocationStored: Row(200),
     LocationList: Row(200),
     Busy: _refused("overloaded"),  # the store asks again by itself, and says Overloaded when that does not help

@@ -1,8 +1,6 @@
 -- A person's count of some SKUs at one location: snapshots under one count_id, believed whoever the authority is.
 -- A long count comes in portions; the first one tells whether the count_id was used for another.
 
-local COUNT_KEPT_MS = 48 * 3600000   -- as long as the window remembers its events
-
 verbs.count = function(op)
   local fingerprint, client, location, count_id, events, portion = op[2], op[3], op[4], op[5], op[6], op[7]
   if is_backlog_full() then return JOURNAL_FULL end

@@ -51,22 +51,39 @@ local function let_operations_live(reservation)
   for _, id in ipairs(reservation.operations) do call('PERSIST', prefix .. 'op:' .. id) end
 end
 
-local function write_window(window)
-  local set, gone = {}, {}
-  for key in pairs(window.changed) do
-    local event = window.events[key]
-    if event then set[#set + 1], set[#set + 2] = key, encode(event) else gone[#gone + 1] = key end
-  end
-  if #set > 0 or #gone > 0 or window.changed_meta then
-    set[#set + 1], set[#set + 2] = '', encode(window.meta)
-    call_in_portions('HSET', window.key, set, 2)
-    if #gone > 0 then call_in_portions('HDEL', window.key, gone, 1) end
+-- What the entry says of the hash of a key, which no operation in it tells: its fields, and the names gone.
+local function key_after(key, set, gone)
+  local packed = {'\147', encode(key:sub(#prefix + 1)), map_header(#set / 2)}
+  for i = 1, #set, 2 do packed[#packed + 1] = encode(set[i]) .. set[i + 1] end
+  packed[#packed + 1] = encode(gone)
+  return table.concat(packed)
+end
+
+local function keys_after()
+  local after = {}
+  for i, hash in ipairs(kept) do after[i] = key_after(hash.key, hash.set, hash.gone) end
+  for key, count in pairs(counts) do after[#after + 1] = key_after(key, {'', encode(count.fingerprint)}, {}) end
+  return after
+end
+
+local function collect_windows()
+  for _, window in pairs(windows) do
+    local set, gone = {}, {}
+    for key in pairs(window.changed) do
+      local event = window.events[key]
+      if event then set[#set + 1], set[#set + 2] = key, encode(event) else gone[#gone + 1] = key end
+    end
+    if #set > 0 or #gone > 0 or window.changed_meta then
+      set[#set + 1], set[#set + 2] = '', encode(window.meta)
+      kept[#kept + 1] = {key = window.key, set = set, gone = gone}
+    end
   end
 end
 
 local function entry_of(after)
-  return '\149' .. encode(epoch, seq, now_ms) .. array_header(#journal) .. table.concat(journal)
-    .. array_header(#after) .. table.concat(after)
+  local keys = keys_after()
+  return '\150' .. encode(epoch, seq, now_ms) .. array_header(#journal) .. table.concat(journal)
+    .. array_header(#after) .. table.concat(after) .. array_header(#keys) .. table.concat(keys)
 end
 
 -- Corrections of `deadlines` that the keeper found: they change no promise, so no entry tells of them.
@@ -121,10 +138,11 @@ end
 local function flush()
   local after = {}
   collect_positions(after)
+  collect_windows()
   if #journal > 0 then
     local entry = entry_of(after)
     call('XADD', prefix .. 'journal', ('%.0f-%.0f'):format(epoch, seq), 'e', entry)
-    call('SET', prefix .. 'shard', encode({epoch, seq, now_ms}))
+    call('SET', prefix .. 'shard', encode({epoch, seq, now_ms, shards}))
   end
   correct_deadlines()
   for _, sku in pairs(skus) do
@@ -136,7 +154,10 @@ local function flush()
   write_records()
   write_coordination()
   write_clients()
-  for _, window in pairs(windows) do write_window(window) end
+  for _, hash in ipairs(kept) do
+    call_in_portions('HSET', hash.key, hash.set, 2)
+    if #hash.gone > 0 then call_in_portions('HDEL', hash.key, hash.gone, 1) end
+  end
   for id, place in pairs(places) do
     if place and place.dirty then call('HSET', prefix .. 'locations', id, encode_location(place)) end
   end

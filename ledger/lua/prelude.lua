@@ -24,6 +24,7 @@ local OVERDUE_PLACES_MAX = 100     -- positions looked at per call for what is o
 local OPERATIONS_MAX = 200         -- operations on one reservation: its record names them all
 local JOURNAL_TAIL = 1000          -- entries that the journaler leaves in the stream
 local READABLE_MS = 24 * 3600000   -- how long an ended reservation can still be read
+local COUNT_KEPT_MS = 48 * 3600000   -- a count's fingerprint, as long as the window remembers its events
 local CLOCK_JUMP_MS = 60000        -- a larger step of the server's clock is not believed
 local DAY_MS = 24 * 3600000
 
@@ -32,10 +33,10 @@ local verbs = {}
 -- The call under way; `begin` sets every one of these anew, the borrowed functions too: no global exists while a
 -- library is loaded.
 local call, encode, decode, floor, max, min
-local prefix, now_ms, clock_jumped, epoch, seq, backlog_entries_max, low_stock
+local prefix, now_ms, clock_jumped, epoch, seq, shards, backlog_entries_max, low_stock
 local client_open_reservations_max, client_held_units_max
 local skus, records, windows, places, clients
-local locks, marks, gone, part
+local locks, marks, gone, part, kept
 local journal, deadlines, counts, backlog_full, due_left, overdue_left, look_only
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -135,6 +136,14 @@ local function encode_reservation(r)
     r.customer, r.epoch, r.seq, r.operations, r.lines, r.span)
 end
 
+local function reservation_from(id, fields)
+  return {
+    id = id, verb = 'hold', client = fields[2], fingerprint = fields[3], created_at_ms = fields[4],
+    expires_at_ms = fields[5], order_id = fields[6], channel = fields[7], customer = fields[8],
+    epoch = fields[9], seq = fields[10], operations = fields[11], lines = fields[12], span = fields[13],
+  }
+end
+
 -- What a reservation counts for at its client: 1 if it is open, else 0, and its held units.
 local function claims_of(reservation)
   local lines, held, others = reservation.lines, 0, 0
@@ -166,11 +175,8 @@ local function record_of(id)
     if packed then
       local fields = decode(packed)
       if fields[1] == 'hold' then
-        record = {
-          id = id, verb = 'hold', client = fields[2], fingerprint = fields[3], created_at_ms = fields[4],
-          expires_at_ms = fields[5], order_id = fields[6], channel = fields[7], customer = fields[8],
-          epoch = fields[9], seq = fields[10], operations = fields[11], lines = fields[12], span = fields[13], packed = packed,
-        }
+        record = reservation_from(id, fields)
+        record.packed = packed
         record.open_counted, record.held_counted = claims_of(record)
       else
         record = {id = id, verb = fields[1], client = fields[2], fingerprint = fields[3], reservation = fields[4]}
@@ -364,11 +370,16 @@ local function array_header(count)
   return '\221' .. struct.pack('>I4', count)
 end
 
+local function map_header(count)
+  return '\222' .. string.char(floor(count / 256), count % 256)
+end
+
 local NOT_FOUND = '\145\169not-found'
 local BUSY = '\145\164busy'
 local UNPINNED = '\145\168unpinned'
 local FINISHED = '\145\168finished'
 local JOURNAL_FULL = '\145\172journal-full'
+local RESTORED = '\145\168restored'
 
 local function done(replayed, reservation)
   return '\148' .. encode('done', replayed, reservation.id) .. reservation.packed
@@ -504,7 +515,15 @@ local function clock(given_ms, expected_ms, last_ms)
   return max(server_ms, last_ms)
 end
 
--- Starts a call; the operations, or nil when the caller belongs to another epoch.
+-- The shard's own record: its epoch, the seq of its last journal entry, its clock, and how many shards the ledger has; 0
+-- while it is being filled anew, and none before anything was written.
+local function shard_at(shard_key)
+  local packed = call('GET', shard_key)
+  return packed and decode(packed) or {1, 0, 0}
+end
+
+-- Starts a call; the operations, or nil and why there are none: the caller belongs to another epoch, or to a ledger of
+-- another number of shards.
 local function begin(shard_key, argument)
   due_left, overdue_left = DUE_MAX, nil
   call, encode, decode = redis.call, cmsgpack.pack, cmsgpack.unpack
@@ -513,13 +532,15 @@ local function begin(shard_key, argument)
   assert(prefix, 'the shard key has no hash tag')
   skus, records, windows, places, clients = {}, {}, {}, {}, {}
   journal, deadlines, counts, backlog_full = {}, {}, {}, nil
-  locks, marks, gone, part = {}, {}, {}, nil
+  locks, marks, gone, part, kept = {}, {}, {}, nil, {}
   local given_ms, expected_ms, caller_epoch, operations
   given_ms, expected_ms, caller_epoch, backlog_entries_max, low_stock, operations, look_only,
-    client_open_reservations_max, client_held_units_max = unpack(decode(argument))
-  local packed = call('GET', shard_key)
-  local shard = packed and decode(packed) or {1, 0, 0}
-  if caller_epoch ~= 0 and caller_epoch ~= shard[1] then return nil end
+    client_open_reservations_max, client_held_units_max, shards = unpack(decode(argument))
+  local shard = shard_at(shard_key)
+  if shard[4] and shard[4] ~= shards then return nil, ('SHARDS %d'):format(shard[4]) end
+  if caller_epoch ~= 0 and caller_epoch ~= shard[1] then
+    return nil, 'EPOCH another generation of the ledger is in force'
+  end
   epoch, seq, now_ms = shard[1], shard[2] + 1, clock(given_ms, expected_ms, shard[3])
   return operations
 end
