@@ -779,4 +779,4 @@ class JournalEntry(Record, frozen=True):
     at_ms: int
     operations: list[JournalOperation]
     positions: list[PositionAfter]
-    keys: list[KeyAfter] = []  # noqa: RUF012 msgspec copies it
+    keys: list[KeyAfter] = []

@@ -29,7 +29,7 @@ def folded(entries: Iterable[JournalEntry]) -> Fold:
 def unpinned(reservation: Reservation) -> Reservation:
     if reservation.span is None:
         return reservation
-    return replace(reservation, span=replace(reservation.span, token="", intent="", pinned_until_ms=0))  # noqa: S106
+    return replace(reservation, span=replace(reservation.span, token="", intent="", pinned_until_ms=0))
 
 
 def escaped(text: str) -> str:
