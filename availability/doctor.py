@@ -5,7 +5,9 @@ It speaks a few bytes of each server's protocol itself, so that it can tell what
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -14,6 +16,7 @@ import jwt
 
 from availability import embedded
 from availability.settings import Settings
+from ledger import server_urls, url_of
 
 TIMEOUT_S = 3.0
 PORTS = {"redis": 6379, "rediss": 6379, "nats": 4222, "tls": 4222, "postgresql": 5432, "postgres": 5432}
@@ -23,7 +26,12 @@ REMEDIES = {
     "no-appendfsync-on-rewrite": "it must also have while the file is rewritten",
     "maxmemory-policy": "an evicted key would be lost stock",
     "save": "the append-only file holds all; snapshots only cost",
+    "cluster-require-full-coverage": "one server that is away would stop the shards of all",
+    "cluster-replica-no-failover": "a replica that takes over has lost acknowledged operations",
 }
+CLUSTER_SETTINGS = {"cluster-require-full-coverage": "no", "cluster-replica-no-failover": "yes"}
+"""What each server of a cluster also needs; config/valkey-cluster.conf says the same, and a test keeps them equal."""
+UNANSWERED = (OSError, TimeoutError, EOFError, ValueError)
 
 
 class Finding(NamedTuple):
@@ -69,33 +77,73 @@ def _tokens(settings: Settings) -> list[Finding]:
     return findings or [Finding("ok", "tokens", "who signs them and the keys are set")]
 
 
-async def _valkey(url: str) -> list[Finding]:
-    if not url:
+async def _valkey(redis_url: str) -> list[Finding]:
+    """The one server, or every server of the cluster that the first one which answers belongs to."""
+    if not redis_url:
         return [_not_set("redis_url")]
-    parts = urlsplit(url)
+    urls = server_urls(redis_url)
+    failures = []
+    for url in urls:
+        try:
+            async with _valkey_asked(url) as ask:
+                is_cluster = "cluster_enabled:1" in str(await ask("INFO", "cluster"))
+                nodes = [line.split() for line in str(await ask("CLUSTER", "NODES")).splitlines()] if is_cluster else []
+        except UNANSWERED as error:
+            failures.append(Finding("unchecked", "Valkey", _words(error)))
+            continue
+        if is_cluster:
+            addresses = [_node_address(node[1], url) for node in nodes if "noaddr" not in node[2]]
+            return [finding for node_url in addresses for finding in await _valkey_server(node_url, CLUSTER_SETTINGS)]
+        if len(urls) > 1:
+            return [Finding("unsafe", "redis_url", "names several servers, and one of them is in no cluster")]
+        return await _valkey_server(url, {})
+    return failures
+
+
+async def _valkey_server(url: str, more_settings: Mapping[str, str]) -> list[Finding]:
+    host, port = _address(url)
+    subject = f"Valkey {host}:{port}" if more_settings else "Valkey"
+    settings = {**embedded.VALKEY_SETTINGS, **more_settings}
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            tls = ssl.create_default_context() if parts.scheme == "rediss" else None
-            reader, writer = await asyncio.open_connection(*_address(url), ssl=tls)
-            try:
-                if parts.password:
-                    login = [part for part in (parts.username, parts.password) if part]
-                    await _ask(reader, writer, "AUTH", *map(unquote, login))
-                said = await _ask(reader, writer, "CONFIG", "GET", *embedded.VALKEY_SETTINGS)
-            finally:
-                writer.close()
-    except (OSError, TimeoutError, EOFError, ValueError) as error:
-        return [Finding("unchecked", "Valkey", _words(error))]
+        async with _valkey_asked(url) as ask:
+            said = await ask("CONFIG", "GET", *settings)
+            about = str(await ask("CLUSTER", "NODES")) if more_settings else ""
+    except UNANSWERED as error:
+        return [Finding("unchecked", subject, _words(error))]
     assert isinstance(said, list)
     found = dict(zip(said[::2], said[1::2], strict=True))
     findings = []
-    for name, value in embedded.VALKEY_SETTINGS.items():
+    for name, value in settings.items():
         wanted = value.strip('"')
         if found.get(name) != wanted:
             findings.append(
-                Finding("unsafe", f"Valkey's {name}", f"is {found.get(name)!r}, not {wanted!r}: {REMEDIES[name]}")
+                Finding("unsafe", f"{subject}'s {name}", f"is {found.get(name)!r}, not {wanted!r}: {REMEDIES[name]}")
             )
-    return findings or [Finding("ok", "Valkey", "keeps what it acknowledges")]
+    if "[" in about.partition("myself")[2].partition("\n")[0]:
+        findings.append(Finding("unsafe", f"{subject}'s slots", "one is being moved key by key: its shard is refused"))
+    return findings or [Finding("ok", subject, "keeps what it acknowledges")]
+
+
+@asynccontextmanager
+async def _valkey_asked(url: str) -> AsyncIterator[Callable[..., Awaitable[object]]]:
+    """A function that sends a command. The block has ``TIMEOUT_S`` in all; it raises one of ``UNANSWERED``."""
+    parts = urlsplit(url)
+    async with asyncio.timeout(TIMEOUT_S):
+        tls = ssl.create_default_context() if parts.scheme == "rediss" else None
+        reader, writer = await asyncio.open_connection(*_address(url), ssl=tls)
+        ask = partial(_ask, reader, writer)
+        try:
+            if parts.password:
+                await ask("AUTH", *(unquote(part) for part in (parts.username, parts.password) if part))
+            yield ask
+        finally:
+            writer.close()
+
+
+def _node_address(told: str, url: str) -> str:
+    """The URL of a node from ``host:port@bus``, as CLUSTER NODES tells it; without a host it is the one asked."""
+    host, _, port = told.partition("@")[0].rpartition(":")
+    return url_of(url, host or _address(url)[0], int(port))
 
 
 async def _nats(url: str) -> list[Finding]:

@@ -125,6 +125,7 @@ from ledger.messages import (
     VerbOutcome,
     WrongState,
 )
+from ledger.placement import server_urls, url_of
 from ledger.rules import (
     RulesLedger,
 )
@@ -253,4 +254,6 @@ __all__ = [
     "fingerprint",
     "migrate",
     "operation_id",
+    "server_urls",
+    "url_of",
 ]

@@ -18,6 +18,11 @@ def shard_key(shard: int) -> str:
     return f"{shard_tag(shard)}:shard"
 
 
+def absent_key(shard: int) -> str:
+    """No key has this name, ever. A call that names it is refused whole while keys leave the slot one by one."""
+    return f"{shard_tag(shard)}:absent"
+
+
 def journal_key(shard: int) -> str:
     """The stream of the shard's journal entries; the id of an entry is ``<epoch>-<seq>``."""
     return f"{shard_tag(shard)}:journal"

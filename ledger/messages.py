@@ -416,9 +416,10 @@ class Reclaim(Record, frozen=True, tag="reclaim"):
 
 
 class Part(Record, frozen=True, tag="part"):
-    """One shard's part of an operation; where it ``takes`` no units, it is just remembered."""
+    """One shard's part of an operation at ``at_ms``; where it ``takes`` no units, it is just remembered."""
 
     token: str
+    at_ms: int
     takes: bool
     operation: Change
 

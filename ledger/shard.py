@@ -7,31 +7,32 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
     MasterDownError,
+    MovedError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 
 from ledger import messages as m
 from ledger.coalescer import Answer
 from ledger.errors import LedgerError, Overloaded, Unavailable, Unknown
 from ledger.journal.records import START, Place
-from ledger.keys import journal_key, shard_key
+from ledger.keys import absent_key, journal_key, shard_key
 from ledger.library import library, load
+from ledger.placement import Placement, command, connection_to
 from ledger.server_check import SETTINGS, unsafe_settings, unsafe_version
 from ledger.state import FILLING, ShardRecord, Standing
 
@@ -39,9 +40,15 @@ logger = logging.getLogger(__name__)
 
 CLOCK_DIFFERENCE_MAX_MS = 60_000
 """Two machines that differ by more cannot both be right about when a hold ends."""
-REFUSALS = (ReadOnlyError, NoPermissionError, MasterDownError, ClusterDownError)
+OLD_MIGRATION = (AskError, TryAgainError)
+PROCESS = "availability-ledger"
+"""What a connection that may change the ledger is called at its server."""
+REFUSALS = (ReadOnlyError, NoPermissionError, MasterDownError, ClusterDownError, *OLD_MIGRATION)
 REFUSAL_WORDS = ("EPOCH", "MISCONF", "BUSY", "NOREPLICAS", "UNKILLABLE")
 """How a server says that it did not run the script at all; redis-py strips the code of the errors that it knows."""
+REFUSAL_OF_OLD_MIGRATION = "the shard's slot is being moved key by key: nothing is decided before that has ended"
+MOVES_MAX = 5
+"""Servers that one call follows the shard to, when each names another."""
 FREEING = (
     *(m.Release, m.Expire, m.Ship, m.Cancel, m.Read, m.Find, m.Locations),
     *(m.Look, m.Drop, m.Finish, m.Forget, m.Unfinished),
@@ -96,15 +103,9 @@ class Shard:
         first: "Shard | None" = None,
     ) -> None:
         """``first`` is asked how many shards the ledger has by one that has nothing yet."""
-        self._pool = Redis.from_url(
-            url,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=None,  # each call has a deadline of its own
-            socket_connect_timeout=limits.timeout_ms / 1000,
-            protocol=2,
-        ).connection_pool
+        self._placement = Placement(url, number, limits.timeout_ms / 1000)
         self._number = number
-        self._key = shard_key(number)
+        self._keys = (shard_key(number), absent_key(number))
         self._journal_key = journal_key(number)
         self._limits = limits
         self._now_ms = now_ms
@@ -113,6 +114,7 @@ class Shard:
         self._first = first
         self._turn = asyncio.Lock()
         self._run = ""
+        self._moves = 0
         self._connection: AbstractConnection | None = None
         self._epoch = 0
         self._clock: tuple[int, int] | None = None
@@ -138,8 +140,8 @@ class Shard:
             try:
                 connection = await self._connected()
                 async with asyncio.timeout(self._limits.timeout_ms / 1000):
-                    packed = await self._command(connection, "GET", self._key)
-                    found = await self._command(connection, "XRANGE", self._journal_key, str(at), str(at))
+                    packed = await command(connection, "GET", self._keys[0])
+                    found = await command(connection, "XRANGE", self._journal_key, str(at), str(at))
             except (RedisError, OSError, TimeoutError, Unavailable) as failure:
                 await self._disconnect(_reason(failure))
                 raise Unavailable(self.reasons[0]) from failure
@@ -153,7 +155,7 @@ class Shard:
         """How many shards the ledger has, as far as this one knows. Raises Unavailable."""
         async with self._turn:
             try:
-                packed = await self._command(await self._connected(), "GET", self._key)
+                packed = await command(await self._connected(), "GET", self._keys[0])
             except (RedisError, OSError, TimeoutError, Unavailable) as failure:
                 await self._disconnect(_reason(failure))
                 raise Unavailable(self.reasons[0]) from failure
@@ -177,7 +179,7 @@ class Shard:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._limits.timeout_ms / 1000):
-                packed = await self._command(connection, "FCALL", function, 1, self._key, self._argument(operations))
+                packed = await command(connection, "FCALL", function, 2, *self._keys, self._argument(operations))
         except OutOfMemoryError:
             return await self._call_without_memory(operations, function)
         except ResponseError as refusal:
@@ -206,7 +208,7 @@ class Shard:
         return _encode((*head, *of_clients))
 
     def _learn(self, reply: Reply) -> None:
-        self._epoch = reply.epoch
+        self._epoch, self._moves = reply.epoch, 0
         self._clock = (reply.now_ms, _monotonic_ms())
         if reply.clock_jumped:
             self.reasons = ["the server's clock jumped: time goes on as this process counts it until it is mended"]
@@ -248,18 +250,32 @@ class Shard:
         if text.startswith("SHARDS"):
             await self._disconnect(wrong_shards(int(text.split()[1]), self._limits.shards))
             return [Unavailable(self.reasons[0])] * len(operations)
+        if isinstance(refusal, MovedError):
+            return await self._follow(operations, function)
         if isinstance(refusal, REFUSALS) or text.startswith(REFUSAL_WORDS):
-            reason = f"the ledger's server refuses: {text[:80]}"
+            old = isinstance(refusal, OLD_MIGRATION)
+            reason = REFUSAL_OF_OLD_MIGRATION if old else f"the ledger's server refuses: {text[:80]}"
             await self._disconnect(reason)
             return [Unavailable(reason)] * len(operations)
         await self._disconnect("the ledger failed while writing")
         logger.critical("the ledger failed while writing: %s", text)
         return [Unknown("the ledger failed while writing")] * len(operations)
 
+    async def _follow(self, operations: Sequence[m.Operation], function: str) -> list[Answer]:
+        """The shard is on another server now, where the same call may go at once."""
+        self._moves += 1
+        if self._moves > MOVES_MAX:
+            self._moves = 0
+            await self._disconnect("the cluster's servers do not agree on who has the shard")
+            return [Unavailable(self.reasons[0])] * len(operations)
+        await self._disconnect("the shard is on another server now")
+        return await self._call(operations, function)
+
     async def _connected(self) -> AbstractConnection:
         if self._connection is None:
+            url = await self._placement.url()
             async with asyncio.timeout(self._limits.timeout_ms / 1000):
-                connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+                connection = connection_to(url, PROCESS)
                 try:
                     await connection.connect()  # type: ignore[no-untyped-call]
                     await self._check(connection)
@@ -272,16 +288,16 @@ class Shard:
 
     async def _check(self, connection: AbstractConnection) -> None:
         """Raises Unavailable when the server must not be trusted with promises; loads the library."""
-        lines = (await self._command(connection, "INFO", "server")).decode().splitlines()
+        lines = (await command(connection, "INFO", "server")).decode().splitlines()
         info = dict(line.split(":", 1) for line in lines if ":" in line)
         self._run = info.get("run_id", "")
-        flat = [value.decode() for value in await self._command(connection, "CONFIG", "GET", *SETTINGS)]
+        flat = [value.decode() for value in await command(connection, "CONFIG", "GET", *SETTINGS)]
         reasons = unsafe_version(info) + unsafe_settings(dict(zip(flat[::2], flat[1::2], strict=True)))
-        seconds, microseconds = await self._command(connection, "TIME")
+        seconds, microseconds = await command(connection, "TIME")
         server_ms = int(seconds) * 1000 + int(microseconds) // 1000
         if abs(server_ms - time.time_ns() // 1_000_000) > CLOCK_DIFFERENCE_MAX_MS:
             reasons.append("the server's clock and this machine's differ by more than a minute: mend the wrong one")
-        packed = await self._command(connection, "GET", self._key)
+        packed = await command(connection, "GET", self._keys[0])
         there = _decode_shard(packed).shards if packed else None
         if packed is None and self._first is not None:
             there = await self._first.shards_there()
@@ -290,10 +306,6 @@ class Shard:
         if reasons:
             raise Unavailable("; ".join(reasons))
         await load(connection, library())
-
-    async def _command(self, connection: AbstractConnection, *words: Any) -> Any:
-        await connection.send_command(*words)
-        return await connection.read_response()
 
     async def _disconnect(self, reason: str) -> None:
         self.reasons = [reason]

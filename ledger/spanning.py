@@ -341,14 +341,14 @@ class Spanning:
             whole.expire()
         unpin = dict.fromkeys(sight.parts, m.Finish("", change.reservation, token))
         try:
-            parts, refusal = await self._judge(change, whole, sight.parts, token)
+            parts, refusal = await self._judge(change, whole, sight, token)
         except (Overloaded, Unavailable):
             self._tell(unpin)
             raise
         if refusal is not None:
             await self._try(unpin)
             return refusal
-        answers = await self._try({shard: part_of(change, part, token) for shard, part in parts.items()})
+        answers = await self._try({shard: part_of(change, part, token, sight.now_ms) for shard, part in parts.items()})
         done = {shard: answer.reservation for shard, answer in answers.items() if isinstance(answer, m.Done)}
         if len(done) == len(parts):
             self._tell(unpin)
@@ -360,19 +360,19 @@ class Spanning:
         raise Unknown("a shard of the ledger did not answer; the others have done it")
 
     async def _judge(
-        self, change: m.Change, whole: Claim, parts: dict[int, m.Reservation], token: str
+        self, change: m.Change, whole: Claim, sight: Sight, token: str
     ) -> tuple[dict[int, m.Reservation], m.CommitOutcome | m.MoveOutcome | None]:
         """The parts, ready for the change, or why it must not be."""
         if len(whole.operations) >= OPERATIONS_MAX:
-            return parts, m.OperationsLimit(OPERATIONS_MAX)
+            return sight.parts, m.OperationsLimit(OPERATIONS_MAX)
         if isinstance(change, m.Move):
-            return await self._move(change, whole, parts, token)
+            return await self._move(change, whole, sight, token)
         judged = whole.judge(change)
         if not isinstance(judged, list):
-            return parts, judged
+            return sight.parts, judged
         if isinstance(change, m.Commit) and not whole.units("held"):
-            return await self._reclaim(change, parts, token)
-        return parts, None
+            return await self._reclaim(change, sight.parts, token)
+        return sight.parts, None
 
     async def _reclaim(
         self, commit: m.Commit, parts: dict[int, m.Reservation], token: str
@@ -401,11 +401,12 @@ class Spanning:
         return parts | {shard: cast(m.Done, answer).reservation for shard, answer in answers.items()}, None
 
     async def _move(
-        self, move: m.Move, whole: Claim, parts: dict[int, m.Reservation], token: str
+        self, move: m.Move, whole: Claim, sight: Sight, token: str
     ) -> tuple[dict[int, m.Reservation], m.MoveOutcome | None]:
         """Moves the line on its shard, first of all parts: they only take note of it."""
+        parts = sight.parts
         shard = next((shard for shard, part in parts.items() if move.line in part.numbers), min(parts))
-        answer = await self._ask(shard, replace(part_of(move, parts[shard], token), takes=True))
+        answer = await self._ask(shard, replace(part_of(move, parts[shard], token, sight.now_ms), takes=True))
         match answer:
             case m.Done():
                 return parts, None
@@ -438,22 +439,25 @@ class Spanning:
             seal = m.Seal(reservation, token, sealed[0].expires_at_ms)
             unsealed = [shard for shard, part in parts.items() if part.span and not part.span.sealed]
             await self._ask_all(dict.fromkeys(unsealed, seal))
-        await self._roll_forward(parts, token)
+        await self._roll_forward(parts, token, sight.now_ms)
         if Claim.of(merged(parts)).is_live:
             await self._ask_all(dict.fromkeys(parts, m.Finish("", reservation, token)))
         else:
             await self._ask_all(dict.fromkeys(parts, m.Forget(reservation, token)))
 
-    async def _roll_forward(self, parts: dict[int, m.Reservation], token: str) -> None:
+    async def _roll_forward(self, parts: dict[int, m.Reservation], token: str, at_ms: int) -> None:
         """A change that was done on some shard is done on the others."""
         intents = {part.span.intent for part in parts.values() if part.span and part.span.intent}
         for change in map(_change.decode, sorted(intents)):
             undone = {shard: part for shard, part in parts.items() if change.id not in part.operations}
             if len(undone) < len(parts):
+                if isinstance(change, m.Extend):
+                    done = next(part for shard, part in parts.items() if shard not in undone)
+                    at_ms = done.expires_at_ms - change.ttl_ms
                 logger.warning(
                     "operation %s had been done on some shards only: it is done on the others now", change.id
                 )
-                await self._ask_all({shard: part_of(change, part, token) for shard, part in undone.items()})
+                await self._ask_all({shard: part_of(change, part, token, at_ms) for shard, part in undone.items()})
 
 
 def units_of(part: m.Reservation, lines: list[m.UnitsOfLine] | None, states: tuple[str, ...]) -> list[m.UnitsOfLine]:
@@ -465,15 +469,15 @@ def units_of(part: m.Reservation, lines: list[m.UnitsOfLine] | None, states: tup
     return [m.UnitsOfLine(own[line.line], line.quantity) for line in lines if line.line in own]
 
 
-def part_of(change: m.Change, part: m.Reservation, token: str) -> m.Part:
-    """What a change of the whole is for one of its parts."""
+def part_of(change: m.Change, part: m.Reservation, token: str, at_ms: int) -> m.Part:
+    """What a change of the whole at ``at_ms`` is for one of its parts."""
     if isinstance(change, m.Extend):
-        return m.Part(token, any(line.held for line in part.lines), change)
+        return m.Part(token, at_ms, any(line.held for line in part.lines), change)
     if isinstance(change, m.Move):
         own = part.numbers.index(change.line) + 1 if change.line in part.numbers else LINE_OF_ANOTHER_PART
-        return m.Part(token, own != LINE_OF_ANOTHER_PART, replace(change, line=own))
+        return m.Part(token, at_ms, own != LINE_OF_ANOTHER_PART, replace(change, line=own))
     lines = units_of(part, change.lines, TAKES[verb_of(change)])
-    return m.Part(token, bool(lines), replace(change, lines=lines))
+    return m.Part(token, at_ms, bool(lines), replace(change, lines=lines))
 
 
 def _of_shard(outcome: m.Outcome, shard: int) -> m.Outcome:

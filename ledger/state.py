@@ -20,7 +20,7 @@ FILLING = 0
 
 
 class ShardRecord(Struct, array_like=True, frozen=True):
-    """What a shard knows of itself; ``shards`` (of the whole ledger) is None where nothing was written since there is it."""
+    """What a shard knows of itself; ``shards``, of the whole ledger, is None where only an older version wrote."""
 
     epoch: int
     seq: int

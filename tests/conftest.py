@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cluster import Cluster, valkey_cluster
 from servers import RunningServer, empty_nats, empty_valkey, fresh_database, nats_server, postgres, running, valkey
 
 
@@ -22,6 +23,13 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningS
     """The Valkey of the session; a test that kills it starts it again."""
     with running(valkey, tmp_path_factory.mktemp("valkey")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def cluster_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The Valkey Cluster of the session; a test that kills a node starts it again."""
+    with valkey_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +51,13 @@ def valkey_url(valkey_server: RunningServer) -> str:
     """An empty Valkey."""
     empty_valkey(valkey_server.url)
     return valkey_server.url
+
+
+@pytest.fixture
+def cluster(cluster_of_session: Cluster) -> Cluster:
+    """An empty Valkey Cluster; where its slots are is as the tests before have left it."""
+    cluster_of_session.empty()
+    return cluster_of_session
 
 
 @pytest.fixture

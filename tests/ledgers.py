@@ -8,6 +8,8 @@ from ledger.identity import event_key, operation_id
 
 START_MS = 1_800_000_000_000
 CLIENT = "web"
+_names = itertools.count()
+"""Tells the keys of one shop from another's."""
 
 
 class Clock:
@@ -26,7 +28,8 @@ class Shop:
     def __init__(self, ledger: Any, clock: Clock) -> None:
         self.ledger = ledger
         self.clock = clock
-        self._keys = (f"{id(self)}-{number}" for number in itertools.count())
+        name = next(_names)
+        self._keys = (f"{name}-{number}" for number in itertools.count())
 
     def key(self, key: str | None, client: str = CLIENT) -> str:
         return operation_id(client, key or next(self._keys))

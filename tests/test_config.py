@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import cluster
 import pytest
 
 from availability import embedded
@@ -19,6 +20,11 @@ def settings_of(name: str) -> list[str]:
 def test_valkey_is_set_alike_everywhere() -> None:
     """P2."""
     assert settings_of("valkey.conf") == [f"{name} {value}" for name, value in embedded.VALKEY_SETTINGS.items()]
+
+
+def test_a_cluster_is_set_alike_everywhere() -> None:
+    """P2, P9."""
+    assert settings_of("valkey-cluster.conf") == [f"{name} {value}" for name, value in cluster.SETTINGS.items()]
 
 
 def test_postgres_is_set_alike_everywhere() -> None:

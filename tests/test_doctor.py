@@ -4,6 +4,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from cluster import Cluster, node_id, slot_of
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from availability import doctor, issuer
@@ -51,6 +53,32 @@ def test_a_valkey_that_may_lose_stock_is_unsafe(tmp_path: Path, valkey_url: str,
     assert verdicts(safe(tmp_path, redis_url=valkey_url))["Valkey"] == "ok"
     assert [finding.subject for finding in findings if finding.verdict == "unsafe"] == [f"Valkey's {name}"]
     assert doctor.exit_code(findings) == 1
+
+
+def test_each_server_of_a_cluster_is_looked_at(tmp_path: Path, cluster: Cluster) -> None:
+    """P2, P9: whichever of them is named."""
+    settings = safe(tmp_path, redis_url=f"redis://127.0.0.1:1,{cluster.nodes[1].url}")
+    first, second, third = ("Valkey " + node.url.rpartition("@")[2].removesuffix("/0") for node in cluster.nodes)
+    others = {"tokens": "ok", "nats_url": "unchecked", "postgres_url": "unchecked"}
+    assert verdicts(settings) == {first: "ok", second: "ok", third: "ok", **others}
+
+    owner, target = cluster.node_of(0), cluster.another_than(cluster.node_of(0))
+    moving = {first: "ok", second: "ok", third: "ok", **others}
+    moving.pop(subject := (first, second, third)[cluster.nodes.index(owner)])
+    with SyncRedis.from_url(owner.url) as client:
+        client.config_set("cluster-require-full-coverage", "yes")
+        client.execute_command("CLUSTER", "SETSLOT", slot_of(0), "MIGRATING", node_id(target))
+        found = verdicts(settings)
+        client.execute_command("CLUSTER", "SETSLOT", slot_of(0), "STABLE")
+        client.config_set("cluster-require-full-coverage", "no")
+    assert found == moving | dict.fromkeys(
+        [f"{subject}'s cluster-require-full-coverage", f"{subject}'s slots"], "unsafe"
+    )
+
+
+def test_servers_that_are_no_cluster_are_not_named_together(tmp_path: Path, valkey_url: str, cluster: Cluster) -> None:
+    """P9: whichever answers first would be the ledger."""
+    assert verdicts(safe(tmp_path, redis_url=f"{valkey_url},{cluster.url}"))["redis_url"] == "unsafe"
 
 
 def test_what_does_not_answer_is_unchecked(tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from ledger.errors import Unavailable
 from ledger.journal import records
 from ledger.journal.records import START, Place, RawEntry, Unreadable
+from ledger.keys import journal_key
+from ledger.placement import Placement
 
 FIELD = b"e"
 TAIL_ENTRIES = 1_000
@@ -19,8 +22,8 @@ SOCKET_TIMEOUT_S = 10.0
 BATCH_BYTES = 4_000_000
 BATCH_ENTRIES_MIN, BATCH_ENTRIES_MAX = 16, 4_096
 
-STREAM_FAILED = (RedisError, OSError, TimeoutError)
-"""The server is away, loading or refuses; ask again later, on a new connection."""
+STREAM_FAILED = (RedisError, OSError, TimeoutError, Unavailable)
+"""The server is away, loading, refuses or has the shard no more; ask again later, with a new ``JournalStream``."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,25 @@ class JournalStream:
 
     def __init__(self, redis_url: str, shard: int) -> None:
         self.position = START
-        self._key = f"{{s{shard}}}:journal"
+        self._key = journal_key(shard)
         self._batch_entries = BATCH_ENTRIES_MIN
-        self._client = Redis.from_url(
-            redis_url,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=SOCKET_TIMEOUT_S,
-            socket_connect_timeout=SOCKET_TIMEOUT_S,
-        )
+        self._placement = Placement(redis_url, shard, SOCKET_TIMEOUT_S)
+        self._found: Redis | None = None
+
+    async def _client(self) -> Redis:
+        """To the server that has the shard, looked for once."""
+        if self._found is None:
+            self._found = Redis.from_url(
+                await self._placement.url(),
+                retry=Retry(NoBackoff(), 0),
+                socket_timeout=SOCKET_TIMEOUT_S,
+                socket_connect_timeout=SOCKET_TIMEOUT_S,
+            )
+        return self._found
 
     async def close(self) -> None:
-        await self._client.aclose()
+        if self._found is not None:
+            await self._found.aclose()
 
     def rewind(self, cursor: Place) -> None:
         """Read on from a tail before the journal's cursor: what lies between is to be compared with the journal."""
@@ -56,9 +67,8 @@ class JournalStream:
 
     async def read(self, block_ms: int = BLOCK_MS) -> list[RawEntry]:
         """The next entries, about ``BATCH_BYTES`` of them at most; none when none came within ``block_ms``."""
-        answer: Any = await self._client.xread(
-            {self._key: str(self.position)}, count=self._batch_entries, block=block_ms
-        )
+        client = await self._client()
+        answer: Any = await client.xread({self._key: str(self.position)}, count=self._batch_entries, block=block_ms)
         if not answer:
             return []
         [(_, items)] = answer
@@ -72,16 +82,18 @@ class JournalStream:
         """Forget what lies more than a tail behind ``cursor``, which must be committed."""
         if cursor.seq > TAIL_ENTRIES:
             oldest_kept = Place(cursor.epoch, cursor.seq - TAIL_ENTRIES + 1)
-            await self._client.xtrim(self._key, minid=str(oldest_kept), approximate=True)
+            client = await self._client()
+            await client.xtrim(self._key, minid=str(oldest_kept), approximate=True)
 
     async def status(self, cursor: Place) -> StreamStatus:
         """What the journal, which has come to ``cursor``, has not got yet."""
-        last: Any = await self._client.xrevrange(self._key, count=1)
-        missing: Any = await self._client.xrange(self._key, min=f"({cursor}", count=1)
+        client = await self._client()
+        last: Any = await client.xrevrange(self._key, count=1)
+        missing: Any = await client.xrange(self._key, min=f"({cursor}", count=1)
         newest = _entry(last[0]).place if last else START
         if not missing:
             return StreamStatus(0, 0, ledger_behind=newest < cursor)
-        seconds, microseconds = await self._client.time()
+        seconds, microseconds = await client.time()
         ledger_now_ms = int(seconds) * 1_000 + int(microseconds) // 1_000
         try:
             at_ms = records.decode(*_entry(missing[0])).at_ms

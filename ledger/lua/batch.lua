@@ -1,6 +1,6 @@
 -- The library's functions: a batch of operations, decided in order, written at once; and the fence.
 --
--- KEYS: the shard's key, which carries its hash tag.  ARGV: one msgpack array
+-- KEYS: the shard's key, which carries its hash tag; one that never exists, see keys.py.  ARGV: one msgpack array
 --   {now_ms or 0, expected_ms or 0, epoch or 0, backlog_entries_max, low_stock, {operation, ...}, look_only,
 --    client_open_reservations_max, client_held_units_max, shards of the ledger}
 -- With look_only what is overdue counts as ended in the answers, and nothing is written.

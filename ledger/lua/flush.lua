@@ -120,8 +120,9 @@ local function write_coordination()
   for id in pairs(gone) do
     if not records[id] then call('DEL', prefix .. 'op:' .. id) end
   end
-  for id, token in pairs(locks) do
-    if token then call('SET', prefix .. 'lock:' .. id, token, 'PX', LOCK_MS) else call('DEL', prefix .. 'lock:' .. id) end
+  for id, lock in pairs(locks) do
+    local key = prefix .. 'lock:' .. id
+    if lock then call('SET', key, encode(lock), 'PX', LOCK_KEPT_MS) else call('DEL', key) end
   end
   for id, at_ms in pairs(marks) do
     if at_ms then call('ZADD', prefix .. 'spanning', at_ms, id) else call('ZREM', prefix .. 'spanning', id) end

@@ -17,7 +17,7 @@ verbs.look = function(op)
   if span and intent ~= '' and span[TOKEN] ~= '' and span[TOKEN] ~= token and span[PINNED_UNTIL] > now_ms then
     return looked(true)
   end
-  if locks_it and not lock(id, token) then return looked(true) end
+  if locks_it and not take_lock(id, token) then return looked(true) end
   if span then
     if takes_over then pin(reservation, token, span[INTENT])
     elseif intent ~= '' and span[SEALED] and span[TOKEN] == '' then pin(reservation, token, intent) end

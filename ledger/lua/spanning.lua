@@ -2,21 +2,30 @@
 -- pin two attempts at one reservation, and a mark brings the keeper.
 
 local LOCK_MS = 5000           -- longer than an attempt lives
+local LOCK_KEPT_MS = 60000     -- by when the server removes one that nobody let go of
 local PIN_MS = 6000            -- held units of a part do not expire meanwhile ...
 local LOOK_AGAIN_MS = 3000     -- ... so the keeper can finish what its coordinator left behind
 
-local function lock(id, token)
-  local holder = locks[id]
-  if holder == nil then holder = call('GET', prefix .. 'lock:' .. id) end
-  if holder and holder ~= token then return false end
-  locks[id] = token
+-- The lock in force on an operation, {token, until_ms}, or false.
+local function lock_of(id)
+  local lock = locks[id]
+  if lock == nil then
+    local packed = call('GET', prefix .. 'lock:' .. id)
+    lock = packed and decode(packed) or false
+  end
+  return lock and lock[2] > now_ms and lock
+end
+
+local function take_lock(id, token)
+  local lock = lock_of(id)
+  if lock and lock[1] ~= token then return false end
+  locks[id] = {token, now_ms + LOCK_MS}
   return true
 end
 
-local function unlock(id, token)
-  local holder = locks[id]
-  if holder == nil then holder = call('GET', prefix .. 'lock:' .. id) end
-  if holder == token then locks[id] = false end
+local function let_go_of_lock(id, token)
+  local lock = lock_of(id)
+  if lock and lock[1] == token then locks[id] = false end
 end
 
 local function rewrite(reservation)

@@ -1,0 +1,87 @@
+"""Where a shard is: its server's URL, which in a Valkey Cluster may be another one after each move of a slot."""
+
+import asyncio
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from ledger.errors import Unavailable
+from ledger.keys import shard_key
+
+
+def server_urls(redis_url: str) -> list[str]:
+    """The servers that ``redis_url`` names: one URL, or several with commas between them."""
+    return re.split(r",\s*(?=(?:redis|rediss|unix)://)", redis_url)
+
+
+def url_of(url: str, host: str, port: int) -> str:
+    """The URL of another server that takes the same user, TLS and options as the one of ``url``."""
+    parts = urlsplit(url)
+    user, at, _ = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user}{at}{f'[{host}]' if ':' in host else host}:{port}").geturl()
+
+
+def connection_to(url: str, name: str | None = None) -> AbstractConnection:
+    """Not connected yet, and without retries and timeouts of its own: each use has a deadline.
+
+    ``name`` is what the server lists it by.
+    """
+    options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "socket_timeout": None, "protocol": 2}
+    pool = Redis.from_url(url, client_name=name, **options).connection_pool
+    connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
+    return connection
+
+
+async def command(connection: AbstractConnection, *words: Any) -> Any:
+    """What the server answers. Raises RedisError, among them its refusal, or OSError."""
+    await connection.send_command(*words)
+    return await connection.read_response()
+
+
+class Placement:
+    """Where one shard is, asked anew for each connection; who had it last knows best where it went."""
+
+    def __init__(self, redis_url: str, shard: int, timeout_s: float) -> None:
+        """``redis_url``: the one server, or any servers of a cluster; ``timeout_s`` is for all of them together."""
+        self._given = server_urls(redis_url)
+        self._shard = shard
+        self._slot = key_slot(shard_key(shard).encode())
+        self._timeout_s = timeout_s
+        self._last = self._given[0]
+
+    async def url(self) -> str:
+        """The server that has the shard. Raises Unavailable, RedisError, OSError or TimeoutError."""
+        asked = list(dict.fromkeys([self._last, *self._given]))
+        failures: list[Exception] = []
+        for url in asked:
+            try:
+                async with asyncio.timeout(self._timeout_s / len(asked)):
+                    self._last = await self._told_by(url)
+                    return self._last
+            except (RedisError, OSError, TimeoutError) as failure:
+                failures.append(failure)
+        raise failures[-1]
+
+    async def _told_by(self, url: str) -> str:
+        """Who has the shard, as this server tells it."""
+        connection = connection_to(url)
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            if b"cluster_enabled:1" not in await command(connection, "INFO", "cluster"):
+                if len(self._given) > 1:
+                    raise Unavailable("redis_url names several servers, and one of them is in no cluster")
+                return url
+            ranges = await command(connection, "CLUSTER", "SLOTS")
+        finally:
+            await connection.disconnect(nowait=True)
+        for first, last, (host, port, *_), *_ in ranges:
+            if first <= self._slot <= last:
+                return url_of(url, host.decode() if host else urlsplit(url).hostname or "", port)
+        raise Unavailable(f"no server of the cluster has slot {self._slot}, where shard {self._shard} is")
