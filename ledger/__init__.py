@@ -6,6 +6,7 @@ from ledger.errors import (
     Unavailable,
     Unknown,
 )
+from ledger.filling import Filled, FillPlan, FillRefused, NotFilled, fill_anew
 from ledger.identity import (
     differing_field,
     event_key,
@@ -42,6 +43,7 @@ from ledger.journal import (
     Written,
     migrate,
 )
+from ledger.keyspace import KEYSPACE_FAILED
 from ledger.messages import (
     CLIENT_HELD_UNITS_MAX,
     CLIENT_OPEN_RESERVATIONS_MAX,
@@ -136,6 +138,7 @@ __all__ = [
     "CLIENT_HELD_UNITS_MAX",
     "CLIENT_OPEN_RESERVATIONS_MAX",
     "JOURNAL_FAILED",
+    "KEYSPACE_FAILED",
     "LINES_MAX",
     "QUANTITY_MAX",
     "STOCK_QUANTITY_MAX",
@@ -161,6 +164,9 @@ __all__ = [
     "Expired",
     "Extend",
     "FeedStatus",
+    "FillPlan",
+    "FillRefused",
+    "Filled",
     "Filters",
     "Find",
     "Finished",
@@ -193,6 +199,7 @@ __all__ = [
     "MoveOutcome",
     "Movement",
     "Name",
+    "NotFilled",
     "NotFound",
     "Observer",
     "OpenReservationsLimit",
@@ -251,6 +258,7 @@ __all__ = [
     "WrongState",
     "differing_field",
     "event_key",
+    "fill_anew",
     "fingerprint",
     "migrate",
     "operation_id",

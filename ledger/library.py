@@ -16,12 +16,13 @@ _LAST = ("flush", "batch")
 
 
 class Library(NamedTuple):
-    """``text`` is what FUNCTION LOAD takes; ``batch`` and ``batch_allow_oom`` are its functions' names."""
+    """``text`` is what FUNCTION LOAD takes; the others are its functions' names."""
 
     name: str
     text: str
     batch: str
     batch_allow_oom: str
+    fence: str
 
 
 @cache
@@ -41,6 +42,7 @@ def library() -> Library:
         f"#!lua name={name}\n{body.replace('VERSION', version)}",
         f"batch_{version}",
         f"batch_allow_oom_{version}",
+        f"fence_{version}",
     )
 
 

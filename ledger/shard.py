@@ -34,7 +34,7 @@ from ledger.keys import absent_key, journal_key, shard_key
 from ledger.library import library, load
 from ledger.placement import Placement, command, connection_to
 from ledger.server_check import SETTINGS, unsafe_settings, unsafe_version
-from ledger.state import FILLING, ShardRecord, Standing
+from ledger.state import ShardRecord, Standing, wrong_shards
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ OLD_MIGRATION = (AskError, TryAgainError)
 PROCESS = "availability-ledger"
 """What a connection that may change the ledger is called at its server."""
 REFUSALS = (ReadOnlyError, NoPermissionError, MasterDownError, ClusterDownError, *OLD_MIGRATION)
-REFUSAL_WORDS = ("EPOCH", "MISCONF", "BUSY", "NOREPLICAS", "UNKILLABLE")
+REFUSAL_WORDS = ("EPOCH", "SHARDS", "MISCONF", "BUSY", "NOREPLICAS", "UNKILLABLE")
 """How a server says that it did not run the script at all; redis-py strips the code of the errors that it knows."""
 REFUSAL_OF_OLD_MIGRATION = "the shard's slot is being moved key by key: nothing is decided before that has ended"
 MOVES_MAX = 5
@@ -247,14 +247,13 @@ class Shard:
             await self._disconnect("the library is gone from the server")
             return await self._call(operations, function)
         self._epoch = 0
-        if text.startswith("SHARDS"):
-            await self._disconnect(wrong_shards(int(text.split()[1]), self._limits.shards))
-            return [Unavailable(self.reasons[0])] * len(operations)
         if isinstance(refusal, MovedError):
             return await self._follow(operations, function)
         if isinstance(refusal, REFUSALS) or text.startswith(REFUSAL_WORDS):
             old = isinstance(refusal, OLD_MIGRATION)
             reason = REFUSAL_OF_OLD_MIGRATION if old else f"the ledger's server refuses: {text[:80]}"
+            if text.startswith("SHARDS"):
+                reason = wrong_shards(int(text.split()[1]), self._limits.shards)
             await self._disconnect(reason)
             return [Unavailable(reason)] * len(operations)
         await self._disconnect("the ledger failed while writing")
@@ -316,14 +315,6 @@ class Shard:
     async def close(self) -> None:
         """Drops the connection."""
         await self._disconnect("closed")
-
-
-def wrong_shards(there: int, said: int) -> str:
-    """Why a ledger with ``there`` shards cannot be used by a process whose settings say another number."""
-    if there == FILLING:
-        return "the ledger is being filled anew: wait for `availability rehome` to end, or run it again if it broke off"
-    remedy = f"set shards = {there}, or run `availability rehome --shards {said}`"
-    return f"the ledger has {there} shards, the settings say {said}: {remedy}"
 
 
 def _told(operation: m.Operation) -> m.Operation:

@@ -111,10 +111,10 @@ _READ = {
 }
 
 
-def assert_folds(client: Redis, shard: int = 0) -> Fold:
-    """The entries of the shard's last epoch fold to the live shard."""
+def assert_folds(client: Redis, shard: int = 0, epoch: int = 1) -> Fold:
+    """The entries of the shard's epoch fold to the live shard."""
     entries = journal_of(client, shard)
-    entries = [entry for entry in entries if entry.epoch == entries[-1].epoch]
+    entries = [entry for entry in entries if entry.epoch == epoch]
     fold = folded(entries)
     expected, live = expected_of(fold, entries), live_of(client, shard)
     assert expected.keys() == live.keys()

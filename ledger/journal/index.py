@@ -20,7 +20,9 @@ OPERATIONS = 4_096
 """About as many are taken at once: many changes of one reservation are then one change of its row."""
 ENTRIES_MIN, ENTRIES_MAX = 16, 2_048
 
-NOT_OF_RESERVATIONS = frozenset({"apply", "count", "put_location"})
+NOT_OF_RESERVATIONS = frozenset(
+    {"apply", "count", "put_location", "restore_location", "restore_stock", "restore_operation", "restore_keys"}
+)
 """Verbs whose record is not a reservation."""
 
 logger = logging.getLogger(__name__)
@@ -87,7 +89,7 @@ def rows_of(shard: int, entries: Iterable[JournalEntry]) -> _Rows:
                 continue
             change = changes.setdefault(operation.subject, _Change(place, operation))
             change.place, change.operation = place, operation
-            if operation.verb in ("hold", "move"):
+            if operation.verb in ("hold", "move", "restore"):
                 change.placed = True
                 # A move's movements come in pairs: out of the bucket at the old place, into it at the new one.
                 change.left.update(

@@ -69,6 +69,7 @@ select cursor.epoch, cursor.seq, search.epoch as search_epoch, search.seq as sea
 from availability.cursor
 left join availability.search_cursor as search using (shard)
 left join availability.journal_status as status using (shard)
+where cursor.shard < (select shards from availability.shards)
 """
 
 

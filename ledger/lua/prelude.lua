@@ -25,6 +25,7 @@ local OPERATIONS_MAX = 200         -- operations on one reservation: its record 
 local JOURNAL_TAIL = 1000          -- entries that the journaler leaves in the stream
 local READABLE_MS = 24 * 3600000   -- how long an ended reservation can still be read
 local COUNT_KEPT_MS = 48 * 3600000   -- a count's fingerprint, as long as the window remembers its events
+local REHOMED = '?'                -- before a count's fingerprint from a ledger of another number of shards
 local CLOCK_JUMP_MS = 60000        -- a larger step of the server's clock is not believed
 local DAY_MS = 24 * 3600000
 
