@@ -3,20 +3,25 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
 BENCH ?= replay
+EXAMPLES ?= 50000
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 INSTALL_SELF := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index
 
-.PHONY: help up test lint format bench lock clean
+.PHONY: help up test test-long lint format bench lock clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
 
 up: .venv/dev ## Run everything on this machine, with a demo retailer, in .availability/ (PORT=8000)
 	@exec $(BIN)/availability up --demo --data-dir .availability --port $(PORT)
 
 test: .venv/dev ## Run the tests, against real servers that they start themselves
 	@$(BIN)/python -m pytest
+
+test-long: .venv/dev ## Try many more made-up examples than `test` does, others each time (EXAMPLES=50000)
+	@CONVERGENCE_EXAMPLES=$(EXAMPLES) AGREEMENT_EXAMPLES=$$(($(EXAMPLES) / 10)) \
+	    $(BIN)/python -m pytest -m long -o faulthandler_timeout=0
 
 lint: .venv/dev ## Check style and types, of code and tests
 	@$(BIN)/ruff check

@@ -4,14 +4,15 @@ Exit codes: 0 = done, and every check holds; 1 = a check does not hold; 2 = it c
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 import uvloop
 
-from bench import journey, replay_run
+from bench import journey, memory, replay_run
 
 CONCURRENCY = 64
 
@@ -36,10 +37,22 @@ def replay(
 ) -> None:
     """Replay real baskets of the Complete Journey data in time order: hold, commit, ship, and daily recounts."""
     window = journey.Window(baskets, first_day and first_day.date(), stores)
+    _run(lambda: replay_run.run(journey.load(window), data_dir, concurrency))
+
+
+@main.command("memory")
+@click.option("--positions", type=click.IntRange(min=100), default=100_000, show_default=True, help="How many to make.")
+def memory_(positions: int) -> None:
+    """Measure the ledger's memory per position and per live line, on a Valkey of its own."""
+    _run(lambda: memory.run(positions))
+
+
+def _run(scenario: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+    """Run it and exit as the module says."""
     failures: list[BaseException] = []
     passed = False
     try:
-        passed = uvloop.run(replay_run.run(journey.load(window), data_dir, concurrency))
+        passed = uvloop.run(scenario())
     except* (journey.NoData, *replay_run.FAILED) as group:
         failures = list(_leaves(group))
     for failure in failures:

@@ -47,6 +47,13 @@ class Line:
     units: Counter[str]
     promise_day: int
 
+    def allows(self, verb: str) -> bool:
+        """Whether the verb would take units of this line."""
+        # What was picked, shipped or returned was so at the old location: such a line stays there.
+        if verb == "move" and any(self.units[state] for state in ("picked", "shipped", "returned")):
+            return False
+        return any(self.units[state] for state in TAKES[verb])
+
 
 class Taken(NamedTuple):
     """Units that a verb takes: of which line (counted from 0), out of which state, how many."""
@@ -189,7 +196,7 @@ class Claim:
 
     def wrong_state(self) -> m.WrongState:
         """What the reservation is, and which verbs it would take."""
-        allowed = [verb for verb, states in TAKES.items() if any(self.units(state) for state in states)]
+        allowed = [verb for verb in TAKES if any(line.allows(verb) for line in self.lines)]
         return m.WrongState(self.record().status, allowed)
 
 

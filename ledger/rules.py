@@ -279,12 +279,9 @@ class Rules:
         if move.location not in self.locations:
             return m.UnknownLocation(move.line, move.location)
         line = claim.lines[move.line - 1] if move.line <= len(claim.lines) else None
-        # What was picked, shipped or returned was so at the old location: such a line stays there.
-        if line is None or any(line.units[state] for state in ("picked", "shipped", "returned")):
+        if line is None or not line.allows("move"):
             return claim.wrong_state()
         wanted = line.units["held"] + line.units["committed"]
-        if not wanted:
-            return claim.wrong_state()
         target = Place(line.place.sku, move.location)
         if target != line.place:
             left = self.left(target)

@@ -22,7 +22,7 @@ from availability.api.openapi import problems_of
 from availability.api.problems import PROBLEMS
 from availability.api.routing import Match, Routes
 from availability.api.service import ENDPOINTS
-from availability.app import Api
+from availability.app import Api, Stated
 from availability.settings import Settings
 from ledger import (
     BadCursor,
@@ -117,15 +117,18 @@ class SearchOfRules:
 
 
 class World:
-    """A ledger, the API over it, and a clock that stands still until it is moved."""
+    """A ledger, the API over it, and a clock that stands still until it is moved.
 
-    def __init__(self, **limits: int) -> None:
+    With a ``door`` the API is over that ledger instead; ``everything`` and the search then know nothing of it.
+    """
+
+    def __init__(self, door: Stated | None = None, **limits: int) -> None:
         self.now_ms = START_MS
         self.ledger = RulesLedger(now_ms=lambda: self.now_ms, **limits)
         self.quarantine = KeptQuarantine()
         self.issuer = Issuer()
         settings = Settings(token_issuer=ISSUER, token_audience=AUDIENCE)
-        self.api = Api(settings, self.ledger, self.quarantine, SearchOfRules(self), now_ms=lambda: self.now_ms)
+        self.api = Api(settings, door or self.ledger, self.quarantine, SearchOfRules(self), now_ms=lambda: self.now_ms)
         self.api.tokens.keys.load(self.issuer.jwks)
         self._keys = 0
         self.held = ""

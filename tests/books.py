@@ -12,6 +12,7 @@ from ledger.messages import JournalEntry, Position, Reservation
 
 decode_entry = msgspec.msgpack.Decoder(JournalEntry).decode
 CLAIMS = ("held", "committed", "picked")
+STATES = (*CLAIMS, "shipped", "released", "expired", "cancelled", "returned")
 VERBS = {"hold", "extend", "commit", "release", "pick", "ship", "cancel", "return", "move", "expire"}
 VERBS |= {"prepare", "drop", "reclaim", "restore"}
 """Those whose record after it is a reservation."""
@@ -39,6 +40,20 @@ def fold(entries: Iterable[JournalEntry]) -> dict[Place, Counter[str]]:
                 if movement.to_bucket == "shipped":
                     book["on_hand"] -= movement.quantity
     return books
+
+
+def fold_reservations(entries: Iterable[JournalEntry]) -> dict[str, Counter[str]]:
+    """The units of each reservation by state, from the movements alone: each is somewhere, and only there."""
+    units: dict[str, Counter[str]] = defaultdict(Counter)
+    for entry in entries:
+        for operation in entry.operations:
+            for movement in operation.movements:
+                units[operation.subject][movement.from_bucket] -= movement.quantity
+                units[operation.subject][movement.to_bucket] += movement.quantity
+    return {
+        subject: Counter({state: counted[state] for state in STATES if counted[state]})
+        for subject, counted in units.items()
+    }
 
 
 def client_counts(client: Redis, shard: int = 0) -> dict[str, tuple[int, int]]:
@@ -73,8 +88,12 @@ def numbers(position: Position) -> dict[str, int]:
 def live_positions(client: Redis, shard: int = 0) -> dict[Place, Position]:
     """Every position of a shard, read from its keys."""
     decode = msgspec.msgpack.Decoder(Position).decode
-    keys: Any = client.scan_iter(f"{{s{shard}}}:sku:*")
-    places: Any = [(unquote(key.decode().split(":", 2)[2]), client.hgetall(key)) for key in keys]
+    keys: Any = list(client.scan_iter(f"{{s{shard}}}:sku:*", count=1_000))
+    asking = client.pipeline(transaction=False)
+    for key in keys:
+        asking.hgetall(key)
+    skus = (unquote(key.decode().split(":", 2)[2]) for key in keys)
+    places: Any = zip(skus, asking.execute(), strict=True)
     return {(sku, location.decode()): decode(packed) for sku, fields in places for location, packed in fields.items()}
 
 
@@ -88,3 +107,17 @@ def assert_books_balance(client: Redis, shard: int = 0) -> None:
     assert fold_clients(entries) == client_counts(client, shard)
     for place, position in live.items():
         assert {name: books[place][name] for name in CLAIMS + STOCK} == numbers(position), place
+
+
+def assert_deadlines_are_those_of_the_holds(client: Redis, shard: int = 0) -> None:
+    """Each reservation waits for its deadline at the positions where it holds units, and at no other."""
+    tag = f"{{s{shard}}}"
+    names: Any = client.scan_iter(f"{tag}:held:*", count=1_000)
+    waiting: dict[str, Any] = {name.decode().removeprefix(f"{tag}:held:"): client.zrange(name, 0, -1) for name in names}
+    records: dict[bytes, Any] = {id_: client.get(f"{tag}:op:{id_.decode()}") for ids in waiting.values() for id_ in ids}
+    decode = msgspec.msgpack.Decoder(Reservation).decode
+    for place, ids in waiting.items():
+        sku, location = (unquote(part) for part in place.split(":"))
+        for id_ in ids:
+            lines = decode(records[id_]).lines
+            assert any(line.held for line in lines if (line.sku, line.location) == (sku, location)), (place, id_)

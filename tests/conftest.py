@@ -4,12 +4,18 @@ An async test is marked ``@pytest.mark.anyio`` (or its module says ``pytestmark 
 asyncio with uvloop, as the processes do. A fixture that is used by async tests may be async too.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from cluster import Cluster, valkey_cluster
+from ledgers import Clock, Shop
 from servers import RunningServer, empty_nats, empty_valkey, fresh_database, nats_server, postgres, running, valkey
+
+from ledger.rules import RulesLedger
+from ledger.store import Ledger
+
+Made = Callable[[Clock], Ledger | RulesLedger]
 
 
 @pytest.fixture
@@ -78,3 +84,26 @@ def postgres_url(postgres_server: RunningServer) -> Iterator[str]:
 def data_folder(tmp_path: Path) -> Path:
     """A place for the data of an ``availability up``."""
     return tmp_path / "data"
+
+
+@pytest.fixture(params=["rules", "server", "cluster"])
+def made(request: pytest.FixtureRequest) -> Made:
+    """How the ledger is made: the plain rules, one shard on one server, or four on a cluster of three."""
+    if request.param == "rules":
+        return RulesLedger
+    if request.param == "server":
+        url: str = request.getfixturevalue("valkey_url")
+        return lambda clock: Ledger(url, now_ms=clock)
+    cluster: Cluster = request.getfixturevalue("cluster")
+    return lambda clock: Ledger(cluster.url, shards=4, now_ms=clock)
+
+
+@pytest.fixture
+async def shop(made: Made) -> AsyncIterator[Shop]:
+    """A shop with one open location, S1, on each ledger in turn."""
+    clock = Clock()
+    ledger = made(clock)
+    shop = Shop(ledger, clock)
+    await shop.open()
+    yield shop
+    await ledger.close()

@@ -61,9 +61,16 @@ class Shop:
     async def extend(self, reservation: str, ttl_ms: int, **head: Any) -> Any:
         return await self.ledger.extend(m.Extend(*self._head("extend", reservation, **head), ttl_ms))
 
-    async def commit(self, reservation: str, *lines: tuple[int, int], reacquire: bool = False, **head: Any) -> Any:
+    async def commit(
+        self,
+        reservation: str,
+        *lines: tuple[int, int],
+        reacquire: bool = False,
+        order_id: str = "order-1",
+        **head: Any,
+    ) -> Any:
         head_ = self._head("commit", reservation, **head)
-        return await self.ledger.commit(m.Commit(*head_, "order-1", reacquire, _units(lines)))
+        return await self.ledger.commit(m.Commit(*head_, order_id, reacquire, _units(lines)))
 
     async def release(self, reservation: str, *lines: tuple[int, int], **head: Any) -> Any:
         return await self.ledger.release(m.Release(*self._head("release", reservation, **head), _units(lines)))
@@ -87,6 +94,11 @@ class Shop:
 
     async def move(self, reservation: str, line: int, location: str, **head: Any) -> Any:
         return await self.ledger.move(m.Move(*self._head("move", reservation, **head), line, location))
+
+    async def found(self, reservation: str, client: str = CLIENT) -> m.Reservation:
+        """The reservation as it is now."""
+        found: m.Found = await self.ledger.find(m.Find(reservation, client))
+        return found.reservation
 
     async def position(self, sku: str, location: str = "S1") -> m.Position:
         read: m.Positions = await self.ledger.read(m.Read([m.ReadItem(sku, [location])]))

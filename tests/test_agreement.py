@@ -306,6 +306,7 @@ def machine(valkey_url: str, request: pytest.FixtureRequest) -> Iterator[type[Ag
             runner.run(ledger.close())
 
 
+@pytest.mark.long
 def test_lua_and_rules_agree_on_every_program(machine: type[Agreement]) -> None:
     """P1, P3, P5, P6, P8."""
     run_state_machine_as_test(

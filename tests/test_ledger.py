@@ -1,46 +1,16 @@
 """What the ledger promises, verb by verb: by the plain rules, and by the Lua on a server and on a cluster of three."""
 
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from cluster import Cluster
-from ledgers import START_MS, Clock, Shop, counts
+from ledgers import START_MS, Shop, counts
 
 from ledger import messages as m
 from ledger.identity import event_key
-from ledger.rules import RulesLedger
-from ledger.store import Ledger
 
 pytestmark = pytest.mark.anyio
 
 HELD_ALLOWS = ["commit", "extend", "release", "move"]
-
-
-Made = Callable[[Clock], Ledger | RulesLedger]
-
-
-@pytest.fixture(params=["rules", "server", "cluster"])
-def made(request: pytest.FixtureRequest) -> Made:
-    """How the ledger is made: the plain rules, one shard on one server, or four on a cluster of three."""
-    if request.param == "rules":
-        return RulesLedger
-    if request.param == "server":
-        url: str = request.getfixturevalue("valkey_url")
-        return lambda clock: Ledger(url, now_ms=clock)
-    cluster: Cluster = request.getfixturevalue("cluster")
-    return lambda clock: Ledger(cluster.url, shards=4, now_ms=clock)
-
-
-@pytest.fixture
-async def shop(made: Made) -> AsyncIterator[Shop]:
-    """A shop with one open location, S1."""
-    clock = Clock()
-    ledger = made(clock)
-    shop = Shop(ledger, clock)
-    await shop.open()
-    yield shop
-    await ledger.close()
 
 
 # --- hold -------------------------------------------------------------------------------------------------------

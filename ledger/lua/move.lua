@@ -4,10 +4,7 @@ verbs.move = function(op)
   return operate('move', op, function(reservation, movements)
     local line, location = reservation.lines[op[6]], op[7]
     if not location_of(location) then return '\147' .. encode('unknown-location', op[6], location) end
-    -- What was picked, shipped or returned was so at the old location: such a line stays there.
-    if not line or line[HELD] + line[COMMITTED] == 0 or line[PICKED] + line[SHIPPED] + line[RETURNED] > 0 then
-      return wrong_state(reservation)
-    end
+    if not line or not allows(line, MOVE) then return wrong_state(reservation) end
     if line[LOCATION] == location then return nil end
     local target, wanted = position_at(line[SKU], location), line[HELD] + line[COMMITTED]
     local left = left_at(target, {})

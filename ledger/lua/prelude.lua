@@ -411,16 +411,27 @@ local function stock_status(left, held)
 end
 
 -- The states whose units each verb takes.
+local MOVE = {'move', {HELD, COMMITTED}}
 local TAKES = {
   {'commit', {HELD}}, {'extend', {HELD}}, {'release', {HELD}}, {'pick', {COMMITTED}}, {'ship', {PICKED, COMMITTED}},
-  {'cancel', {COMMITTED, PICKED}}, {'return', {SHIPPED}}, {'move', {HELD, COMMITTED}},
+  {'cancel', {COMMITTED, PICKED}}, {'return', {SHIPPED}}, MOVE,
 }
+
+-- Whether a verb would take units of the line.
+local function allows(line, rule)
+  -- What was picked, shipped or returned was so at the old location: such a line stays there.
+  if rule[1] == 'move' and line[PICKED] + line[SHIPPED] + line[RETURNED] > 0 then return false end
+  for _, state in ipairs(rule[2]) do
+    if line[state] > 0 then return true end
+  end
+  return false
+end
 
 local function wrong_state(reservation)
   local allowed = {}
   for _, rule in ipairs(TAKES) do
-    for _, state in ipairs(rule[2]) do
-      if units(reservation, state) > 0 then allowed[#allowed + 1] = rule[1] break end
+    for _, line in ipairs(reservation.lines) do
+      if allows(line, rule) then allowed[#allowed + 1] = rule[1] break end
     end
   end
   return '\147' .. encode('wrong-state', status_of(reservation), allowed)
