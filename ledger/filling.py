@@ -18,14 +18,12 @@ from typing import NamedTuple, Protocol
 
 from ledger import messages as m
 from ledger.errors import LedgerError
+from ledger.journal.catching_up import NotReached, catch_up
 from ledger.journal.epochs import Epoch, Epochs, Reason
 from ledger.journal.fold import Fold, fold_epoch
 from ledger.journal.migrations import migrate
-from ledger.journal.postgres import open_unless_stopped
 from ledger.journal.reader import Journal
 from ledger.journal.records import START, Place
-from ledger.journal.stream import JournalStream
-from ledger.journal.writer import JournalWriter
 from ledger.keyspace import Keyspace
 from ledger.rehoming import Rehoming
 from ledger.shard import Limits, Shard
@@ -36,9 +34,6 @@ UNFINISHED_MS = 10_000
 """The keeper is due within this time where something was left behind; a day later where something has just ended."""
 SETTLE_S = 12.0
 POLL_S = 0.02
-BLOCK_MS = 20
-JOURNAL_TIMEOUT_S = 60.0
-"""How long the journal may make no progress."""
 CALL_TIMEOUT_MS = 30_000
 
 logger = logging.getLogger(__name__)
@@ -59,11 +54,14 @@ class Progress(Protocol):
 
 
 class FillPlan(NamedTuple):
-    """What was asked for. ``configured``: the number of shards for a ledger from before there was one in it."""
+    """What was asked for; ``shards`` None = as many as there are.
+
+    ``configured``: the number of shards of a ledger that does not tell it itself.
+    """
 
     redis_url: str
     postgres_url: str
-    shards: int
+    shards: int | None
     reason: Reason
     configured: int
 
@@ -89,6 +87,8 @@ async def fill_anew(plan: FillPlan, progress: Progress = lambda _step, _done, _t
     journal = await Journal.open(plan.postgres_url)
     try:
         return await _Filling(plan, progress, epochs, journal).run()
+    except NotReached as error:
+        raise NotFilled(str(error)) from error
     finally:
         await journal.close()
         await epochs.close()
@@ -97,6 +97,7 @@ async def fill_anew(plan: FillPlan, progress: Progress = lambda _step, _done, _t
 class _Filling:
     def __init__(self, plan: FillPlan, progress: Progress, epochs: Epochs, journal: Journal) -> None:
         self._plan = plan
+        self._shards = 0
         self._progress = progress
         self._epochs = epochs
         self._journal = journal
@@ -107,17 +108,18 @@ class _Filling:
         known = await self._known(first)
         base = next(epoch for epoch in reversed(known) if epoch.complete)
         begun = known[-1] is not base
+        shards = self._shards = plan.shards or base.shards
         closed = first is not None and first.shards == FILLING
-        touched = max([plan.shards, *(epoch.shards for epoch in known)])
-        if plan.reason == "rehome" and base.shards == plan.shards and not begun:
+        touched = max([shards, *(epoch.shards for epoch in known)])
+        if plan.reason == "rehome" and base.shards == shards and not begun:
             if not closed:
-                raise FillRefused(f"the ledger has {plan.shards} shards already")
-            await self._open_for(plan.shards, touched)
-            return Filled(base.epoch, plan.shards, 0, 0)
+                raise FillRefused(f"the ledger has {shards} shards already")
+            await self._open_for(shards, touched)
+            return Filled(base.epoch, shards, 0, 0)
         if not begun:
             await self._close(base, closed=closed)
         folds = await self._fold(base)
-        rehoming = Rehoming(folds, plan.shards)
+        rehoming = Rehoming(folds, shards)
         if rehoming.torn and plan.reason == "rehome" and not begun:
             await self._open_for(base.shards, base.shards)
             raise FillRefused(
@@ -126,11 +128,11 @@ class _Filling:
             )
         epoch = await self._begin(known, touched)
         await self._put_back(rehoming)
-        await self._journaled(range(plan.shards), "journal")
+        await self._journaled(range(shards), "journal")
         positions = await self._compare(rehoming)
         await self._epochs.complete(epoch)
-        await self._open_for(plan.shards, touched)
-        return Filled(epoch, plan.shards, positions, rehoming.reservations)
+        await self._open_for(shards, touched)
+        return Filled(epoch, shards, positions, rehoming.reservations)
 
     # --- what there is ------------------------------------------------------------------------------------------
 
@@ -229,56 +231,13 @@ class _Filling:
             return same_epoch and end.entry is not None and await keyspace.entry(end.place) != end.entry
 
     async def _journaled(self, shards: Iterable[int], step: str) -> None:
-        """Wait until the journal has all that these shards have done; it is written here if no other process does."""
-        goals = {shard: Place(record.epoch, record.seq) for shard in shards if (record := await self._record(shard))}
-        goals = {shard: goal for shard, goal in goals.items() if goal.seq}
-        stop = asyncio.Event()
-        running = [asyncio.create_task(self._journal_up_to(shard, goal, stop)) for shard, goal in goals.items()]
-        try:
-            await self._reached(goals, running, step)
-        finally:
-            stop.set()
-            await asyncio.gather(*running, return_exceptions=True)
-
-    async def _journal_up_to(self, shard: int, goal: Place, stop: asyncio.Event) -> None:
-        """Write the shard's entries to the journal, as soon as no other process does."""
-        writer = await open_unless_stopped(JournalWriter.open(self._plan.postgres_url, shard), stop)
-        if writer is None:
-            return
-        stream = JournalStream(self._plan.redis_url, shard)
-        stream.rewind(writer.cursor.place)
-        try:
-            while writer.cursor.place < goal and not stop.is_set():
-                await writer.write(await stream.read(BLOCK_MS))
-        finally:
-            await stream.close()
-            await writer.close()
-
-    async def _reached(self, goals: dict[int, Place], running: list[asyncio.Task[None]], step: str) -> None:
-        total = sum(goal.seq for goal in goals.values())
-        clock = asyncio.get_running_loop().time
-        before, moved_at = -1, clock()
-        while True:
-            cursors = await self._epochs.cursors()
-            left = {shard: goal for shard, goal in goals.items() if cursors.get(shard, START) < goal}
-            done = total - sum(goal.seq - self._seq(cursors.get(shard), goal) for shard, goal in left.items())
-            self._progress(step, done, total)
-            if not left:
-                return
-            for task in running:
-                if task.done():
-                    task.result()  # raises why it failed
-            if done != before:
-                before, moved_at = done, clock()
-            if clock() - moved_at > JOURNAL_TIMEOUT_S:
-                raise NotFilled(
-                    f"the journal of shard {min(left)} makes no progress: see the log of `availability journal`"
-                )
-            await asyncio.sleep(POLL_S)
-
-    @staticmethod
-    def _seq(cursor: Place | None, goal: Place) -> int:
-        return cursor.seq if cursor and cursor.epoch == goal.epoch else 0
+        """Wait until the journal has all that these shards have done."""
+        records = {shard: record for shard in shards if (record := await self._record(shard)) and record.seq}
+        goals = {shard: Place(record.epoch, record.seq) for shard, record in records.items()}
+        await catch_up(
+            *(self._plan.redis_url, self._plan.postgres_url, self._journal, goals),
+            progress=lambda done, total: self._progress(step, done, total),
+        )
 
     # --- filling ------------------------------------------------------------------------------------------------
 
@@ -295,7 +254,7 @@ class _Filling:
         records = [record for shard in range(touched) if (record := await self._record(shard))]
         newest = await self._epochs.newest_entry()
         epoch = 1 + max([newest, *(epoch.epoch for epoch in known), *(record.epoch for record in records)])
-        await self._epochs.begin(epoch, self._plan.shards, self._plan.reason)
+        await self._epochs.begin(epoch, self._shards, self._plan.reason)
         clock_ms = max((record.clock_ms for record in records), default=0)
         for shard in range(touched):
             async with self._keyspace(shard) as keyspace:
@@ -313,9 +272,12 @@ class _Filling:
             done += rehoming.weight_of(portion)
             self._progress("restore", done, total)
 
-        async with asyncio.TaskGroup() as group:
-            for shard in range(self._plan.shards):
-                group.create_task(self._put_back_into(shard, rehoming, more))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for shard in range(self._shards):
+                    group.create_task(self._put_back_into(shard, rehoming, more))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
 
     async def _put_back_into(self, shard: int, rehoming: Rehoming, more: Callable[[m.Restore], None]) -> None:
         limits = Limits(1, 1, CALL_TIMEOUT_MS, 1, 1, FILLING)
@@ -337,7 +299,7 @@ class _Filling:
     async def _compare(self, rehoming: Rehoming) -> int:
         """Hold the ledger against what was folded; how many positions it has."""
         total = 0
-        for shard in range(self._plan.shards):
+        for shard in range(self._shards):
             positions, records = rehoming.expected(shard)
             async with self._keyspace(shard) as keyspace:
                 live = {place: position async for place, position in keyspace.positions()}
@@ -349,7 +311,7 @@ class _Filling:
                     f" {known} reservations and operations instead of {records}"
                 )
             total += len(live)
-            self._progress("compare", shard + 1, self._plan.shards)
+            self._progress("compare", shard + 1, self._shards)
         return total
 
     async def _open_for(self, shards: int, touched: int) -> None:

@@ -10,19 +10,23 @@ from ledgers import START_MS, Clock, Shop
 from redis import Redis
 from waiting import wait_until
 
+from availability.event_shapes import events_of
 from ledger import (
     Filled,
     FillPlan,
     FillRefused,
+    Filters,
     Journal,
     Ledger,
     Place,
+    Reservations,
     Unavailable,
     fill_anew,
     migrate,
 )
 from ledger import messages as m
 from ledger.identity import event_key
+from ledger.journal.index import Index
 from ledger.keys import shard_of
 
 pytestmark = pytest.mark.anyio
@@ -275,6 +279,31 @@ async def test_what_makes_no_sense_is_refused(shops: Shops) -> None:
     await Life().begin(await shops.open(1))
     with pytest.raises(FillRefused, match="has 1 shards already"):
         await shops.fill(1)
+
+
+async def test_what_is_put_back_is_no_news_and_is_found_where_it_is(shops: Shops, postgres_url: str) -> None:
+    """No event tells of it again, and the search has one row of each reservation, of the shard that has it now."""
+    life = Life()
+    await life.begin(await shops.open(1))
+    for shards in (4, 2):
+        await shops.fill(shards)
+    await shops.journal(4)
+    journal = await Journal.open(postgres_url)
+    entries = [entry async for entry in journal.entries(1, after=Place(3, 0))]
+    assert entries
+    assert events_of(1, entries, stale_after_ms=1) == []
+    await journal.close()
+    for shard in range(4):
+        index = await Index.open(postgres_url, shard)
+        while await index.advance():
+            pass
+        await index.close()
+    reservations = await Reservations.open(postgres_url)
+    page = await reservations.search("app:%", Filters(sku="SHOE", status="held"))
+    await reservations.close()
+    assert [(found.id, found.shard, found.reservation.lines[0].held) for found in page.reservations] == [
+        (life.single, shard_of("SHOE", 2), 4)
+    ]
 
 
 class Killed(BaseException):
