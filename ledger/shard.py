@@ -326,4 +326,6 @@ def _reason(failure: BaseException) -> str:
     """The failure in a few words, without anything that a server or a client may have put into its text."""
     if isinstance(failure, Unavailable):
         return failure.detail
+    if isinstance(failure, OLD_MIGRATION):
+        return REFUSAL_OF_OLD_MIGRATION
     return f"no use of the ledger's server: {type(failure).__name__}"
