@@ -171,13 +171,14 @@ async def _replay(ledger: Ledger, quarantine: Quarantine, rows: Sequence[Quarant
     taken = await take_all(ledger, refusals, CLIENT, [event for events in parts for event in events], "nats")
     results, refused = iter(taken.results), iter(refusals.events)
     for row, events in zip(rows, parts, strict=True):
-        again = [next(refused) for _ in events if next(results).outcome == "quarantined"]
+        again = [next(refused) for _ in events if next(results).waits]
         if not again:
             await quarantine.mark_replayed(row.id)
             continue
         await quarantine.still_refused(row.id, again[0].reason, again[0].detail)
         click.echo(f"{row.id} stays: {printable(': '.join(filter(None, (again[0].reason, again[0].detail))))}")
-    return Counter(result.outcome for result in taken.results)
+    seen = [result.outcome == "quarantined" and not result.waits for result in taken.results]
+    return Counter("view" if is_view else result.outcome for result, is_view in zip(taken.results, seen, strict=True))
 
 
 def _events_of(row: QuarantineRow) -> list[RawEvent]:

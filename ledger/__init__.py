@@ -125,6 +125,9 @@ from ledger.messages import (
     Unpinned,
     Verb,
     VerbOutcome,
+    View,
+    ViewList,
+    Views,
     WrongState,
 )
 from ledger.placement import server_urls, url_of
@@ -254,6 +257,9 @@ __all__ = [
     "Unreadable",
     "Verb",
     "VerbOutcome",
+    "View",
+    "ViewList",
+    "Views",
     "Written",
     "WrongState",
     "differing_field",

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from ledger.errors import Overloaded
-from ledger.messages import Apply, Busy, Count, Hold, JournalFull, Operation, Outcome, Prepare, Read
+from ledger.messages import Apply, Busy, Count, Hold, JournalFull, Operation, Outcome, Prepare, Read, Views
 
 Answer = Outcome | Exception
 Sender = Callable[[Sequence[Operation]], Awaitable[Sequence[Answer]]]
@@ -44,6 +44,8 @@ def weight(operation: Operation) -> int:
             return len(things)
         case Read(items=items):
             return sum(ITEM_WEIGHT if item.locations is None else len(item.locations) for item in items)
+        case Views(location=None):
+            return ITEM_WEIGHT
         case _:
             return 1
 

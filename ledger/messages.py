@@ -149,7 +149,8 @@ class StockEvent(Record, frozen=True):
     """A fact about stock, from a feed. ``key`` is derived from ``source`` and ``id`` (``ledger.identity``).
 
     ``reverses`` is the key of an earlier event of the source that never happened; the numbers are then the source's
-    own account of it and have no effect themselves.
+    own account of it and have no effect themselves. The ``reference`` of a shipment (units of on_hand that leave) makes
+    it one fact with what the ledger shipped of that line itself; elsewhere it is only kept.
     """
 
     key: str
@@ -327,6 +328,13 @@ class Read(Record, frozen=True, tag="read"):
     items: list[ReadItem]
 
 
+class Views(Record, frozen=True, tag="views"):
+    """What sources other than the authority say of a SKU, at one location or, with None, at all of them."""
+
+    sku: str
+    location: str | None = None
+
+
 class Find(Record, frozen=True, tag="find"):
     """An operation or a reservation by its id, if it is this client's."""
 
@@ -445,7 +453,7 @@ class Unfinished(Record, frozen=True, tag="unfinished"):
     reservations_max: int = 100
 
 
-# --- filling a ledger anew (ledger.rehome) ----------------------------------------------------------------------
+# --- filling a ledger anew (ledger.filling) --------------------------------------------------------------------
 
 
 class KeptOperation(Record, frozen=True):
@@ -496,7 +504,7 @@ class Restore(Record, frozen=True, tag="restore"):
 
 
 Coordination = Look | Prepare | Seal | Drop | Reclaim | Part | Finish | Forget | Unfinished
-Operation = Verb | Expire | Apply | Count | Read | Find | PutLocation | Locations | Coordination | Restore
+Operation = Verb | Expire | Apply | Count | Read | Views | Find | PutLocation | Locations | Coordination | Restore
 
 # --- outcomes: what the ledger answers --------------------------------------------------------------------------
 
@@ -630,6 +638,27 @@ class Positions(Record, frozen=True, tag="positions"):
     items: list[ItemPositions]
 
 
+class View(Record, frozen=True):
+    """The newest snapshot of a source that is not the location's authority: it was told, and changed nothing.
+
+    ``on_hand`` is the position's, None while no event of a believed source was ever applied there.
+    """
+
+    location: str
+    source: str
+    quantity: int
+    as_of_ms: int
+    sequence: int | None
+    id: str
+    on_hand: int | None
+
+
+class ViewList(Record, frozen=True, tag="view-list"):
+    """Views by location, then by source."""
+
+    views: list[View]
+
+
 class Found(Record, frozen=True, tag="found"):
     """The operation ``verb`` and the reservation that it was done to, as it is now."""
 
@@ -718,6 +747,7 @@ Outcome = (
     | Applied
     | Counted
     | Positions
+    | ViewList
     | Found
     | Expired
     | LocationStored
@@ -755,9 +785,9 @@ class JournalOperation(Record, frozen=True):
 
     ``subject`` is the reservation's id, ``sku@location`` or the location's id; ``operation_id`` and ``fingerprint``
     are the operation's own. ``body`` is the record after it: a ``Reservation`` for the verbs and ``expire``, a
-    ``StockEvent`` for ``apply``, a ``Location`` for ``put_location``, the ``EventResult`` list for ``count``. When a
-    ledger is filled anew: a ``Reservation`` for ``restore``, a ``Location`` for ``restore_location``, the operation's
-    own verb for ``restore_operation``; the entry has the rest of ``restore_stock`` and ``restore_keys``.
+    ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for ``put_location``, the ``EventResult`` list for
+    ``count``. When a ledger is filled anew: a ``Reservation`` for ``restore``, a ``Location`` for ``restore_location``,
+    the operation's own verb for ``restore_operation``; the entry has what ``restore_stock`` and ``restore_keys`` mean.
     """
 
     verb: str

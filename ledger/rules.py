@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from ledger import messages as m
 from ledger.claims import BECOMES, Claim, Line, Place, Taken, verb_of
-from ledger.convergence import BUCKETS, History
+from ledger.convergence import BUCKETS, OURS, History, Views
 from ledger.planning import Part, plan_of, stock_status, unknown_in
 from ledger.state import State
 
@@ -55,6 +57,7 @@ class Rules:
         self.seq = 0
         self.locations: dict[str, m.Location] = {}
         self.stock: dict[Place, Stock] = {}
+        self.views: dict[Place, Views] = {}
         self.claims: dict[str, Claim] = {}
         self.done: dict[str, Done] = {}
         self.counts: dict[tuple[str, str, str, int], str] = {}
@@ -80,15 +83,22 @@ class Rules:
                 outcome = m.Applied([self._apply(event, by_person=False) for event in operation.events])
             case m.Count():
                 outcome = self._count(operation)
-            case m.Read():
-                outcome = m.Positions(self.now_ms, [self._read(item) for item in operation.items])
-            case m.Find():
-                outcome = self._find(operation)
             case m.PutLocation():
                 outcome = self._put_location(operation)
-            case m.Locations():
-                outcome = m.LocationList([self.locations[name] for name in sorted(self.locations)])
+            case m.Read() | m.Views() | m.Find() | m.Locations():
+                outcome = self._look(operation)
         return outcome
+
+    def _look(self, operation: m.Read | m.Views | m.Find | m.Locations) -> m.Outcome:
+        match operation:
+            case m.Read():
+                return m.Positions(self.now_ms, [self._read(item) for item in operation.items])
+            case m.Views():
+                return m.ViewList(self._views_of(operation))
+            case m.Find():
+                return self._find(operation)
+            case m.Locations():
+                return m.LocationList([self.locations[name] for name in sorted(self.locations)])
 
     def _put_location(self, put_location: m.PutLocation) -> m.Outcome:
         self._changed = True
@@ -243,10 +253,9 @@ class Rules:
         if isinstance(change, m.Commit):
             claim.order_id = change.order_id
         elif isinstance(change, m.Ship):
-            self._own_deltas(claim, change, taken, "on_hand", -1)
-        elif isinstance(change, m.Return) and change.disposition != "discard":
-            bucket: m.Bucket = "on_hand" if change.disposition == "sellable" else change.disposition
-            self._own_deltas(claim, change, taken, bucket, +1)
+            self._ship(claim, change, taken)
+        elif isinstance(change, m.Return):
+            self._return(claim, change, taken)
         return None
 
     def _reacquire(self, claim: Claim, wanted: list[Taken]) -> m.Outcome | None:
@@ -265,15 +274,33 @@ class Rules:
     def _short_line(self, number: int, place: Place, wanted: int, left: int) -> m.ShortLine:
         return m.ShortLine(number, *place, wanted, left, stock_status(self, left, self.position(place).held))
 
-    def _own_deltas(
-        self, claim: Claim, change: m.Ship | m.Return, taken: list[Taken], bucket: m.Bucket, sign: int
-    ) -> None:
-        """What we ship and take back is a delta like any other, at the time it happened."""
-        at_ms = self.now_ms if change.occurred_at_ms is None else change.occurred_at_ms
+    def _ship(self, claim: Claim, ship: m.Ship, taken: list[Taken]) -> None:
+        """A shipment is a delta like any other, at the time it happened; ``taken`` has been moved already."""
+        before = [line.units["shipped"] + line.units["returned"] for line in claim.lines]
+        for index, _, quantity in taken:
+            before[index] -= quantity
+        for index, _, quantity in taken:
+            line, key = index + 1, f"{ship.reservation}:{index + 1}:{before[index]}"
+            before[index] += quantity
+            event = self._own_delta(claim.lines[index].place, "on_hand", -quantity, ship.occurred_at_ms, key)
+            event = replace(event, reference_reservation=ship.reservation, reference_line=line)
+            self.stock[claim.lines[index].place].history.accept(event)
+
+    def _return(self, claim: Claim, return_: m.Return, taken: list[Taken]) -> None:
+        """So is what comes back, in the bucket that the disposition names."""
+        if return_.disposition == "discard":
+            return
+        bucket: m.Bucket = "on_hand" if return_.disposition == "sellable" else return_.disposition
         for number, (index, _, quantity) in enumerate(taken, 1):
-            place, key = claim.lines[index].place, f"{change.id}:{number}"
-            event = m.StockEvent(key, "", key, "delta", *place, sign * quantity, at_ms, bucket)
+            place, key = claim.lines[index].place, f"{return_.id}:{number}"
+            event = self._own_delta(place, bucket, quantity, return_.occurred_at_ms, key)
             self.stock[place].history.accept(event)
+
+    def _own_delta(
+        self, place: Place, bucket: m.Bucket, quantity: int, occurred_at_ms: int | None, key: str
+    ) -> m.StockEvent:
+        at_ms = self.now_ms if occurred_at_ms is None else occurred_at_ms
+        return m.StockEvent(key, OURS, key, "delta", *place, quantity, at_ms, bucket)
 
     def _move_line(self, claim: Claim, move: m.Move) -> m.Outcome | None:
         if move.location not in self.locations:
@@ -356,16 +383,41 @@ class Rules:
             return m.EventResult("quarantined", "unknown-location", 0, 0)
         stock = self.stock.get(place) or Stock()
         previous = stock.history.number(event.bucket)
-        sets_on_hand = event.kind == "snapshot" and event.bucket == "on_hand" and not by_person
-        if sets_on_hand and not _is_authority(location.authority, event.source):
-            return m.EventResult("quarantined", "not-authoritative", previous, previous)
+        views = self.views.setdefault(place, Views())
+        sets_on_hand = event.kind == "snapshot" and event.bucket == "on_hand" and event.reverses is None
+        is_believed = by_person or not sets_on_hand or _is_authority(location.authority, event.source)
+        if not is_believed and not stock.history.knows(event):
+            known = views.newest.get(event.source)
+            verdict = views.see(event)
+            self._changed |= views.newest.get(event.source) is not known
+            return m.EventResult(*verdict, previous, previous)
         verdict = stock.history.accept(event)
         if verdict.outcome in ("applied", "superseded"):
             self._changed = True
+            if event.reverses is not None:
+                views.forget(event.reverses)
             self.stock[place] = stock
             stock.as_of_ms = max(stock.as_of_ms, event.occurred_at_ms)
         number = stock.history.number(event.bucket)
         return m.EventResult(verdict.outcome, verdict.reason, number, previous)
+
+    def _views_of(self, asked: m.Views) -> list[m.View]:
+        """What an authority said before it became one is no view any more."""
+        return [
+            m.View(
+                place.location,
+                source,
+                view.quantity,
+                view.occurred_at_ms,
+                view.sequence,
+                view.id,
+                self.stock[place].history.number("on_hand") if place in self.stock else None,
+            )
+            for place, views in sorted(self.views.items())
+            if place.sku == asked.sku and asked.location in (None, place.location)
+            for source, view in sorted(views.newest.items())
+            if not _is_authority(self.locations[place.location].authority, source)
+        ]
 
     def _count(self, count: m.Count) -> m.Outcome:
         if count.location not in self.locations:
@@ -403,7 +455,7 @@ class RulesLedger:
         return self.rules.decide(operation, self._now_ms())
 
     hold = extend = commit = release = pick = ship = cancel = return_ = move = _decide
-    expire = apply = count = read = find = put_location = locations = _decide
+    expire = apply = count = read = views = find = put_location = locations = _decide
 
     async def close(self) -> None:
         """Nothing to close."""

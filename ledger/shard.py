@@ -50,11 +50,11 @@ REFUSAL_OF_OLD_MIGRATION = "the shard's slot is being moved key by key: nothing 
 MOVES_MAX = 5
 """Servers that one call follows the shard to, when each names another."""
 FREEING = (
-    *(m.Release, m.Expire, m.Ship, m.Cancel, m.Read, m.Find, m.Locations),
+    *(m.Release, m.Expire, m.Ship, m.Cancel, m.Read, m.Views, m.Find, m.Locations),
     *(m.Look, m.Drop, m.Finish, m.Forget, m.Unfinished),
 )
 """What goes on when the server is out of memory: it gives memory back, or only looks."""
-LOOKING = (m.Read, m.Locations)
+LOOKING = (m.Read, m.Views, m.Locations)
 """What goes on when nothing may be changed. Not Find: a ledger that lost something must not say "surely not done"."""
 
 
@@ -296,15 +296,22 @@ class Shard:
         server_ms = int(seconds) * 1000 + int(microseconds) // 1000
         if abs(server_ms - time.time_ns() // 1_000_000) > CLOCK_DIFFERENCE_MAX_MS:
             reasons.append("the server's clock and this machine's differ by more than a minute: mend the wrong one")
-        packed = await command(connection, "GET", self._keys[0])
-        there = _decode_shard(packed).shards if packed else None
-        if packed is None and self._first is not None:
-            there = await self._first.shards_there()
+        there = await self._shards_told(connection)
         if there is not None and there != self._limits.shards:
             reasons.append(wrong_shards(there, self._limits.shards))
         if reasons:
             raise Unavailable("; ".join(reasons))
         await load(connection, library())
+
+    async def _shards_told(self, connection: AbstractConnection) -> int | None:
+        """How many shards the ledger has, by this shard or, where nothing was written yet, by the first one."""
+        try:
+            packed = await command(connection, "GET", self._keys[0])
+        except AskError:  # or MovedError: the call itself will follow, or be refused
+            return None
+        if packed is None and self._first is not None:
+            return await self._first.shards_there()
+        return _decode_shard(packed).shards if packed else None
 
     async def _disconnect(self, reason: str) -> None:
         self.reasons = [reason]
@@ -326,6 +333,4 @@ def _reason(failure: BaseException) -> str:
     """The failure in a few words, without anything that a server or a client may have put into its text."""
     if isinstance(failure, Unavailable):
         return failure.detail
-    if isinstance(failure, OLD_MIGRATION):
-        return REFUSAL_OF_OLD_MIGRATION
     return f"no use of the ledger's server: {type(failure).__name__}"

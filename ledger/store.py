@@ -195,6 +195,10 @@ class Ledger:
         positions = cast("list[m.Positions]", outcomes)
         return m.Positions(positions[0].now_ms, _in_order(portions, [each.items for each in positions]))
 
+    async def views(self, views: m.Views) -> m.ViewList:
+        shard = shard_of(views.sku, self.shards)
+        return cast(m.ViewList, await self._coalescers[shard].submit(views))
+
     async def put_location(self, put_location: m.PutLocation) -> m.LocationStored:
         """Every shard has the locations. Repeating it is safe."""
         outcomes = await self._submit_all([(shard, put_location) for shard in range(self.shards)])

@@ -8,7 +8,8 @@ from urllib.parse import unquote
 import msgspec
 from redis import Redis
 
-from ledger.messages import JournalEntry, Position, Reservation
+from ledger.convergence import Views
+from ledger.messages import JournalEntry, Position, Reservation, StockEvent
 
 decode_entry = msgspec.msgpack.Decoder(JournalEntry).decode
 CLAIMS = ("held", "committed", "picked")
@@ -97,6 +98,30 @@ def live_positions(client: Redis, shard: int = 0) -> dict[Place, Position]:
     return {(sku, location.decode()): decode(packed) for sku, fields in places for location, packed in fields.items()}
 
 
+def fold_views(entries: Iterable[JournalEntry]) -> dict[Place, dict[str, StockEvent]]:
+    """The views of each position by source, from what the journal says was seen and what was retracted."""
+    decode = msgspec.msgpack.Decoder(StockEvent).decode
+    views: dict[Place, Views] = defaultdict(Views)
+    for operation in (operation for entry in entries for operation in entry.operations):
+        if operation.verb == "view":
+            event = decode(operation.body)
+            views[event.sku, event.location].see(event)
+        elif operation.verb == "apply" and (event := decode(operation.body)).reverses is not None:
+            views[event.sku, event.location].forget(event.reverses)
+    return {place: seen.newest for place, seen in views.items() if seen.newest}
+
+
+def live_views(client: Redis, shard: int = 0) -> dict[Place, dict[str, tuple[int, str]]]:
+    """The views of each position, read from their keys: by source the quantity and the event's key."""
+    keys: Any = client.scan_iter(f"{{s{shard}}}:view:*")
+    places: Any = [(unquote(key.decode().split(":", 2)[2]), client.hgetall(key)) for key in keys]
+    return {
+        (sku, location.decode()): {view[5]: (view[0], view[4]) for view in msgspec.msgpack.decode(packed)}
+        for sku, fields in places
+        for location, packed in fields.items()
+    }
+
+
 def assert_books_balance(client: Redis, shard: int = 0) -> None:
     """The journal has no gap, folds to the live positions and counts, and its last word on each is the live one."""
     entries = journal_of(client, shard)
@@ -107,6 +132,10 @@ def assert_books_balance(client: Redis, shard: int = 0) -> None:
     assert fold_clients(entries) == client_counts(client, shard)
     for place, position in live.items():
         assert {name: books[place][name] for name in CLAIMS + STOCK} == numbers(position), place
+    assert live_views(client, shard) == {
+        place: {source: (event.quantity, event.key) for source, event in newest.items()}
+        for place, newest in fold_views(entries).items()
+    }
 
 
 def assert_deadlines_are_those_of_the_holds(client: Redis, shard: int = 0) -> None:

@@ -58,7 +58,8 @@ def expected_of(fold: Fold, entries: list[JournalEntry]) -> dict[str, Any]:
         for operation in packed.reservation.operations:
             known = fold.operations[operation]
             keys[f"op:{operation}"] = [known.verb, known.client, known.fingerprint, id_]
-    keys |= {key: {name: unpack(value) for name, value in fields.items()} for key, fields in fold.hashes.items()}
+    hashes = {key: {name: unpack(value) for name, value in fields.items()} for key, fields in fold.hashes.items()}
+    keys |= {key: fields for key, fields in hashes.items() if fields}
     keys |= {key: fingerprint for key, (_, fingerprint) in fold.counts.items()}
     keys |= {f"client:{escaped(name)}": list(counted) for name, counted in fold_clients(entries).items()}
     return keys | held_at(fold)
@@ -104,6 +105,7 @@ _READ = {
     "sku": lambda client, name: _fields(client, name, Position),
     "locations": lambda client, name: _fields(client, name, Location),
     "feed": _fields,
+    "view": _fields,
     "op": _record,
     "client": _numbers,
     "count": _text,

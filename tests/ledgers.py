@@ -95,6 +95,15 @@ class Shop:
     async def move(self, reservation: str, line: int, location: str, **head: Any) -> Any:
         return await self.ledger.move(m.Move(*self._head("move", reservation, **head), line, location))
 
+    async def reported(self, reservation: str, quantity: int, line: int = 1, **fields: Any) -> m.EventResult:
+        """The WMS tells of units of A that left S1 for a line of the reservation."""
+        reference: dict[str, Any] = {"reference_reservation": reservation, "reference_line": line}
+        return await self.event("delta", "A", -quantity, **reference, **fields)
+
+    async def views(self, sku: str = "A", location: str | None = None) -> list[m.View]:
+        found: m.ViewList = await self.ledger.views(m.Views(sku, location))
+        return found.views
+
     async def found(self, reservation: str, client: str = CLIENT) -> m.Reservation:
         """The reservation as it is now."""
         found: m.Found = await self.ledger.find(m.Find(reservation, client))

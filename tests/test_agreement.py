@@ -69,6 +69,8 @@ def stock_events(draw: st.DrawFn) -> m.StockEvent:
         bucket,
         other if kind == "move" else None,
         draw(st.none() | st.integers(0, 2)),
+        reference_reservation=draw(st.sampled_from([None, "elsewhere"])),
+        reference_line=draw(st.sampled_from([None, 1])),
         reverses=None if key in retracted else draw(st.sampled_from([None] * 6 + retracted)),
     )
 
@@ -117,7 +119,8 @@ class Agreement(RuleBasedStateMachine):
     def open_the_shops(self, counted: list[int], limits: int) -> None:
         self.ledger, self.model = self.ledgers[limits % len(self.ledgers)], Rules(**LIMITS[limits % len(self.ledgers)])
         for index, location in enumerate(LOCATIONS):
-            self.step(m.PutLocation("ops", m.Location(location, priority=index % 2, lat=index * 10.0, lon=0.0)))
+            place = m.Location(location, priority=index % 2, lat=index * 10.0, lon=0.0)
+            self.step(m.PutLocation("ops", replace(place, authority=None if index else "wms")))
             for number, sku in enumerate(SKUS[:2]):
                 name = f"opening-{sku}-{location}"
                 quantity = counted[index * 2 + number]
@@ -209,7 +212,28 @@ class Agreement(RuleBasedStateMachine):
     @precondition(lambda self: self.owners)
     @rule(data=st.data(), lines=units, occurred_at_ms=st.none() | happened_ms)
     def ship(self, data: st.DataObject, lines: Units, occurred_at_ms: int | None) -> None:
-        self.step(m.Ship(*self.head(data), lines, occurred_at_ms))
+        head = self.head(data)
+        told_first, told_after = data.draw(st.tuples(st.booleans(), st.booleans()))
+        if told_first:
+            self.report(data, head[3])
+        self.step(m.Ship(*head, lines, occurred_at_ms))
+        if told_after:
+            self.report(data, head[3])
+
+    def report(self, data: st.DataObject, target: str) -> None:
+        """The WMS tells of a shipment that was or will be ours, mostly where it is; at times it takes that back."""
+        name, quantity, at_ms = data.draw(st.tuples(st.sampled_from(list("abcd")), small, happened_ms))
+        number, found = data.draw(st.sampled_from(list(enumerate(self.model.claims[target].lines, 1))))
+        location = data.draw(st.sampled_from([found.place.location or "L1"] * 9 + ["L1"]))
+        line = {"reference_reservation": target, "reference_line": number}
+        event = m.StockEvent(
+            *(event_key("wms", name), "wms", name, "delta", found.place.sku, location, -quantity, at_ms),
+            **line,  # type: ignore[arg-type]  # each has its own type
+        )
+        self.step(m.Apply("feed", [event]))
+        if name in "ab" and data.draw(st.booleans()):
+            key = event_key("wms", f"no {name}")
+            self.step(m.Apply("feed", [replace(event, key=key, id=f"no {name}", reverses=event.key)]))
 
     @precondition(lambda self: self.owners)
     @rule(data=st.data(), lines=units)
@@ -249,6 +273,8 @@ class Agreement(RuleBasedStateMachine):
     @rule(items=st.lists(st.builds(m.ReadItem, skus, st.none() | st.lists(locations, unique=True)), max_size=3))
     def read(self, items: list[m.ReadItem]) -> None:
         self.step(m.Read(items))
+        for item in items:
+            self.step(m.Views(item.sku, item.locations[0] if item.locations else None))
 
     @rule(client=clients, key=keys)
     def find(self, client: str, key: str) -> None:
@@ -278,6 +304,8 @@ class Agreement(RuleBasedStateMachine):
     def teardown(self) -> None:
         everything = [m.ReadItem(sku) for sku in SKUS]
         self.step(m.Read(everything))
+        for sku in SKUS:
+            self.step(m.Views(sku))
         for shard in range(self.shards):
             assert_books_balance(self.redis, shard)
             assert_folds(self.redis, shard)

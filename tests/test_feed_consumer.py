@@ -27,7 +27,7 @@ from availability.feeds import consumer, stream
 from availability.feeds.consumer import Feed
 from availability.feeds.metrics import FeedMetrics
 from availability.feeds.stream import DURABLE, STREAM
-from ledger import Applied, Apply, Unknown
+from ledger import Applied, Apply, Location, PutLocation, Unknown
 
 pytestmark = pytest.mark.anyio
 
@@ -154,6 +154,16 @@ async def test_a_lost_answer_makes_no_double_effect(nats_url: str) -> None:
         await run.settled()
         assert await run.shop.on_hand() == 5
         assert run.shop.outcomes == ["applied", "duplicate"]
+
+
+async def test_a_message_that_is_kept_as_a_view_is_acknowledged(nats_url: str) -> None:
+    async with feed_at_work(nats_url) as run:
+        await run.shop.rules.put_location(PutLocation("tests", Location("DC-1", authority="wms")))
+        await run.send(an_event(source="erp"), subject="stock.erp.nightly")
+        await run.settled()
+        assert (run.shop.outcomes, run.quarantine.events) == (["quarantined"], [])
+        settled = [run.figure("messages_total", settled=how) for how in ("acknowledged", "terminated")]
+        assert settled == [1, 0]
 
 
 async def test_poison_is_kept_once_and_the_others_flow(nats_url: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 from feeding import NOW_MS, MemoryQuarantine, OneShop, an_event, encoded
 
 from availability.feeds.intake import EVENTS_PER_APPLY, RawEvent, Result, locations_of, take_all
-from ledger import Unavailable, Unknown
+from ledger import Location, PutLocation, Unavailable, Unknown
 
 pytestmark = pytest.mark.anyio
 
@@ -56,6 +56,18 @@ async def test_many_events_go_in_calls_of_bounded_size_and_keep_their_order(
     assert sum(shop.sizes) == count
     assert max(shop.sizes) == EVENTS_PER_APPLY
     assert await shop.on_hand() == count
+
+
+async def test_what_the_ledger_keeps_as_a_view_waits_for_nobody(shop: OneShop, quarantine: MemoryQuarantine) -> None:
+    """A nightly snapshot of another system would bury what somebody has to look at."""
+    await shop.rules.put_location(PutLocation("tests", Location("DC-1", authority="wms")))
+    night = [raw(id="n-1", source="erp"), raw(id="n-2", source="erp", location="NOWHERE")]
+    taken = await take_all(shop, quarantine, "shop-7", night, "http", now_ms=NOW_MS)
+    assert taken.results == [
+        Result("n-1", "quarantined", "not-authoritative"),
+        Result("n-2", "quarantined", "unknown-location"),
+    ]
+    assert quarantine.reasons == ["unknown-location"]
 
 
 async def test_what_the_ledger_did_not_take_is_said_to_be_not_done(shop: OneShop, quarantine: MemoryQuarantine) -> None:

@@ -75,6 +75,9 @@ async def live(ledger: Ledger) -> None:
     """One of everything that changes something."""
     await ledger.put_location(PutLocation("web", Location("W1")))
     await ledger.apply(Apply("wms", [stock_event(1, 'A "b"', 100), stock_event(2, "B", 50)]))
+    await ledger.put_location(PutLocation("web", Location("W2", authority="wms")))
+    seen = StockEvent(event_key("erp", "night"), "erp", "night", "snapshot", "B", "W2", 9, NOW_MS - 1_000)
+    assert (await ledger.apply(Apply("erp", [seen]))).results[0].reason == "not-authoritative"
     await ledger.count(Count("call:1", "store", "W1", "count-1", [stock_event(3, "C", 7)]))
     for key in ("shipped", "released", "expired"):
         assert isinstance(await ledger.hold(hold(key, 'A "b"')), Done)
@@ -109,7 +112,8 @@ async def test_journal_of_the_script_is_readable_and_adds_up(
     assert (seen.written.rejects, seen.written.gaps, problems) == (0, 0, [])
     operations = [operation for entry in entries for operation in entry.operations]
     assert Counter(operation.verb for operation in operations) == {
-        "put_location": 1,
+        "put_location": 2,
+        "view": 1,
         "apply": 3,
         "count": 1,
         "hold": 4,

@@ -35,6 +35,7 @@ CONTRACT = {
     ("get", "/v1/operations/{key}"): {200, 404},
     ("post", "/v1/stock-events"): {200},
     ("put", "/v1/locations/{location}/counts/{count_id}"): {200, 404, 422},
+    ("get", "/v1/views"): {200},
     ("put", "/v1/locations/{id}"): {200},
     ("get", "/v1/locations"): {200},
     ("get", "/health/live"): {200},

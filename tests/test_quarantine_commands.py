@@ -41,9 +41,9 @@ class World:
 
         self.ask(send)
 
-    def open_shop(self, location: str = "DC-1") -> None:
+    def open_shop(self, location: str = "DC-1", authority: str | None = None) -> None:
         async def put(ledger: Ledger, _quarantine: Quarantine) -> None:
-            await ledger.put_location(PutLocation("tests", Location(location)))
+            await ledger.put_location(PutLocation("tests", Location(location, authority=authority)))
 
         self.ask(put)
 
@@ -174,6 +174,14 @@ def test_what_is_refused_again_stays_with_its_new_reason(world: World) -> None:
     assert [(row.id, row.reason) for row in world.waiting()] == [(bad, "unknown-location"), (nonsense, "invalid")]
     assert world.on_hand() == 5
     assert good < bad
+
+
+def test_what_has_become_a_view_waits_no_longer(world: World) -> None:
+    world.send(raw(source="erp"))
+    world.open_shop(authority="wms")
+    replayed = world.run("replay", "--all")
+    assert (replayed.exit_code, replayed.stdout) == (0, "1 view\n")
+    assert (world.waiting(), world.on_hand()) == ([], 0)
 
 
 def test_a_reason_that_the_same_bytes_wait_with_already_is_not_noted_twice(world: World) -> None:

@@ -114,6 +114,8 @@ class Life:
         await shop.event("delta", "A", -2, id="wrong", at_ms=START_MS - 40_000)
         await shop.event("move", "E", 3, id="damage", at_ms=START_MS - 1_000, to_bucket="damaged")
         self.counted = await shop.ledger.count(count())
+        await shop.open("S3", authority="wms")
+        await shop.stock("SHOE", 40, "S3", source="erp", id="what erp thinks", at_ms=START_MS)
         await shop.stock("LOST", 5)
         await shop.event("delta", "LOST", -9)
         self.basket = (await shop.hold(*((sku, 10) for sku in SKUS), key="basket", customer="ann")).id
@@ -140,7 +142,14 @@ class Life:
             ]
         items = [m.ReadItem(sku) for sku in [*SKUS, "LOST", "never"]]
         locations = await shop.ledger.locations(m.Locations())
-        return {"found": found, "items": (await shop.ledger.read(m.Read(items))).items, "locations": locations}
+        views = await shop.ledger.views(m.Views("SHOE"))
+        assert [view.quantity for view in views.views] == [40]
+        return {
+            "views": views,
+            "found": found,
+            "items": (await shop.ledger.read(m.Read(items))).items,
+            "locations": locations,
+        }
 
     async def check(self, shop: Shop) -> None:
         assert await self.see(shop) == self.seen

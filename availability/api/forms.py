@@ -106,6 +106,11 @@ class SearchQuery(Form, frozen=True):
     after: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
 
 
+class ViewsQuery(Form, frozen=True):
+    sku: Name
+    location: Name | None = None
+
+
 class BatchItemForm(HoldForm, frozen=True, kw_only=True):
     """A hold that carries its key with it."""
 

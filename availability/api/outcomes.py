@@ -37,6 +37,7 @@ from ledger import (
     UnknownLocation,
     UnknownSku,
     Unpinned,
+    ViewList,
     WrongState,
 )
 
@@ -77,6 +78,7 @@ ANSWERS: Final[dict[type, Row]] = {
     Applied: Row(200),
     Counted: Row(200),
     Positions: Row(200),
+    ViewList: Row(200),
     Found: Row(200),
     Expired: Row(200),  # the keeper's: no call of the API has it
     Looked: Row(200),  # this one and the next three are between the ledger's own shards

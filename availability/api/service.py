@@ -7,7 +7,7 @@ from litestar import Litestar, Request, Response, asgi
 from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, Receive, Scope, Send
 
-from availability.api import batch, catalog, checkout, openapi, pages, searching, stock, verbs
+from availability.api import batch, catalog, checkout, openapi, pages, reconciling, searching, stock, verbs
 from availability.api.answer import Answer, respond
 from availability.api.edge import Edge
 from availability.api.endpoint import Endpoint, answer_of
@@ -34,6 +34,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     verbs.move,
     stock.stock_events,
     stock.count,
+    reconciling.views,
     catalog.put_location,
     catalog.locations,
     pages.live,

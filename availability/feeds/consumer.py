@@ -164,8 +164,8 @@ class Feed:
         results = iter(taken.results)
         applied_at_ms = now_ms()
         for message, events in zip(messages, carried, strict=True):
-            outcomes = {next(results).outcome for _ in events}
-            if outcomes == {"quarantined"}:
+            waiting = [next(results).waits for _ in events]
+            if waiting and all(waiting):
                 await client.publish(message.reply, Msg.Ack.Term)
                 self._metrics.terminated.inc()
             else:

@@ -83,6 +83,15 @@ class Result(Struct, frozen=True, omit_defaults=True):
     outcome: EventOutcome
     reason: str | None = None
 
+    @property
+    def waits(self) -> bool:
+        """Whether it waits in quarantine.
+
+        A snapshot of a source that is not believed does not: the ledger keeps it as that source's view, and a nightly
+        one of everything would bury what somebody has to look at.
+        """
+        return self.outcome == "quarantined" and self.reason != "not-authoritative"
+
 
 class Taken(Struct, frozen=True):
     """The results, one for each event in order, and when each source's newest event happened."""
@@ -121,7 +130,7 @@ async def take_all(
         else:
             result, detail = Result(found.id, "quarantined", found.reason), found.detail
         results.append(result)
-        if result.outcome == "quarantined":
+        if result.waits:
             refused.append(_quarantined(event, found, result.reason, detail, client, transport, at_ms))
     if refused:
         try:

@@ -21,7 +21,7 @@ OPERATIONS = 4_096
 ENTRIES_MIN, ENTRIES_MAX = 16, 2_048
 
 NOT_OF_RESERVATIONS = frozenset(
-    {"apply", "count", "put_location", "restore_location", "restore_stock", "restore_operation", "restore_keys"}
+    {"apply", "view", "count", "put_location", "restore_location", "restore_stock", "restore_operation", "restore_keys"}
 )
 """Verbs whose record is not a reservation."""
 

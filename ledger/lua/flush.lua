@@ -66,7 +66,20 @@ local function keys_after()
   return after
 end
 
-local function collect_windows()
+local function collect_views(sku)
+  local set, gone = {}, {}
+  for location, position in pairs(sku.positions) do
+    if position.views_changed and #position.views > 0 then
+      set[#set + 1], set[#set + 2] = location, encode(position.views)
+    elseif position.views_changed then
+      gone[#gone + 1] = location
+    end
+  end
+  if #set + #gone > 0 then kept[#kept + 1] = {key = view_key(sku.name), set = set, gone = gone} end
+end
+
+local function collect_hashes()
+  for _, sku in pairs(skus) do collect_views(sku) end
   for _, window in pairs(windows) do
     local set, gone = {}, {}
     for key in pairs(window.changed) do
@@ -139,7 +152,7 @@ end
 local function flush()
   local after = {}
   collect_positions(after)
-  collect_windows()
+  collect_hashes()
   if #journal > 0 then
     local entry = entry_of(after)
     call('XADD', prefix .. 'journal', ('%.0f-%.0f'):format(epoch, seq), 'e', entry)

@@ -6,9 +6,9 @@ verbs.ship = function(op)
     local taken = units_to_take(reservation, op[6], {PICKED, COMMITTED})
     if not taken or #taken == 0 then return wrong_state(reservation) end
     local occurred_at_ms = op[7] or now_ms
-    for number, part in ipairs(taken) do
+    for _, part in ipairs(taken) do
       move_units(part[1], part[2], SHIPPED, part[3], 'ship', movements)
-      record_own_delta(part[1], 'on_hand', -part[3], occurred_at_ms, op[2] .. ':' .. number, movements)
+      record_own_shipment(reservation, part, occurred_at_ms, movements)
     end
   end)
 end
