@@ -124,8 +124,9 @@ class Rehoming:
     def _keys(self, shard: int) -> Iterator[m.KeyAfter]:
         for old, fold in enumerate(self._folds):
             for key, fields in fold.hashes.items():
-                if fields and self._is_home(unescaped(key.split(":")[1]), shard):
-                    yield m.KeyAfter(key, {name: msgspec.Raw(value) for name, value in fields.items()}, [])
+                here = {name: value for name, value in fields.items() if self._is_home(_sku_of(key, name), shard)}
+                if here:
+                    yield m.KeyAfter(key, {name: msgspec.Raw(value) for name, value in here.items()}, [])
             for key, (_, fingerprint) in fold.counts.items():
                 home, told = self._home_of_count(old, key, fingerprint)
                 if home == shard:
@@ -139,6 +140,12 @@ class Rehoming:
         if portion != "0":
             return None, fingerprint
         return shard_of(" ".join(map(unescaped, names)), self._shards), REHOMED + fingerprint.removeprefix(REHOMED)
+
+
+def _sku_of(key: str, name: str) -> str:
+    """The SKU that a field of a hash is about: it is named in the key or, in a hash of the whole shard, in the field."""
+    _, named, rest = key.partition(":")
+    return unescaped((rest if named else name).split(":")[0])
 
 
 def _whole(parts: dict[int, m.Reservation]) -> m.Reservation | None:
