@@ -143,7 +143,7 @@ class Rehoming:
 
 
 def _sku_of(key: str, name: str) -> str:
-    """The SKU that a field of a hash is about: it is named in the key or, in a hash of the whole shard, in the field."""
+    """The SKU that a field of a hash is about: named in the key or, in a hash of the whole shard, in the field."""
     _, named, rest = key.partition(":")
     return unescaped((rest if named else name).split(":")[0])
 
