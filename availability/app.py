@@ -107,7 +107,7 @@ async def _journal(settings: Settings) -> AsyncIterator[tuple[Journal, FeedStatu
     journal = await Journal.open(settings.postgres_url)
     feeds = await FeedStatus.open(settings.postgres_url)
     quarantine = await Quarantine.open(settings.postgres_url)
-    reservations = await Reservations.open(settings.postgres_url)
+    reservations = await Reservations.open(settings.postgres_url, shards=settings.shards)
     try:
         yield journal, feeds, quarantine, reservations
     finally:

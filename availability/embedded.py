@@ -34,9 +34,8 @@ VALKEY_SETTINGS = {
     "no-appendfsync-on-rewrite": "no",
     "maxmemory-policy": "noeviction",
     "save": '""',
-    "hash-max-listpack-value": "256",
 }
-"""What P2 and memory stand on; config/valkey.conf says the same with reasons, and a test keeps them equal."""
+"""What P2 stands on; config/valkey.conf says the same with reasons, and a test keeps them equal."""
 
 POSTGRES_SETTINGS = {
     "fsync": "on",

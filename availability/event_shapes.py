@@ -2,17 +2,27 @@
 
 import logging
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from availability.shapes import ReservationJson, position_json, reservation_json, time_text
-from ledger import JournalEntry, JournalOperation, Position, Reservation
+from availability.shapes import (
+    ClaimJson,
+    PositionJson,
+    ReservationJson,
+    claims_json,
+    position_json,
+    reservation_json,
+    time_text,
+)
+from ledger import Claims, JournalEntry, JournalOperation, Overcommitted, Place, Position, Reservation
 
 SOURCE = "/availability"
 """``ce-source``: with ``ce-id`` it names an event for good."""
 STOCK_CHANGED = "availability.stock.changed"
+OVERCOMMITTED = "availability.stock.overcommitted"
 RESERVATION_EVENTS = {
     verb: f"availability.reservation.{event}"
     for verb, event in {
@@ -28,7 +38,9 @@ RESERVATION_EVENTS = {
         "move": "moved",
     }.items()
 }
-"""The event's subject by the operation's verb; other operations show only in the positions that they changed."""
+"""The event's subject by the operation's verb; other operations show only in the positions that they changed.
+
+Among them are the steps of one over several shards (``prepare``, ``drop``, ``reclaim``): what they come to is told."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +74,53 @@ class OperationData(Struct, frozen=True):
     movements: list[MovementJson]
 
 
+class OvercommittedData(PositionJson, frozen=True):
+    """The data of ``availability.stock.overcommitted``: the position, and how many units it is short of for its claims.
+
+    ``reservations`` are those with claims there, newest first; ``complete`` tells whether what had been done until then
+    is all in them.
+    """
+
+    overcommitted: int
+    since: str
+    reservations: list[ClaimJson]
+    reservations_total: int
+    complete: bool
+
+
+class Concerned(NamedTuple):
+    """Whose claims are at a position; ``complete`` when nothing that was done until then is missing."""
+
+    claims: Claims
+    complete: bool
+
+
+SkuAt = tuple[str, str]
+NOBODY = Concerned(Claims([], 0), complete=True)
+NOT_ASKED = Concerned(Claims([], 0), complete=False)
+
 _ENCODER = msgspec.json.Encoder()
+_OVERCOMMITTED = msgspec.msgpack.Decoder(Overcommitted)
 _RESERVATIONS = msgspec.msgpack.Decoder(Reservation)
 _UNSAFE_IN_HEADER = re.compile(r'[^!-~]|["%]')
 
 
-def events_of(shard: int, entries: list[JournalEntry], *, stale_after_ms: int) -> list[Event]:
+def overcommitted_in(entries: list[JournalEntry]) -> dict[SkuAt, Place]:
+    """The positions that some entries say are overcommitted, and the last entry that says so of each."""
+    return {
+        (told.sku, told.location): Place(entry.epoch, entry.seq)
+        for entry in entries
+        for operation in entry.operations
+        if operation.verb == "overcommitted" and (told := _OVERCOMMITTED.decode(operation.body)).quantity
+    }
+
+
+def events_of(
+    shard: int, entries: list[JournalEntry], *, stale_after_ms: int, concerned: Mapping[SkuAt, Concerned] | None = None
+) -> list[Event]:
     """The events of some entries, in order: one for each operation on a reservation, one for each position changed.
+
+    ``concerned`` tells whose claims are at the positions of ``overcommitted_in``.
 
     A position that several of the entries changed is told once, where it was changed last. An event's id is made of
     where it comes from, so that announcing an entry again makes the same events again.
@@ -84,6 +136,8 @@ def events_of(shard: int, entries: list[JournalEntry], *, stale_after_ms: int) -
         for index, operation in enumerate(entry.operations):
             if operation.verb in RESERVATION_EVENTS and (event := _of_operation(shard, entry, index, operation)):
                 events.append(event)
+            elif operation.verb == "overcommitted":
+                events.append(_of_overcommitted(shard, entry, index, operation, stale_after_ms, concerned or {}))
         for position_index, after in enumerate(entry.positions):
             if newest[after.sku, after.location] == (entry_index, position_index):
                 index = len(entry.operations) + position_index
@@ -105,18 +159,36 @@ def _of_operation(shard: int, entry: JournalEntry, index: int, operation: Journa
         # The journal has it as it is; all others shall still be told.
         logger.exception("shard %d, entry %d-%d, operation %d: no reservation", shard, entry.epoch, entry.seq, index)
         return None
+    movements = _movements_of(operation, reservation)
+    if reservation.span and not movements and operation.verb not in ("hold", "extend"):
+        return None  # it was done to the units of another shard
     data = OperationData(
         operation=operation.verb,
         occurred_at=time_text(entry.at_ms),
         client=operation.client,
         seq=entry.seq,
         reservation=reservation_json(operation.subject, shard, reservation),
-        movements=[
-            MovementJson(moved.sku, moved.location, moved.from_bucket, moved.to_bucket, moved.quantity)
-            for moved in operation.movements
-        ],
+        movements=movements,
     )
     return _event(RESERVATION_EVENTS[operation.verb], shard, entry, index, operation.subject, _ENCODER.encode(data))
+
+
+def _movements_of(operation: JournalOperation, reservation: Reservation) -> list[MovementJson]:
+    if reservation.span and operation.verb == "hold":
+        # These units were moved by the `prepare` before it; here it is said that they are held.
+        return [
+            MovementJson(line.sku, line.location, "available", "held", line.held)
+            for line in reservation.lines
+            if line.held
+        ]
+    movements = [
+        MovementJson(moved.sku, moved.location, moved.from_bucket, moved.to_bucket, moved.quantity)
+        for moved in operation.movements
+    ]
+    if reservation.span and any(moved.reason == "reacquire" for moved in operation.movements):
+        # These units had expired, and nothing has told that a `reclaim` took them from there.
+        movements = [structs.replace(moved, from_="expired") for moved in movements if moved.to != "expired"]
+    return movements
 
 
 def _of_position(
@@ -124,6 +196,31 @@ def _of_position(
 ) -> Event:
     data = position_json(sku, location, position, now_ms=entry.at_ms, stale_after_ms=stale_after_ms)
     return _event(STOCK_CHANGED, shard, entry, index, f"{sku}@{location}", _ENCODER.encode(data))
+
+
+def _of_overcommitted(
+    shard: int,
+    entry: JournalEntry,
+    index: int,
+    operation: JournalOperation,
+    stale_after_ms: int,
+    concerned: Mapping[SkuAt, Concerned],
+) -> Event:
+    told = _OVERCOMMITTED.decode(operation.body)
+    sku, location = told.sku, told.location
+    [position] = [after.position for after in entry.positions if (after.sku, after.location) == (sku, location)]
+    shown = position_json(sku, location, position, now_ms=entry.at_ms, stale_after_ms=stale_after_ms)
+    # Once it is over nobody is concerned any more.
+    claims, complete = concerned.get((sku, location), NOT_ASKED) if told.quantity else NOBODY
+    data = OvercommittedData(
+        **structs.asdict(shown),
+        overcommitted=told.quantity,
+        since=time_text(told.since_ms),
+        reservations=claims_json(claims),
+        reservations_total=claims.reservations,
+        complete=complete,
+    )
+    return _event(OVERCOMMITTED, shard, entry, index, operation.subject, _ENCODER.encode(data))
 
 
 def _event(kind: str, shard: int, entry: JournalEntry, index: int, subject: str, body: bytes) -> Event:

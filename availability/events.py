@@ -15,8 +15,9 @@ from nats.aio.client import Client
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
+from availability.concerned import Claimants
 from availability.event_shapes import Event, events_of
-from ledger import JOURNAL_FAILED, Outbox
+from ledger import JOURNAL_FAILED, Outbox, Reservations
 
 STREAM = "AVAILABILITY"
 BYTES_MAX = 4 << 30
@@ -218,15 +219,17 @@ class Announcer:
         if outbox is None:
             return
         publisher: Publisher | None = None
+        search = await Reservations.open(self.postgres_url)
         try:
             publisher = await Publisher.open(self.nats_url)
-            await self._drain(outbox, publisher)
+            await self._drain(outbox, publisher, Claimants(search, self.shard, lambda: self._stopping))
         finally:
+            await search.close()
             if publisher is not None:
                 await publisher.close()
             await outbox.close()
 
-    async def _drain(self, outbox: Outbox, publisher: Publisher) -> None:
+    async def _drain(self, outbox: Outbox, publisher: Publisher, claimants: Claimants) -> None:
         """One batch is on its way to NATS while the next is read and made; they arrive in the journal's order."""
         entries_max = ENTRIES_MIN
         taken = outbox.cursor
@@ -236,7 +239,8 @@ class Announcer:
                 self._awake.clear()
                 before = taken
                 entries, taken = await outbox.take(entries_max, after=before)
-                events = events_of(self.shard, entries, stale_after_ms=self.stale_after_ms)
+                concerned = await claimants.of(entries)
+                events = events_of(self.shard, entries, stale_after_ms=self.stale_after_ms, concerned=concerned)
                 if under_way is not None:
                     published = await under_way
                     await outbox.done(before)

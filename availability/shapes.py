@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from msgspec import Struct, structs
 
-from ledger import Position, PositionAt, Reservation, ReservationLine
+from ledger import ClaimedLine, Claims, Position, PositionAt, Reservation, ReservationLine
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY = date(1970, 1, 1)
@@ -73,6 +73,40 @@ class PositionJson(LocationEntryJson, frozen=True):
     """A position by itself: its entry in an ATP answer, and whose it is."""
 
     sku: str
+
+
+class ClaimJson(Struct, frozen=True):
+    """A line that claims units of an overcommitted position, and the reservation that it is of."""
+
+    id: str
+    client: str
+    order_id: str | None
+    status: str
+    line: int
+    held: int
+    committed: int
+    picked: int
+    created_at: str
+
+
+def claims_json(claims: Claims) -> list[ClaimJson]:
+    """The claims as HTTP answers and events show them, newest first."""
+    return [_claim_json(claimed) for claimed in claims.lines]
+
+
+def _claim_json(claimed: ClaimedLine) -> ClaimJson:
+    reservation, line = claimed.reservation, claimed.line
+    return ClaimJson(
+        id=claimed.id,
+        client=reservation.client,
+        order_id=reservation.order_id,
+        status=reservation.status,
+        line=claimed.number,
+        held=line.held,
+        committed=line.committed,
+        picked=line.picked,
+        created_at=time_text(reservation.created_at_ms),
+    )
 
 
 def time_text(at_ms: int) -> str:

@@ -64,6 +64,9 @@ class Telemetry:
         )
         self._quarantine = self._gauge("availability_quarantine_size", "Events that wait for a person")
         self._rejects = self._gauge("availability_journal_rejects", "Journal entries that were not taken as they were")
+        self._overcommitted = self._gauge(
+            "availability_overcommitted_positions", "Positions whose claims exceed what is there"
+        )
         self._children: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
 
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
@@ -99,6 +102,7 @@ class Telemetry:
             self._feed_lag.labels(source.source).set(max(0, now_ms - source.newest_occurred_at_ms) / 1_000)
         self._quarantine.set(status.quarantine_open)
         self._rejects.set(status.rejects)
+        self._overcommitted.set(status.overcommitted)
 
     def page(self) -> bytes:
         """All of them in Prometheus' text format."""

@@ -10,7 +10,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from ledger.errors import Overloaded
-from ledger.messages import Apply, Busy, Count, Hold, JournalFull, Operation, Outcome, Prepare, Read, Views
+from ledger.messages import (
+    Apply,
+    Busy,
+    Count,
+    Hold,
+    JournalFull,
+    Operation,
+    Outcome,
+    Prepare,
+    PutSafetyStock,
+    Read,
+    Views,
+)
 
 Answer = Outcome | Exception
 Sender = Callable[[Sequence[Operation]], Awaitable[Sequence[Answer]]]
@@ -38,9 +50,7 @@ def weight(operation: Operation) -> int:
     match operation:
         case Hold(lines=lines):
             return sum(ITEM_WEIGHT if line.location is None else 1 for line in lines)
-        case Prepare(lines=lines):
-            return len(lines)
-        case Apply(events=things) | Count(events=things):
+        case Prepare(lines=things) | Apply(events=things) | Count(events=things) | PutSafetyStock(items=things):
             return len(things)
         case Read(items=items):
             return sum(ITEM_WEIGHT if item.locations is None else len(item.locations) for item in items)

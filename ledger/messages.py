@@ -67,7 +67,8 @@ class Span(Record, frozen=True):
     ``shards`` are those that have a part; ``numbers`` the numbers that this part's lines have in the whole. A part that
     is not ``sealed`` is a claim of seconds. While an attempt to change the whole is under way, the part is pinned by
     its ``token`` until ``pinned_until_ms``: no other attempt changes it, and nothing of it expires. ``intent`` is the
-    operation under way, as JSON, so that another process can finish it.
+    operation under way, as JSON, so that another process can finish it. ``reclaimed`` tells that expired units were
+    claimed anew: what the part holds since then is for a commit that has still to come.
     """
 
     shards: list[int]
@@ -76,6 +77,7 @@ class Span(Record, frozen=True):
     token: str
     intent: str
     pinned_until_ms: int
+    reclaimed: bool = False
 
 
 class Reservation(Record, frozen=True, tag="hold"):
@@ -143,6 +145,17 @@ class Location(Record, frozen=True):
     lon: float | None = None
     priority: int = 100
     enabled: bool = True
+
+
+class SafetyStock(Record, frozen=True):
+    """Units of a position that are never promised, 0 to ``STOCK_QUANTITY_MAX``.
+
+    One of a SKU that was never counted there waits for its first count, and makes no position by itself.
+    """
+
+    sku: str
+    location: str
+    quantity: int
 
 
 class StockEvent(Record, frozen=True):
@@ -349,6 +362,13 @@ class PutLocation(Record, frozen=True, tag="put_location"):
     location: Location
 
 
+class PutSafetyStock(Record, frozen=True, tag="put_safety_stock"):
+    """Set the safety stock of each of these positions: of all or, when a location is unknown, of none."""
+
+    client: str
+    items: list[SafetyStock]
+
+
 class Locations(Record, frozen=True, tag="locations"):
     """Every location, by id."""
 
@@ -504,7 +524,20 @@ class Restore(Record, frozen=True, tag="restore"):
 
 
 Coordination = Look | Prepare | Seal | Drop | Reclaim | Part | Finish | Forget | Unfinished
-Operation = Verb | Expire | Apply | Count | Read | Views | Find | PutLocation | Locations | Coordination | Restore
+Operation = (
+    Verb
+    | Expire
+    | Apply
+    | Count
+    | Read
+    | Views
+    | Find
+    | PutLocation
+    | PutSafetyStock
+    | Locations
+    | Coordination
+    | Restore
+)
 
 # --- outcomes: what the ledger answers --------------------------------------------------------------------------
 
@@ -542,6 +575,8 @@ class UnknownSku(Record, frozen=True, tag="unknown-sku"):
 
 
 class UnknownLocation(Record, frozen=True, tag="unknown-location"):
+    """``line`` is that of the reservation, or the item's number, counted from 1."""
+
     line: int
     location: str
 
@@ -680,6 +715,12 @@ class LocationStored(Record, frozen=True, tag="location-stored"):
     location: Location
 
 
+class SafetyStockStored(Record, frozen=True, tag="safety-stock-stored"):
+    """The items as they were put."""
+
+    items: list[SafetyStock]
+
+
 class LocationList(Record, frozen=True, tag="location-list"):
     locations: list[Location]
 
@@ -732,6 +773,7 @@ CommitOutcome = VerbOutcome | Insufficient | OpenReservationsLimit
 MoveOutcome = VerbOutcome | Insufficient | UnknownLocation
 HoldOutcome = Done | Insufficient | UnknownSku | UnknownLocation | KeyReused | OpenReservationsLimit | HeldUnitsLimit
 CountOutcome = Counted | KeyReused | UnknownLocation
+SafetyStockOutcome = SafetyStockStored | UnknownLocation
 Outcome = (
     Done
     | Insufficient
@@ -751,6 +793,7 @@ Outcome = (
     | Found
     | Expired
     | LocationStored
+    | SafetyStockStored
     | LocationList
     | Busy
     | JournalFull
@@ -786,8 +829,10 @@ class JournalOperation(Record, frozen=True):
     ``subject`` is the reservation's id, ``sku@location`` or the location's id; ``operation_id`` and ``fingerprint``
     are the operation's own. ``body`` is the record after it: a ``Reservation`` for the verbs and ``expire``, a
     ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for ``put_location``, the ``EventResult`` list for
-    ``count``. When a ledger is filled anew: a ``Reservation`` for ``restore``, a ``Location`` for ``restore_location``,
-    the operation's own verb for ``restore_operation``; the entry has what ``restore_stock`` and ``restore_keys`` mean.
+    ``count``, a ``SafetyStock`` for ``put_safety_stock``, an ``Overcommitted`` for ``overcommitted``, which is
+    nobody's: the ledger itself found that. When a ledger is filled anew: a ``Reservation`` for ``restore``, a
+    ``Location`` for ``restore_location``, the operation's own verb for ``restore_operation``; the entry has what
+    ``restore_stock`` and ``restore_keys`` mean.
     """
 
     verb: str
@@ -797,6 +842,19 @@ class JournalOperation(Record, frozen=True):
     fingerprint: str
     body: msgspec.Raw
     movements: list[Movement]
+
+
+class Overcommitted(Record, frozen=True):
+    """A position has come to be short of ``quantity`` units for its claims, or of none any more.
+
+    ``since_ms`` says when that began. The safety stock is there like any other unit, and where nothing is claimed
+    nothing is short.
+    """
+
+    sku: str
+    location: str
+    quantity: int
+    since_ms: int
 
 
 class JournalEntry(Record, frozen=True):

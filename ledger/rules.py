@@ -7,7 +7,7 @@ Lua library is held to, step by step (tests/test_agreement.py).
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -40,6 +40,17 @@ class Stock:
     as_of_ms: int = 0
 
 
+class Shortage(NamedTuple):
+    """Units that a position's claims exceed what is there by, and since when they do."""
+
+    quantity: int
+    since_ms: int
+
+
+Balances = dict[Place, tuple[int, int]]
+"""On hand and claimed units of each position where something is claimed."""
+
+
 class Rules:
     """A ledger of one shard, in memory. ``decide`` is all of it: an operation and the time in, an outcome out."""
 
@@ -61,12 +72,16 @@ class Rules:
         self.claims: dict[str, Claim] = {}
         self.done: dict[str, Done] = {}
         self.counts: dict[tuple[str, str, str, int], str] = {}
+        self.safety_stock: dict[Place, int] = {}
+        self.overcommitted: dict[Place, Shortage] = {}
 
     def decide(self, operation: m.Operation, now_ms: int) -> m.Outcome:
         """What the operation comes to at ``now_ms``, which never runs back behind the last change."""
         self.now_ms = max(self.last_ms, now_ms)
         self._changed = False
+        before = self._balances()
         outcome = self._decide(operation)
+        self._note_shortages(before)
         if self._changed:
             self.seq, self.last_ms = self.seq + 1, self.now_ms
         return outcome
@@ -85,6 +100,8 @@ class Rules:
                 outcome = self._count(operation)
             case m.PutLocation():
                 outcome = self._put_location(operation)
+            case m.PutSafetyStock():
+                outcome = self._put_safety_stock(operation)
             case m.Read() | m.Views() | m.Find() | m.Locations():
                 outcome = self._look(operation)
         return outcome
@@ -105,6 +122,39 @@ class Rules:
         self.locations[put_location.location.id] = put_location.location
         return m.LocationStored(put_location.location)
 
+    def _put_safety_stock(self, put: m.PutSafetyStock) -> m.Outcome:
+        for number, item in enumerate(put.items, 1):
+            if item.location not in self.locations:
+                return m.UnknownLocation(number, item.location)
+        for item in put.items:
+            place = Place(item.sku, item.location)
+            self._changed = self._changed or self.safety_stock.get(place, 0) != item.quantity
+            self.safety_stock[place] = item.quantity
+        return m.SafetyStockStored(put.items)
+
+    # --- overcommitted ------------------------------------------------------------------------------------------
+
+    def _balances(self) -> Balances:
+        claims: Counter[Place] = Counter()
+        for claim in self.claims.values():
+            for line in claim.lines:
+                claims[line.place] += line.units["held"] + line.units["committed"] + line.units["picked"]
+        return {place: (self.stock[place].history.number("on_hand"), units) for place, units in claims.items() if units}
+
+    def _note_shortages(self, before: Balances) -> None:
+        """Where the claims have come to exceed what is there, or no longer do, once what is overdue there is ended."""
+        while True:
+            after = self._balances()
+            touched = [place for place in before.keys() | after.keys() if before.get(place) != after.get(place)]
+            short = {place: max(0, claims - on_hand) for place, (on_hand, claims) in after.items() if place in touched}
+            ended = [self._settle(place) for place, quantity in short.items() if quantity]
+            if not any(ended):
+                break
+        for place in touched:
+            known = self.overcommitted.pop(place, None)
+            if quantity := short.get(place, 0):
+                self.overcommitted[place] = Shortage(quantity, known.since_ms if known else self.now_ms)
+
     # --- positions ----------------------------------------------------------------------------------------------
 
     def position(self, place: Place) -> m.Position:
@@ -120,7 +170,7 @@ class Rules:
             held=claimed["held"],
             committed=claimed["committed"],
             picked=claimed["picked"],
-            safety_stock=0,
+            safety_stock=self.safety_stock.get(place, 0),
             as_of_ms=stock.as_of_ms,
             **buckets,
         )
@@ -137,11 +187,15 @@ class Rules:
             self._settle(place)
         return places
 
-    def _settle(self, place: Place) -> None:
-        """Units of an overdue hold are free in the very next decision on their position."""
-        for claim in self.claims.values():
-            if any(line.place == place and line.units["held"] for line in claim.lines):
-                self._end_if_overdue(claim)
+    def _settle(self, place: Place) -> bool:
+        """Units of an overdue hold are free in the very next decision on their position; says whether there was one."""
+        here = [
+            claim
+            for claim in self.claims.values()
+            if any(line.place == place and line.units["held"] for line in claim.lines)
+        ]
+        ended = [self._end_if_overdue(claim) for claim in here]
+        return any(ended)
 
     def _end_if_overdue(self, claim: Claim) -> bool:
         if not claim.is_overdue(self.now_ms):
@@ -455,7 +509,7 @@ class RulesLedger:
         return self.rules.decide(operation, self._now_ms())
 
     hold = extend = commit = release = pick = ship = cancel = return_ = move = _decide
-    expire = apply = count = read = views = find = put_location = locations = _decide
+    expire = apply = count = read = views = find = put_location = put_safety_stock = locations = _decide
 
     async def close(self) -> None:
         """Nothing to close."""

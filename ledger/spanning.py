@@ -62,8 +62,8 @@ class Sight(NamedTuple):
 
     @property
     def is_sealed(self) -> bool:
-        """False while it is being held, or when that was left behind."""
-        return all(span.sealed for span in self.spans)
+        """False while it is being held, or when that was left behind, so that there may be only some parts."""
+        return all(span.sealed for span in self.spans) and (self.is_whole or not self.parts)
 
     def is_pinned_by_others(self, token: str) -> bool:
         return any(span.token not in ("", token) for span in self.spans)

@@ -204,6 +204,23 @@ class Ledger:
         outcomes = await self._submit_all([(shard, put_location) for shard in range(self.shards)])
         return cast(m.LocationStored, outcomes[0])
 
+    async def put_safety_stock(self, put_safety_stock: m.PutSafetyStock) -> m.SafetyStockOutcome:
+        """All of it or none: no location is ever taken away, so a shard that is told later knows it too."""
+        items = put_safety_stock.items
+        portions = self._portions(items, lambda item: item.sku, max(1, len(items)))
+        if len(portions) > 1:
+            known = {location.id for location in (await self.locations(m.Locations())).locations}
+            for number, item in enumerate(items, 1):
+                if item.location not in known:
+                    return m.UnknownLocation(number, item.location)
+        outcomes = await self._submit_all(
+            [(shard, replace(put_safety_stock, items=[items[i] for i in chosen])) for shard, chosen in portions]
+        )
+        refused = [outcome for outcome in outcomes if isinstance(outcome, m.UnknownLocation)]
+        if refused and len(portions) > 1:
+            raise Unknown("a shard has not got a location that another has: put it again")
+        return refused[0] if refused else m.SafetyStockStored(items)
+
     async def locations(self, locations: m.Locations) -> m.LocationList:
         return cast(m.LocationList, await self._coalescers[0].submit(locations))
 

@@ -26,11 +26,15 @@ from availability.app import Api, Stated
 from availability.settings import Settings
 from ledger import (
     BadCursor,
+    ClaimedLine,
+    Claims,
     Filters,
     Find,
     Found,
     FoundReservation,
     Operation,
+    OvercommittedPage,
+    OvercommittedPosition,
     QuarantinedEvent,
     Reservation,
     ReservationPage,
@@ -44,7 +48,7 @@ START_MS: Final = 1_795_429_200_000  # 2026-11-23T10:20:00Z
 ALL_SCOPES: Final = "atp:read reservations:read reservations:write stock:write catalog:write"
 CHANGING: Final = (
     *("hold", "extend", "commit", "release", "pick", "ship", "cancel", "return_", "move", "expire"),
-    *("apply", "count", "put_location"),
+    *("apply", "count", "put_location", "put_safety_stock"),
 )
 _ROUTES: Final = Routes(ENDPOINTS)
 
@@ -102,6 +106,31 @@ class SearchOfRules:
         start = int(after or 0)
         more = str(start + limit) if len(found) > start + limit else None
         return ReservationPage(found[start : start + limit], more, self._world.now_ms - 240, 240)
+
+    async def overcommitted(
+        self, *, sku: str | None = None, location: str | None = None, limit: int = 20, after: str | None = None
+    ) -> OvercommittedPage:
+        if after is not None and not after.isdecimal():
+            raise BadCursor
+        found = [
+            OvercommittedPosition(*place, *shortage, self._claims_at(place))
+            for place, shortage in reversed(self._world.ledger.rules.overcommitted.items())
+            if sku in (None, place.sku) and location in (None, place.location)
+        ]
+        start = int(after or 0)
+        more = str(start + limit) if len(found) > start + limit else None
+        return OvercommittedPage(found[start : start + limit], more, self._world.now_ms - 240, 240)
+
+    def _claims_at(self, place: tuple[str, str]) -> Claims:
+        rules = self._world.ledger.rules
+        lines = [
+            ClaimedLine(id_, reservation, number, line)
+            for id_, claim in reversed(rules.claims.items())
+            for reservation in (claim.record(),)
+            for number, line in enumerate(reservation.lines, 1)
+            if (line.sku, line.location) == place and (line.held or line.committed or line.picked)
+        ]
+        return Claims(lines, len({line.id for line in lines}))
 
     @staticmethod
     def _fits(reservation: Reservation, filters: Filters) -> bool:
@@ -259,8 +288,8 @@ class World:
     def everything(self) -> object:
         """All that the ledger and the quarantine keep, to see that a refusal changed nothing."""
         rules = self.ledger.rules
-        kept = (rules.seq, rules.locations, rules.stock, rules.claims, rules.done, rules.counts, self.quarantine.events)
-        return repr(kept)
+        kept = (rules.seq, rules.locations, rules.stock, rules.claims, rules.done, rules.counts, rules.safety_stock)
+        return repr((kept, self.quarantine.events))
 
 
 def text_of(at_ms: int) -> str:

@@ -9,7 +9,7 @@ import msgspec
 from redis import Redis
 
 from ledger.convergence import Views
-from ledger.messages import JournalEntry, Position, Reservation, StockEvent
+from ledger.messages import JournalEntry, Overcommitted, Position, Reservation, StockEvent
 
 decode_entry = msgspec.msgpack.Decoder(JournalEntry).decode
 CLAIMS = ("held", "committed", "picked")
@@ -98,6 +98,31 @@ def live_positions(client: Redis, shard: int = 0) -> dict[Place, Position]:
     return {(sku, location.decode()): decode(packed) for sku, fields in places for location, packed in fields.items()}
 
 
+def live_shortages(client: Redis, shard: int = 0) -> dict[Place, tuple[int, int]]:
+    """The units that each overcommitted position is short of, and since when, read from the shard's key."""
+    decode = msgspec.msgpack.Decoder(tuple[int, int]).decode
+    fields: Any = client.hgetall(f"{{s{shard}}}:overcommitted")
+    return {_place(place): decode(packed) for place, packed in fields.items()}
+
+
+def fold_shortages(entries: Iterable[JournalEntry]) -> dict[Place, tuple[int, int]]:
+    """The same, from what the journal says began, changed and ended."""
+    short: dict[Place, tuple[int, int]] = {}
+    for entry in entries:
+        for operation in entry.operations:
+            if operation.verb == "overcommitted":
+                told = msgspec.msgpack.decode(operation.body, type=Overcommitted)
+                assert short.pop((told.sku, told.location), (0, told.since_ms)) != (told.quantity, told.since_ms)
+                if told.quantity:
+                    short[told.sku, told.location] = told.quantity, told.since_ms
+    return short
+
+
+def _place(key: bytes) -> Place:
+    sku, location = key.decode().split(":")
+    return unquote(sku), unquote(location)
+
+
 def fold_views(entries: Iterable[JournalEntry]) -> dict[Place, dict[str, StockEvent]]:
     """The views of each position by source, from what the journal says was seen and what was retracted."""
     decode = msgspec.msgpack.Decoder(StockEvent).decode
@@ -123,7 +148,10 @@ def live_views(client: Redis, shard: int = 0) -> dict[Place, dict[str, tuple[int
 
 
 def assert_books_balance(client: Redis, shard: int = 0) -> None:
-    """The journal has no gap, folds to the live positions and counts, and its last word on each is the live one."""
+    """The journal has no gap, folds to the live positions and counts, and its last word on each is the live one.
+
+    So it does to what is overcommitted, which is what the positions' own numbers say.
+    """
     entries = journal_of(client, shard)
     assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
     books, live = fold(entries), live_positions(client, shard)
@@ -132,6 +160,11 @@ def assert_books_balance(client: Redis, shard: int = 0) -> None:
     assert fold_clients(entries) == client_counts(client, shard)
     for place, position in live.items():
         assert {name: books[place][name] for name in CLAIMS + STOCK} == numbers(position), place
+    assert fold_shortages(entries) == live_shortages(client, shard)
+    claims = {place: position.held + position.committed + position.picked for place, position in live.items()}
+    short = {place: claims[place] - position.on_hand for place, position in live.items() if claims[place]}
+    told = {place: quantity for place, (quantity, _) in live_shortages(client, shard).items()}
+    assert told == {place: quantity for place, quantity in short.items() if quantity > 0}
     assert live_views(client, shard) == {
         place: {source: (event.quantity, event.key) for source, event in newest.items()}
         for place, newest in fold_views(entries).items()

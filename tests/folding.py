@@ -106,6 +106,8 @@ _READ = {
     "locations": lambda client, name: _fields(client, name, Location),
     "feed": _fields,
     "view": _fields,
+    "overcommitted": _fields,
+    "safety_stock": _fields,
     "op": _record,
     "client": _numbers,
     "count": _text,

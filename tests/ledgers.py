@@ -37,6 +37,11 @@ class Shop:
     async def open(self, location: str = "S1", **fields: Any) -> None:
         await self.ledger.put_location(m.PutLocation("ops", m.Location(location, **fields)))
 
+    async def keep(self, sku: str, quantity: int, location: str = "S1") -> Any:
+        """Safety stock."""
+        item = m.SafetyStock(sku, location, quantity)
+        return await self.ledger.put_safety_stock(m.PutSafetyStock("ops", [item]))
+
     async def stock(self, sku: str, quantity: int, location: str = "S1", **fields: Any) -> m.EventResult:
         """A snapshot of now, unless the fields say otherwise."""
         return await self.event("snapshot", sku, quantity, location, **fields)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
-from books import assert_books_balance, client_counts
+from books import assert_books_balance, client_counts, live_shortages
 from folding import assert_folds
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -92,13 +92,16 @@ class Agreement(RuleBasedStateMachine):
         self.owners: dict[str, str] = {}
 
     def step(self, operation: m.Operation) -> None:
-        names = {m.PutLocation: "put_location", m.Return: "return_"}
+        names = {m.PutLocation: "put_location", m.PutSafetyStock: "put_safety_stock", m.Return: "return_"}
         method = names.get(type(operation), type(operation).__name__.lower())
         actual: m.Outcome = self.runner.run(getattr(self.ledger, method)(operation))
         expected = self.model.decide(operation, self.clock[0])
 
         assert self.comparable(expected) == self.comparable(actual)
+        if self.shards == 1:  # with several, each ends its own part of an overdue hold
+            assert live_shortages(self.redis) == self.model.overcommitted
         self.reached[type(operation).__name__, type(actual).__name__] += 1
+        self.reached["overcommitted", str(len(self.model.overcommitted))] += 1
         if isinstance(actual, m.Done):
             if len({shard_of(line.sku, self.shards) for line in actual.reservation.lines}) > 1:
                 self.reached["over shards", type(operation).__name__] += not actual.replayed
@@ -133,6 +136,10 @@ class Agreement(RuleBasedStateMachine):
     def change_location(self, location: str, enabled: bool, authority: str | None) -> None:  # noqa: FBT001 a drawn value
         self.step(m.PutLocation("ops", m.Location(location, enabled=enabled, authority=authority)))
         self.step(m.Locations())
+
+    @rule(items=st.lists(st.builds(m.SafetyStock, skus, locations, st.integers(0, 4)), min_size=1, max_size=3))
+    def put_safety_stock(self, items: list[m.SafetyStock]) -> None:
+        self.step(m.PutSafetyStock("ops", items))
 
     @rule(
         client=clients,
@@ -256,6 +263,16 @@ class Agreement(RuleBasedStateMachine):
     def apply(self, events: list[m.StockEvent]) -> None:
         self.step(m.Apply("feed", events))
 
+    @precondition(lambda self: self.model.claims and self.shards == 1)  # where shortages are compared
+    @rule(data=st.data(), quantity=st.integers(-9, 9))
+    def lose_or_find_units(self, data: st.DataObject, quantity: int) -> None:
+        """Where some are or were claimed, and after whatever was counted there."""
+        places = {line.place for claim in self.model.claims.values() for line in claim.lines if line.place.location}
+        place = data.draw(st.sampled_from(sorted(places)))
+        name = f"lost or found {self.model.seq}"
+        key, at_ms = event_key("wms", name), START_MS + 6
+        self.step(m.Apply("feed", [m.StockEvent(key, "wms", name, "delta", *place, quantity, at_ms)]))
+
     @rule(
         client=clients,
         count_id=st.sampled_from(["c1", "c2"]),
@@ -354,5 +371,6 @@ def test_lua_and_rules_agree_on_every_program(machine: type[Agreement]) -> None:
     outcomes = {outcome for _, outcome in machine.reached}
     assert outcomes >= {"KeyReused", "Insufficient", "WrongState", "ReservationExpired", "NotFound", "UnknownSku"}
     if machine.shards == 1:
+        assert machine.reached["overcommitted", "1"], "no program got a position overcommitted"
         assert outcomes >= {"OpenReservationsLimit", "HeldUnitsLimit"}
         assert machine.reached["Commit", "OpenReservationsLimit"]

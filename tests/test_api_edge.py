@@ -221,7 +221,7 @@ async def test_figures_tell_requests_calls_queue_journal_feeds_and_quarantine(wo
     world.api.telemetry.ledger_call(12, 0.002)
     shard = ShardStatus(0, 1, 10, 4, 1_500, False, 250, 1, 10)
     source = SourceStatus("wms", world.now_ms - 2_000, world.now_ms)
-    world.api.telemetry.status(Status([shard], [source], 3, 0), world.now_ms)
+    world.api.telemetry.status(Status([shard], [source], 3, 0, 2), world.now_ms)
 
     answer = await world.call("GET", "/metrics", token="")
     page = answer.text.splitlines()
@@ -230,6 +230,7 @@ async def test_figures_tell_requests_calls_queue_journal_feeds_and_quarantine(wo
         'availability_requests_total{outcome="held",route="POST /v1/reservations"} 1.0',
         'availability_requests_total{outcome="insufficient-stock",route="POST /v1/reservations"} 1.0',
         'availability_requests_total{outcome="not-found",route="unmatched"} 1.0',
+        "availability_overcommitted_positions 2.0",
         'availability_request_seconds_count{route="POST /v1/reservations"} 2.0',
         "availability_ledger_batch_operations_sum 12.0",
         "availability_ledger_call_seconds_sum 0.002",

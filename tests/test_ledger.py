@@ -13,6 +13,38 @@ pytestmark = pytest.mark.anyio
 HELD_ALLOWS = ["commit", "extend", "release", "move"]
 
 
+# --- the keeper -------------------------------------------------------------------------------------------------
+
+
+async def test_the_keeper_ends_what_is_held_after_a_hold_that_was_committed(shop: Shop) -> None:
+    """P5: the position had nothing to end when the keeper came by, and has again."""
+    await shop.stock("A", 10)
+    await shop.hold(("A", 1), ttl_ms=1)
+    shop.clock.now_ms += 1
+    second = await shop.hold(("A", 1), ttl_ms=1)
+    await shop.commit(second.id)
+    assert await shop.ledger.expire(m.Expire()) == m.Expired(0, more=False)
+    third = await shop.hold(("A", 1), ttl_ms=1)
+    shop.clock.now_ms += 1
+
+    assert third.reservation.status == "held"
+    assert await shop.ledger.expire(m.Expire()) == m.Expired(1, more=False)
+
+
+async def test_the_keeper_ends_a_hold_that_was_made_shorter(shop: Shop) -> None:
+    """P5: it had seen that the hold would live long."""
+    await shop.stock("A", 10)
+    short = await shop.hold(("A", 1), ttl_ms=1)
+    long = await shop.hold(("A", 1), ttl_ms=60_000)
+    await shop.release(short.id)
+    shop.clock.now_ms += 1
+    assert await shop.ledger.expire(m.Expire()) == m.Expired(0, more=False)
+    await shop.extend(long.id, 50)
+    shop.clock.now_ms += 50
+
+    assert await shop.ledger.expire(m.Expire()) == m.Expired(1, more=False)
+
+
 # --- hold -------------------------------------------------------------------------------------------------------
 
 

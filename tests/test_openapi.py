@@ -38,6 +38,8 @@ CONTRACT = {
     ("get", "/v1/views"): {200},
     ("put", "/v1/locations/{id}"): {200},
     ("get", "/v1/locations"): {200},
+    ("put", "/v1/safety-stock"): {200, 422},
+    ("get", "/v1/overcommitted"): {200},
     ("get", "/health/live"): {200},
     ("get", "/health/ready"): {200, 503},
     ("get", "/metrics"): {200},

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from books import live_shortages
 from folding import assert_folds
 from journal_entries import following
 from ledgers import START_MS, Clock, Shop
@@ -132,7 +133,11 @@ class Life:
         await shop.open("S3", authority="wms")
         await shop.stock("SHOE", 40, "S3", source="erp", id="what erp thinks", at_ms=START_MS)
         await shop.stock("LOST", 5)
-        await shop.event("delta", "LOST", -9)
+        await shop.hold(("LOST", 4))
+        await shop.event("delta", "LOST", -4, at_ms=START_MS + 1)
+        await shop.ledger.put_safety_stock(
+            m.PutSafetyStock("ops", [m.SafetyStock("A", "S1", 3), m.SafetyStock("later", "S1", 2)])
+        )
         self.basket = (await shop.hold(*((sku, 10) for sku in SKUS), key="basket", customer="ann")).id
         await shop.commit(self.basket, (1, 8), (2, 8), (3, 8), (4, 8), key="basket commit")
         await shop.pick(self.basket, (1, 6), (2, 6), key="basket pick")
@@ -212,6 +217,7 @@ async def test_all_that_a_ledger_knows_survives_every_change_of_its_shards(shops
     shop = await shops.rehome(4)
     await life.check(shop)
     await check_stock_goes_on(shop)
+    await check_safety_stock_goes_on(shop, shops.client)
     await check_reservations_go_on(shop, life)
 
 
@@ -225,6 +231,13 @@ async def check_stock_goes_on(shop: Shop) -> None:
     # A snapshot of before the sale and the shipment: both are added to it again, and what came back.
     assert (await shop.stock("A", 50, at_ms=START_MS - 60_000)).on_hand == 50 - 7 - 5 + 2
     assert (await shop.stock("A", 50, at_ms=START_MS - 200_000)).outcome == "superseded"
+
+
+async def check_safety_stock_goes_on(shop: Shop, client: Redis) -> None:
+    """P1: what is overcommitted is so since when it was, and what waits for its first count still waits."""
+    assert live_shortages(client, shard_of("LOST", 4)) == {("LOST", "S1"): (3, START_MS)}
+    await shop.stock("later", 9)
+    assert ((await shop.position("later")).available, (await shop.position("A")).safety_stock) == (7, 3)
 
 
 async def check_reservations_go_on(shop: Shop, life: Life) -> None:
@@ -371,7 +384,7 @@ async def test_what_is_put_back_is_no_news_and_is_found_where_it_is(shops: Shops
         while await index.advance():
             pass
         await index.close()
-    reservations = await Reservations.open(postgres_url)
+    reservations = await Reservations.open(postgres_url, shards=2)
     page = await reservations.search("app:%", Filters(sku="SHOE", status="held"))
     await reservations.close()
     assert [(found.id, found.shard, found.reservation.lines[0].held) for found in page.reservations] == [
@@ -412,5 +425,5 @@ async def test_a_ledger_that_was_lost_is_rebuilt_from_its_journal(shops: Shops, 
         await shops.fill(4, reason="rebuild")
     shops.configured = 4
     filled = await shops.fill(4, reason="rebuild")
-    assert (filled.shards, filled.reservations) == (4, 4)
+    assert (filled.shards, filled.reservations) == (4, 5)
     await life.check(await shops.open(4))

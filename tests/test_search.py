@@ -10,103 +10,27 @@ import msgspec
 import pytest
 from api_world import World
 from journal_entries import AT_MS, encoded, entry, operation, reservation
-from ledgers import START_MS, Clock, Shop
+from ledgers import START_MS
+from searched import Searched, stocked
 from waiting import wait_until
 
-from ledger import Filters, FoundReservation, JournalWriter, Ledger, Reservations, migrate
+from ledger import Filters, JournalWriter
 from ledger import messages as m
 from ledger.journal import JOURNAL_FAILED, BadCursor, Indexer, Place
 from ledger.journal.index import Index, Superseded
 from ledger.journal.records import RawEntry
 from ledger.journal.search import query_of
-from ledger.journal.stream import JournalStream
 
 pytestmark = pytest.mark.anyio
 
-TABLES = ("reservation", "reservation_line", "search_cursor")
-
-
-class Searched:
-    """A ledger with its journal and the search in it, which know what it did when ``journal`` has run."""
-
-    def __init__(self, ledger: Ledger, clock: Clock, valkey_url: str, postgres_url: str, search: Reservations) -> None:
-        self.ledger, self.clock, self.search = ledger, clock, search
-        self.shop = Shop(ledger, clock)
-        self.valkey_url, self.postgres_url = valkey_url, postgres_url
-        self._stream = JournalStream(valkey_url, 0)
-
-    async def close(self) -> None:
-        await self._stream.close()
-        await self.search.close()
-        await self.ledger.close()
-
-    async def held(self, *lines: tuple[str, int, str], **fields: Any) -> str:
-        """The id of a new reservation; each is a millisecond younger than the one before."""
-        self.clock.now_ms += 1
-        done = await self.shop.hold(*lines, **fields)
-        assert isinstance(done, m.Done), done
-        return done.id
-
-    async def commit(self, reservation_id: str, order_id: str) -> None:
-        done = await self.ledger.commit(m.Commit(self.shop.key(None), "call:c", "web", reservation_id, order_id))
-        assert isinstance(done, m.Done), done
-
-    async def journal(self) -> None:
-        """Bring the journal and the search up to the ledger."""
-        await self.write()
-        await self.index()
-
-    async def write(self) -> None:
-        """Bring the journal up to the ledger."""
-        writer = await JournalWriter.open(self.postgres_url, 0)
-        while entries := await self._stream.read(block_ms=1):
-            written = await writer.write(entries)
-            assert (written.rejects, written.gaps, written.conflicts) == (0, 0, 0)
-        await writer.close()
-
-    async def index(self) -> None:
-        """Bring the search up to the journal."""
-        index = await Index.open(self.postgres_url, 0)
-        while await index.advance():
-            pass
-        await index.close()
-
-    async def ids(self, client: str = "web", **filters: Any) -> list[str]:
-        """What one large page finds."""
-        return [found.id for found in await self.found(client, **filters)]
-
-    async def found(self, client: str = "web", **filters: Any) -> list[FoundReservation]:
-        return (await self.search.search(client, Filters(**filters), limit=100)).reservations
-
-    async def pages(self, limit: int, **filters: Any) -> list[list[str]]:
-        """All pages, one after the other."""
-        pages, after = [], None
-        while True:
-            page = await self.search.search("web", Filters(**filters), limit=limit, after=after)
-            pages.append([found.id for found in page.reservations])
-            after = page.next
-            if after is None:
-                return pages
-
-    async def live(self, reservation_id: str) -> m.Reservation:
-        found = await self.ledger.find(m.Find(reservation_id, "web"))
-        assert isinstance(found, m.Found)
-        return found.reservation
+TABLES = ("reservation", "reservation_line", "search_cursor", "claimed_line", "overcommitted")
 
 
 @pytest.fixture
 async def searched(valkey_url: str, postgres_url: str) -> AsyncIterator[Searched]:
-    """Stock of three SKUs at two locations."""
-    clock = Clock()
-    await migrate(postgres_url)
-    ledger = await Ledger.open(valkey_url, now_ms=clock)
-    made = Searched(ledger, clock, valkey_url, postgres_url, await Reservations.open(postgres_url))
-    for location in ("S1", "S2"):
-        await made.shop.open(location)
-        for sku in ("SHOE", "BOOT", "SOCK"):
-            await made.shop.stock(sku, 1_000, location)
-    yield made
-    await made.close()
+    """A ledger of one shard."""
+    async with stocked(valkey_url, postgres_url) as made:
+        yield made
 
 
 @pytest.fixture

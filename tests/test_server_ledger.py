@@ -71,6 +71,19 @@ async def test_events_received_long_ago_fold_too(shop: Shop, client: Redis) -> N
     assert client.hlen("{s0}:feed:A:S1") == 2
 
 
+# --- the keeper -------------------------------------------------------------------------------------------------
+
+
+async def test_the_keeper_forgets_where_nothing_is_held_any_more(shop: Shop, client: Redis) -> None:
+    await shop.stock("A", 10)
+    held = await shop.hold(("A", 1), ttl_ms=1)
+    await shop.commit(held.id)
+    shop.clock.now_ms += 1
+    await shop.ledger.expire(m.Expire())
+
+    assert client.zcard("{s0}:deadlines") == 0
+
+
 # --- the clock (P5) ---------------------------------------------------------------------------------------------
 
 

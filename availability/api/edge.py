@@ -25,13 +25,16 @@ from ledger import (
     Move,
     MoveOutcome,
     NotFound,
+    OvercommittedPage,
     Pick,
     Positions,
     PutLocation,
+    PutSafetyStock,
     Read,
     Release,
     ReservationPage,
     Return,
+    SafetyStockOutcome,
     Ship,
     VerbOutcome,
     ViewList,
@@ -57,6 +60,7 @@ class Door(Protocol):
     async def views(self, operation: Views, /) -> ViewList: ...
     async def find(self, operation: Find, /) -> Found | NotFound: ...
     async def put_location(self, operation: PutLocation, /) -> LocationStored: ...
+    async def put_safety_stock(self, operation: PutSafetyStock, /) -> SafetyStockOutcome: ...
     async def locations(self, operation: Locations, /) -> LocationList: ...
 
 
@@ -66,6 +70,10 @@ class Searches(Protocol):
     async def search(
         self, client: str, filters: Filters, *, limit: int = 50, after: str | None = None
     ) -> ReservationPage: ...
+
+    async def overcommitted(
+        self, *, sku: str | None = None, location: str | None = None, limit: int = 20, after: str | None = None
+    ) -> OvercommittedPage: ...
 
 
 def clock_ms() -> int:

@@ -26,11 +26,14 @@ from ledger import (
 
 ITEMS_MAX = 500
 RESERVATIONS_MAX = 256
+SAFETY_STOCK_ITEMS_MAX = 500
 EVENTS_MAX = 1_000
 COUNT_LINES_MAX = 10_000
 LOCATIONS_MAX = 200
 PAGE_MAX = 100
 PAGE = 50
+OVERCOMMITTED_PAGE_MAX = 50
+OVERCOMMITTED_PAGE = 20
 TTL_SECONDS_MAX = 86_400
 TTL_SECONDS = 600
 
@@ -103,6 +106,13 @@ class SearchQuery(Form, frozen=True):
     location: Name | None = None
     status: ReservationStatus | None = None
     limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE
+    after: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+
+
+class OvercommittedQuery(Form, frozen=True):
+    sku: Name | None = None
+    location: Name | None = None
+    limit: Annotated[int, Meta(ge=1, le=OVERCOMMITTED_PAGE_MAX)] = OVERCOMMITTED_PAGE
     after: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
 
 
@@ -232,6 +242,16 @@ class LocationForm(Form, frozen=True):
     def location(self, location: str) -> Location:
         """As the ledger keeps it."""
         return Location(location, self.name, self.type, self.authority, self.lat, self.lon, self.priority, self.enabled)
+
+
+class SafetyStockItemForm(Form, frozen=True):
+    sku: Name
+    location: Name
+    quantity: CountedQuantity
+
+
+class SafetyStockForm(Form, frozen=True):
+    items: Annotated[list[SafetyStockItemForm], Meta(min_length=1, max_length=SAFETY_STOCK_ITEMS_MAX)]
 
 
 def units_of_lines(lines: list[UnitsForm] | None) -> list[UnitsOfLine] | None:

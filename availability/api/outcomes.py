@@ -31,6 +31,7 @@ from ledger import (
     Positions,
     ReservationExpired,
     Restored,
+    SafetyStockStored,
     Unavailable,
     UnfinishedList,
     Unknown,
@@ -87,6 +88,7 @@ ANSWERS: Final[dict[type, Row]] = {
     UnfinishedList: Row(200),
     Restored: Row(200),  # between `rehome` and an empty ledger
     LocationStored: Row(200),
+    SafetyStockStored: Row(200),
     LocationList: Row(200),
     Busy: _refused("overloaded"),  # the store asks again by itself, and says Overloaded when that does not help
     JournalFull: _refused("overloaded"),

@@ -7,7 +7,18 @@ from litestar import Litestar, Request, Response, asgi
 from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, Receive, Scope, Send
 
-from availability.api import batch, catalog, checkout, openapi, pages, reconciling, searching, stock, verbs
+from availability.api import (
+    batch,
+    catalog,
+    checkout,
+    openapi,
+    overcommitted,
+    pages,
+    reconciling,
+    searching,
+    stock,
+    verbs,
+)
 from availability.api.answer import Answer, respond
 from availability.api.edge import Edge
 from availability.api.endpoint import Endpoint, answer_of
@@ -37,6 +48,8 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     reconciling.views,
     catalog.put_location,
     catalog.locations,
+    catalog.put_safety_stock,
+    overcommitted.overcommitted,
     pages.live,
     pages.ready,
     pages.metrics,

@@ -5,11 +5,18 @@ from ledger.journal.follower import Follower, Observer
 from ledger.journal.indexer import Indexer
 from ledger.journal.migrations import ChangedMigration, migrate
 from ledger.journal.outbox import Outbox
+from ledger.journal.overcommitted import (
+    BadCursor,
+    ClaimedLine,
+    Claims,
+    OvercommittedPage,
+    OvercommittedPosition,
+)
 from ledger.journal.postgres import FAILED as JOURNAL_FAILED
 from ledger.journal.quarantine import Quarantine, QuarantinedEvent, QuarantineRow
 from ledger.journal.reader import Journal, JournalEnd, Problem, ShardStatus, SourceStatus, Status
 from ledger.journal.records import Cursor, Place, Unreadable
-from ledger.journal.search import BadCursor, Filters, FoundReservation, ReservationPage, Reservations
+from ledger.journal.search import Filters, FoundReservation, ReservationPage, Reservations
 from ledger.journal.stream import StreamStatus
 from ledger.journal.writer import JournalWriter, Written
 
@@ -17,6 +24,8 @@ __all__ = [
     "JOURNAL_FAILED",
     "BadCursor",
     "ChangedMigration",
+    "ClaimedLine",
+    "Claims",
     "Cursor",
     "FeedStatus",
     "Filters",
@@ -28,6 +37,8 @@ __all__ = [
     "JournalWriter",
     "Observer",
     "Outbox",
+    "OvercommittedPage",
+    "OvercommittedPosition",
     "Place",
     "Problem",
     "Quarantine",

@@ -1,4 +1,7 @@
-"""Owns what reservations are searched by: rows made from one shard's journal, behind a cursor of its own."""
+"""Owns what reservations are searched by: rows made from one shard's journal, behind a cursor of its own.
+
+Of a reservation over several shards, each shard's journal tells a part: its row is of the whole (``parts.py``).
+"""
 
 import contextlib
 import logging
@@ -8,10 +11,11 @@ from dataclasses import dataclass, field
 import asyncpg
 import msgspec
 
-from ledger.journal import records
+from ledger.journal import parts, records
+from ledger.journal.parts import Part, part_of, store_parts
 from ledger.journal.postgres import FAILED, REFUSED, connect, take_lock
 from ledger.journal.records import Place, Unreadable
-from ledger.messages import JournalEntry, JournalOperation, Reservation
+from ledger.messages import JournalEntry, JournalOperation, Overcommitted, Reservation
 
 INDEXER_LOCK = 0x7365_6172
 """The class of the advisory locks that make a shard's indexer the only one ("sear")."""
@@ -21,9 +25,22 @@ OPERATIONS = 4_096
 ENTRIES_MIN, ENTRIES_MAX = 16, 2_048
 
 NOT_OF_RESERVATIONS = frozenset(
-    {"apply", "view", "count", "put_location", "restore_location", "restore_stock", "restore_operation", "restore_keys"}
+    {
+        "apply",
+        "view",
+        "count",
+        "put_location",
+        "put_safety_stock",
+        "overcommitted",
+        "restore_location",
+        "restore_stock",
+        "restore_operation",
+        "restore_keys",
+    }
 )
 """Verbs whose record is not a reservation."""
+
+CLAIMED = ("held", "committed", "picked")
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +49,15 @@ _RESERVATION_COLUMNS = (
     *("client", "created_at_ms", "id", "shard", "status", "order_id", "customer", "epoch", "seq", "body"),
 )
 _LINE_COLUMNS = ("client", "sku", "location", "created_at_ms", "id")
+_OVERCOMMITTED_COLUMNS = ("shard", "sku", "location", "quantity", "since_ms")
 
 _STAGING = """
 create temporary table staged (like availability.reservation) on commit delete rows;
 create temporary table staged_line (like availability.reservation_line) on commit delete rows;
 create temporary table left_line (like availability.reservation_line) on commit delete rows;
+create temporary table staged_claim (like availability.claimed_line) on commit delete rows;
+create temporary table left_claim (like availability.claimed_line) on commit delete rows;
+create temporary table staged_overcommitted (like availability.overcommitted) on commit delete rows;
 """
 _UPSERT = """
 insert into availability.reservation as known select * from staged
@@ -50,6 +71,22 @@ _DELETE_LINES = """
 delete from availability.reservation_line as line using left_line as gone
 where (line.client, line.sku, line.location, line.created_at_ms, line.id)
     = (gone.client, gone.sku, gone.location, gone.created_at_ms, gone.id)
+"""
+_INSERT_CLAIMS = "insert into availability.claimed_line select * from staged_claim on conflict do nothing"
+_DELETE_CLAIMS = """
+delete from availability.claimed_line as claim using left_claim as gone
+where (claim.sku, claim.location, claim.created_at_ms, claim.id)
+    = (gone.sku, gone.location, gone.created_at_ms, gone.id)
+"""
+# No more than what changed: a position is in one row, and one that is short of nothing any more is in none.
+_REPLACE_OVERCOMMITTED = """
+with gone as (
+    delete from availability.overcommitted as known using staged_overcommitted as staged
+    where (known.sku, known.location) = (staged.sku, staged.location) and staged.quantity = 0
+)
+insert into availability.overcommitted as known select * from staged_overcommitted where quantity > 0
+on conflict (sku, location) do update set
+    shard = excluded.shard, quantity = excluded.quantity, since_ms = excluded.since_ms
 """
 
 Row = tuple[object, ...]
@@ -68,6 +105,8 @@ class _Change:
     operation: JournalOperation
     placed: bool = False
     left: set[SkuAt] = field(default_factory=set)
+    is_new: bool = False
+    claims: bool = False
 
 
 @dataclass
@@ -77,18 +116,34 @@ class _Rows:
     reservations: list[Row] = field(default_factory=list)
     lines: list[Row] = field(default_factory=list)
     left: list[Row] = field(default_factory=list)
+    claims: list[Row] = field(default_factory=list)
+    left_claims: list[Row] = field(default_factory=list)
+    overcommitted: list[Row] = field(default_factory=list)
+    parts: list[tuple[_Change, Part]] = field(default_factory=list)
+    """Of reservations over several shards: what else is written is known when they are stored."""
 
 
 def rows_of(shard: int, entries: Iterable[JournalEntry]) -> _Rows:
-    """The rows of every reservation that the entries, which are in order, did something to; each once."""
+    """The rows of every reservation that the entries, which are in order, did something to; each once.
+
+    So it is with the positions that began to be overcommitted, are by another amount, or are no longer.
+    """
     changes: dict[str, _Change] = {}
+    overcommitted: dict[SkuAt, Overcommitted] = {}
     for entry in entries:
         place = Place(entry.epoch, entry.seq)
         for operation in entry.operations:
+            if operation.verb == "overcommitted":
+                told = msgspec.msgpack.decode(operation.body, type=Overcommitted)
+                overcommitted[told.sku, told.location] = told
             if operation.verb in NOT_OF_RESERVATIONS:
                 continue
             change = changes.setdefault(operation.subject, _Change(place, operation))
             change.place, change.operation = place, operation
+            taken_from = {moved.from_bucket for moved in operation.movements if moved.to_bucket in CLAIMED}
+            # A hold over several shards claims its units before it is sealed as one, which moves nothing.
+            change.is_new = change.is_new or (operation.verb in ("hold", "prepare") and "available" in taken_from)
+            change.claims = change.claims or not taken_from.isdisjoint(("available", "expired"))
             if operation.verb in ("hold", "move", "restore"):
                 change.placed = True
                 # A move's movements come in pairs: out of the bucket at the old place, into it at the new one.
@@ -99,28 +154,40 @@ def rows_of(shard: int, entries: Iterable[JournalEntry]) -> _Rows:
                 )
     rows = _Rows()
     for change in changes.values():
-        _add_rows(rows, shard, change)
+        id_, body = change.operation.subject, bytes(change.operation.body)
+        try:
+            reservation = _DECODER.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            logger.warning("shard %d: entry %s has no record of reservation %r: %s", shard, change.place, id_, error)
+            continue
+        if reservation.span is None:
+            _add_rows(rows, shard, change, reservation, body, change.place)
+        else:
+            rows.parts.append((change, part_of(change.place, change.operation, reservation)))
+    rows.overcommitted = [
+        (shard, told.sku, told.location, told.quantity, told.since_ms) for told in overcommitted.values()
+    ]
     return rows
 
 
-def _add_rows(rows: _Rows, shard: int, change: _Change) -> None:
-    id_, body = change.operation.subject, bytes(change.operation.body)
-    try:
-        reservation = _DECODER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        logger.warning("shard %d: entry %s has no record of reservation %r: %s", shard, change.place, id_, error)
-        return
-    client, at_ms = reservation.client, reservation.created_at_ms
+def _add_rows(rows: _Rows, shard: int, change: _Change, reservation: Reservation, body: bytes, place: Place) -> None:
+    id_, client, at_ms = change.operation.subject, reservation.client, reservation.created_at_ms
     rows.reservations.append(
         (
             *(client, at_ms, id_, shard, reservation.status, reservation.order_id, reservation.customer),
-            *(*change.place, body),
+            *(*place, body),
         )
     )
     if change.placed:
         here = {(line.sku, line.location) for line in reservation.lines}
         rows.lines += [(client, sku, location, at_ms, id_) for sku, location in here]
         rows.left += [(client, sku, location, at_ms, id_) for sku, location in change.left - here]
+    claimed = {(line.sku, line.location) for line in reservation.lines if line.held or line.committed or line.picked}
+    if change.claims:
+        rows.claims += [(client, sku, location, at_ms, id_) for sku, location in claimed]
+    if not change.is_new:
+        known = {(line.sku, line.location) for line in reservation.lines} | change.left
+        rows.left_claims += [(client, sku, location, at_ms, id_) for sku, location in known - claimed]
 
 
 class Index:
@@ -141,7 +208,7 @@ class Index:
         connection = await connect(postgres_url)
         try:
             await take_lock(connection, INDEXER_LOCK, shard)
-            await connection.execute(_STAGING)
+            await connection.execute(_STAGING + parts.STAGING)
             row = await connection.fetchrow(
                 "insert into availability.search_cursor (shard) values ($1)"
                 " on conflict (shard) do update set shard = excluded.shard returning epoch, seq",
@@ -198,15 +265,14 @@ class Index:
     async def _store(self, rows: _Rows, end: Place, at_ms: int) -> None:
         """One transaction: the rows and the cursor, or nothing of them."""
         async with self._connection.transaction():
-            if rows.reservations:
-                await self._copy("staged", _RESERVATION_COLUMNS, rows.reservations)
-                await self._connection.execute(_UPSERT)
-            if rows.lines:
-                await self._copy("staged_line", _LINE_COLUMNS, rows.lines)
-                await self._connection.execute(_UPSERT_LINES)
-            if rows.left:
-                await self._copy("left_line", _LINE_COLUMNS, rows.left)
-                await self._connection.execute(_DELETE_LINES)
+            if rows.parts:
+                await self._make_whole(rows)
+            await self._put("staged", _RESERVATION_COLUMNS, rows.reservations, _UPSERT)
+            await self._put("staged_line", _LINE_COLUMNS, rows.lines, _UPSERT_LINES)
+            await self._put("left_line", _LINE_COLUMNS, rows.left, _DELETE_LINES)
+            await self._put("staged_claim", _LINE_COLUMNS, rows.claims, _INSERT_CLAIMS)
+            await self._put("left_claim", _LINE_COLUMNS, rows.left_claims, _DELETE_CLAIMS)
+            await self._put("staged_overcommitted", _OVERCOMMITTED_COLUMNS, rows.overcommitted, _REPLACE_OVERCOMMITTED)
             moved = await self._connection.fetchval(
                 "update availability.search_cursor set epoch = $1, seq = $2, at_ms = $3"
                 " where shard = $4 and (epoch, seq) = ($5, $6) returning true",
@@ -216,5 +282,19 @@ class Index:
                 raise Superseded(f"the search of shard {self.shard} was moved on, or back, by somebody else")
         self.cursor = end
 
-    async def _copy(self, table: str, columns: tuple[str, ...], rows: list[Row]) -> None:
-        await self._connection.copy_records_to_table(table, columns=columns, records=rows)
+    async def _make_whole(self, rows: _Rows) -> None:
+        """Store the parts, and add the rows of the reservations that are whole with them."""
+        wholes = await store_parts(self._connection, self.shard, [part for _, part in rows.parts])
+        for change, part in rows.parts:
+            if found := wholes.get(part.id):
+                whole = found.reservation
+                body = msgspec.msgpack.encode(whole)
+                # What an earlier batch or another shard's told is not known here: all claims are looked at.
+                change.claims, change.is_new = True, False
+                _add_rows(rows, found.shard, change, whole, body, Place(whole.epoch, whole.seq))
+
+    async def _put(self, table: str, columns: tuple[str, ...], rows: list[Row], statement: str) -> None:
+        """Send the rows to a staging table and do ``statement`` with them."""
+        if rows:
+            await self._connection.copy_records_to_table(table, columns=columns, records=rows)
+            await self._connection.execute(statement)

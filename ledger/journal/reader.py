@@ -46,6 +46,7 @@ class Status(Struct, frozen=True):
     sources: list[SourceStatus]
     quarantine_open: int
     rejects: int
+    overcommitted: int
 
 
 class Problem(Struct, frozen=True):
@@ -121,12 +122,14 @@ class Journal:
             sources = await connection.fetch("select * from availability.feed_status order by source")
             quarantined = await connection.fetchval("select count(*) from availability.quarantine where state = 'open'")
             rejects = await connection.fetchval("select count(*) from availability.reject")
+            overcommitted = await connection.fetchval("select count(*) from availability.overcommitted")
         at_ms = now_ms()
         return Status(
             shards=[_shard_status(row, at_ms) for row in shards],
             sources=[SourceStatus(row["source"], row["newest_occurred_at_ms"], row["heard_at_ms"]) for row in sources],
             quarantine_open=quarantined,
             rejects=rejects,
+            overcommitted=overcommitted,
         )
 
     async def _rows(self, shard: int, after: Place) -> AsyncIterator[asyncpg.Record]:

@@ -11,7 +11,10 @@ import msgspec
 from asyncpg.pool import PoolConnectionProxy
 from msgspec import Struct
 
+from ledger.journal import overcommitted
+from ledger.journal.overcommitted import BadCursor, Claims, OvercommittedPage
 from ledger.journal.postgres import now_ms, open_pool
+from ledger.journal.records import START, Place
 from ledger.messages import Reservation, ReservationStatus
 
 TIMEOUT_S = 5.0
@@ -69,12 +72,8 @@ select cursor.epoch, cursor.seq, search.epoch as search_epoch, search.seq as sea
 from availability.cursor
 left join availability.search_cursor as search using (shard)
 left join availability.journal_status as status using (shard)
-where cursor.shard < (select shards from availability.shards)
+where shard < $1
 """
-
-
-class BadCursor(Exception):
-    """A text that no page gave as its ``next``."""
 
 
 class Filters(Struct, frozen=True, kw_only=True):
@@ -123,11 +122,12 @@ class Reservations:
     """The search; made by ``open``. Every method raises one of ``FAILED`` when Postgres is away."""
 
     _pool: asyncpg.Pool
+    _shards: int
 
     @classmethod
-    async def open(cls, postgres_url: str) -> "Reservations":
-        """Connect when first asked something."""
-        return cls(await open_pool(postgres_url))
+    async def open(cls, postgres_url: str, *, shards: int = 1) -> "Reservations":
+        """Connect when first asked something. ``shards`` is how many the ledger has: a page is as new as the last."""
+        return cls(await open_pool(postgres_url), shards)
 
     async def close(self) -> None:
         self._pool.terminate()
@@ -142,7 +142,7 @@ class Reservations:
         before = _NEWEST if after is None else _read_cursor(after)
         async with asyncio.timeout(TIMEOUT_S), self._pool.acquire() as connection:
             # Asked first: what comes in meanwhile makes the page newer than it says, never older.
-            as_of_ms = _as_of_ms(await connection.fetch(_LAG))
+            as_of_ms = _as_of_ms(await connection.fetch(_LAG, self._shards), self._shards)
             found = await _newest(connection, client, filters, before, limit + 1)
         page = found[:limit]
         more = len(found) > limit
@@ -152,6 +152,29 @@ class Reservations:
             as_of_ms,
             None if as_of_ms is None else max(0, now_ms() - as_of_ms),
         )
+
+    async def overcommitted(
+        self, *, sku: str | None = None, location: str | None = None, limit: int = 20, after: str | None = None
+    ) -> OvercommittedPage:
+        """Overcommitted positions, at most ``limit``, behind the cursor ``after``; raises what ``search`` does."""
+        async with (
+            asyncio.timeout(TIMEOUT_S),
+            self._pool.acquire() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            as_of_ms = _as_of_ms(await connection.fetch(_LAG, self._shards), self._shards)
+            page, more = await overcommitted.positions(connection, sku, location, limit, after)
+        return OvercommittedPage(page, more, as_of_ms, None if as_of_ms is None else max(0, now_ms() - as_of_ms))
+
+    async def claims_at(self, sku: str, location: str) -> Claims:
+        """Whose claims are at a position, newest first."""
+        async with asyncio.timeout(TIMEOUT_S), self._pool.acquire() as connection:
+            return await overcommitted.claims_at(connection, sku, location)
+
+    async def reached(self, shard: int) -> Place:
+        """How far the journal of the shard has been made searchable."""
+        row = await self._pool.fetchrow("select epoch, seq from availability.search_cursor where shard = $1", shard)
+        return START if row is None else Place(row["epoch"], row["seq"])
 
 
 async def _newest(
@@ -205,9 +228,9 @@ def _has_line(reservation: Reservation, filters: Filters) -> bool:
     )
 
 
-def _as_of_ms(rows: list[asyncpg.Record]) -> int | None:
-    """Until when everything of every shard can be found; None when that is not known of one, or of any."""
-    if not rows:
+def _as_of_ms(rows: list[asyncpg.Record], shards: int) -> int | None:
+    """Until when everything of every shard can be found; None when that is not known of one."""
+    if len(rows) < shards:
         return None
     until_ms: list[int] = []
     for row in rows:

@@ -15,6 +15,7 @@ local function decide(shard_key, argument)
   if not operations then return nil, refusal end
   local outcomes = {}
   for i, op in ipairs(operations) do outcomes[i] = verbs[op[1]](op) end
+  if not look_only then journal_shortages() end
   return outcomes
 end
 

@@ -7,7 +7,9 @@ verbs.commit = function(op)
     if units(reservation, HELD) > 0 then
       local taken = units_to_take(reservation, lines, {HELD})
       if not taken then return wrong_state(reservation) end
-      for _, part in ipairs(taken) do move_units(part[1], HELD, COMMITTED, part[3], 'commit', movements) end
+      local span = reservation.span
+      local reason = span and span[RECLAIMED] and 'reacquire' or 'commit'
+      for _, part in ipairs(taken) do move_units(part[1], HELD, COMMITTED, part[3], reason, movements) end
     elseif wants_reacquire and not is_live(reservation) and units(reservation, EXPIRED) > 0 then
       if is_backlog_full() then return JOURNAL_FULL end
       local taken = units_to_take(reservation, lines, {EXPIRED})

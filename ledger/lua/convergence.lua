@@ -20,6 +20,7 @@ end
 local function take_snapshot(position, window, event, key, id, movements)
   local bucket = event[BUCKET]
   local base = base_of(window, bucket)
+  if event[OCCURRED] == base[2] and event[SEQUENCE] == base[3] then name_base(window, bucket, base) end
   if not is_newer(event, id, key, base) then return 'superseded' end
   if event[OCCURRED] <= window.meta.horizon_ms then return 'quarantined', 'late' end
   local number = event[AMOUNT]
@@ -169,6 +170,7 @@ function record_own_delta(line, bucket, quantity, occurred_at_ms, key, movements
   if is_folded and counts then
     -- It happened before the horizon and after the base: it is folded at once.
     change = change + event[AMOUNT]
+    name_base(window, bucket, base)
     window.meta.folded[bucket] = {base[1] + event[AMOUNT], base[2], base[3], base[4], base[5]}
     window.meta.bases[bucket], window.changed_meta = nil, true
   end

@@ -1,13 +1,15 @@
 -- A person's count of some SKUs at one location: snapshots under one count_id, believed whoever the authority is.
 -- A long count comes in portions; the first one tells whether the count_id was used for another.
 
+local REHOMED = '?'   -- before a fingerprint from a ledger of another number of shards
+
 verbs.count = function(op)
   local fingerprint, client, location, count_id, events, portion = op[2], op[3], op[4], op[5], op[6], op[7]
   if is_backlog_full() then return JOURNAL_FULL end
   if not location_of(location) then return '\147' .. encode('unknown-location', 0, location) end
   local key = prefix .. 'count:' .. escaped(location) .. ':' .. escaped(client) .. ':' .. escaped(count_id)
     .. ':' .. ('%d'):format(portion)
-  local first = counts[key] and counts[key].fingerprint or call('GET', key)
+  local first = counts[key] or call('GET', key)
   -- Where the ledger had another number of shards, its portions were others: each event is looked at again by itself.
   local rehomed = first and first:sub(1, 1) == REHOMED
   if rehomed then first = first:sub(2) end
@@ -26,7 +28,7 @@ verbs.count = function(op)
   end
   local packed = array_header(#results) .. table.concat(results)
   if not first then
-    counts[key] = {fingerprint = fingerprint, kept_ms = COUNT_KEPT_MS}
+    counts[key] = fingerprint
     journal[#journal + 1] = '\151' .. encode('count', location, client, count_id, fingerprint) .. packed .. encode({})
   end
   return '\147' .. encode('counted', first and true or known == #events) .. packed

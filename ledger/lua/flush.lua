@@ -1,6 +1,7 @@
 -- The only place that writes: every changed key once. The entry is made before the first write, and appended first of
 -- all that the decisions changed, because it alone could be refused.
 
+local COUNT_KEPT_MS = 48 * 3600000   -- a count's fingerprint, as long as the window remembers its events
 local ARGUMENTS_MAX = 1000   -- of one command; Lua's stack holds 8,000
 
 -- Calls a command with its arguments in portions, each a whole number of `step`s.
@@ -51,6 +52,10 @@ local function let_operations_live(reservation)
   for _, id in ipairs(reservation.operations) do call('PERSIST', prefix .. 'op:' .. id) end
 end
 
+local function map_header(count)
+  return '\222' .. string.char(floor(count / 256), count % 256)
+end
+
 -- What the entry says of the hash of a key, which no operation in it tells: its fields, and the names gone.
 local function key_after(key, set, gone)
   local packed = {'\147', encode(key:sub(#prefix + 1)), map_header(#set / 2)}
@@ -62,7 +67,7 @@ end
 local function keys_after()
   local after = {}
   for i, hash in ipairs(kept) do after[i] = key_after(hash.key, hash.set, hash.gone) end
-  for key, count in pairs(counts) do after[#after + 1] = key_after(key, {'', encode(count.fingerprint)}, {}) end
+  for key, fingerprint in pairs(counts) do after[#after + 1] = key_after(key, {'', encode(fingerprint)}, {}) end
   return after
 end
 
@@ -78,16 +83,34 @@ local function collect_views(sku)
   if #set + #gone > 0 then kept[#kept + 1] = {key = view_key(sku.name), set = set, gone = gone} end
 end
 
+-- Safety stock of what was never counted waits; the first count takes it into the position.
+local function collect_waiting_safety_stock()
+  local set, gone = {}, {}
+  for _, sku in pairs(skus) do
+    for _, position in pairs(sku.positions) do
+      local waiting = position.exists and 0 or position.safety_stock
+      if waiting ~= position.waiting_written and waiting > 0 then
+        set[#set + 1], set[#set + 2] = position.place, encode(waiting)
+      elseif waiting ~= position.waiting_written then
+        gone[#gone + 1] = position.place
+      end
+    end
+  end
+  if #set + #gone > 0 then kept[#kept + 1] = {key = prefix .. 'safety_stock', set = set, gone = gone} end
+end
+
 local function collect_hashes()
+  collect_shortages()
+  collect_waiting_safety_stock()
   for _, sku in pairs(skus) do collect_views(sku) end
   for _, window in pairs(windows) do
     local set, gone = {}, {}
     for key in pairs(window.changed) do
       local event = window.events[key]
-      if event then set[#set + 1], set[#set + 2] = key, encode(event) else gone[#gone + 1] = key end
+      if event then set[#set + 1], set[#set + 2] = key, pack_field(key, event) else gone[#gone + 1] = key end
     end
     if #set > 0 or #gone > 0 or window.changed_meta then
-      set[#set + 1], set[#set + 2] = '', encode(window.meta)
+      set[#set + 1], set[#set + 2] = '', pack_meta(window)
       kept[#kept + 1] = {key = window.key, set = set, gone = gone}
     end
   end
@@ -149,7 +172,7 @@ local function write_clients()
   end
 end
 
-local function flush()
+function flush()
   local after = {}
   collect_positions(after)
   collect_hashes()
@@ -175,5 +198,5 @@ local function flush()
   for id, place in pairs(places) do
     if place and place.dirty then call('HSET', prefix .. 'locations', id, encode_location(place)) end
   end
-  for key, count in pairs(counts) do call('SET', key, count.fingerprint, 'PX', count.kept_ms) end
+  for key, fingerprint in pairs(counts) do call('SET', key, fingerprint, 'PX', COUNT_KEPT_MS) end
 end

@@ -5,8 +5,8 @@
 -- rollback, so nothing that can fail may stand between the first write and the last.
 
 -- Fields of a reservation's line (ReservationLine in messages.py).
-local SKU, LOCATION, QUANTITY, REQUESTED, HELD, COMMITTED, PICKED = 1, 2, 3, 4, 5, 6, 7
-local SHIPPED, RELEASED, EXPIRED, CANCELLED, RETURNED, PROMISE_DAY = 8, 9, 10, 11, 12, 13
+local SKU, LOCATION, QUANTITY, HELD, COMMITTED, PICKED = 1, 2, 3, 5, 6, 7
+local SHIPPED, RELEASED, EXPIRED, CANCELLED, RETURNED = 8, 9, 10, 11, 12
 local STATES = {
   [HELD] = 'held', [COMMITTED] = 'committed', [PICKED] = 'picked', [SHIPPED] = 'shipped', [RELEASED] = 'released',
   [EXPIRED] = 'expired', [CANCELLED] = 'cancelled', [RETURNED] = 'returned',
@@ -14,18 +14,16 @@ local STATES = {
 local ENDINGS = {SHIPPED, RETURNED, CANCELLED, RELEASED, EXPIRED}
 
 -- Fields of a reservation's span (Span in messages.py).
-local SHARDS, NUMBERS, SEALED, TOKEN, INTENT, PINNED_UNTIL = 1, 2, 3, 4, 5, 6
+local SHARDS, NUMBERS, SEALED, TOKEN, INTENT, PINNED_UNTIL, RECLAIMED = 1, 2, 3, 4, 5, 6, 7
 
 -- Fields of a location (Location in messages.py).
-local PLACE_AUTHORITY, PLACE_LAT, PLACE_LON, PLACE_PRIORITY, PLACE_ENABLED = 4, 5, 6, 7, 8
+local PLACE_AUTHORITY, PLACE_ENABLED = 4, 8
 
 local DUE_MAX = 2000               -- overdue reservations ended per call: about 20 ms
 local OVERDUE_PLACES_MAX = 100     -- positions looked at per call for what is overdue anywhere
 local OPERATIONS_MAX = 200         -- operations on one reservation: its record names them all
 local JOURNAL_TAIL = 1000          -- entries that the journaler leaves in the stream
 local READABLE_MS = 24 * 3600000   -- how long an ended reservation can still be read
-local COUNT_KEPT_MS = 48 * 3600000   -- a count's fingerprint, as long as the window remembers its events
-local REHOMED = '?'                -- before a count's fingerprint from a ledger of another number of shards
 local CLOCK_JUMP_MS = 60000        -- a larger step of the server's clock is not believed
 local DAY_MS = 24 * 3600000
 
@@ -37,7 +35,7 @@ local call, encode, decode, floor, max, min
 local prefix, now_ms, clock_jumped, epoch, seq, shards, backlog_entries_max, low_stock
 local client_open_reservations_max, client_held_units_max
 local skus, records, windows, places, clients
-local locks, marks, gone, part, kept
+local locks, marks, gone, part, kept, restoring
 local journal, deadlines, counts, backlog_full, due_left, overdue_left, look_only
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -74,9 +72,16 @@ end
 -- `soonest_ms` is a time not later than the first deadline at the position, 0 when there is none: what is not overdue
 -- need not be looked for. It is the only field that Python does not read.
 local function cache_position(sku, location, packed)
-  local n = packed and decode(packed) or {0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  local place, waiting = escaped(sku.name) .. ':' .. escaped(location), 0
+  -- Safety stock that was put before the first count waits for it under a key of its own.
+  if not packed then
+    local packed_waiting = call('HGET', prefix .. 'safety_stock', place)
+    waiting = packed_waiting and decode(packed_waiting) or 0
+  end
+  local n = packed and decode(packed) or {0, 0, 0, 0, waiting, 0, 0, 0, 0, 0}
   local position = {
-    sku = sku, location = location, exists = packed ~= nil, place = escaped(sku.name) .. ':' .. escaped(location),
+    sku = sku, location = location, exists = packed ~= nil, place = place, waiting_written = waiting,
+    on_hand_before = n[1], claims_before = n[2] + n[3] + n[4],
     on_hand = n[1], held = n[2], committed = n[3], picked = n[4], safety_stock = n[5], damaged = n[6],
     quality_hold = n[7], in_transit = n[8], as_of_ms = n[9], soonest_ms = n[10], soonest_written_ms = n[10],
   }
@@ -277,9 +282,10 @@ end
 
 -- Ends what is held of a reservation, as released or expired. Of a claim that was never sealed nothing stays.
 local function end_held(reservation, ending, verb)
-  local movements = {}
+  local movements, span = {}, reservation.span
+  local reason = span and span[RECLAIMED] and 'reacquire' or verb
   for _, line in ipairs(reservation.lines) do
-    if line[HELD] > 0 then move_units(line, HELD, ending, line[HELD], verb, movements) end
+    if line[HELD] > 0 then move_units(line, HELD, ending, line[HELD], reason, movements) end
   end
   set_deadlines(reservation)
   record_change(verb, reservation, '', '', reservation.client, movements)
@@ -312,7 +318,12 @@ end
 local function settle(position)
   if position.settled then return end
   position.settled = true
-  if position.held == 0 or position.soonest_ms > now_ms then return end
+  if position.held == 0 then
+    -- What was held is no more: the next deadline here is the first, and `deadlines` must hear of it.
+    position.soonest_ms, position.soonest_written_ms = 0, 0
+    return
+  end
+  if position.soonest_ms > now_ms then return end
   local limit = due_left
   local due = call('ZRANGEBYSCORE', prefix .. 'held:' .. position.place, '-inf', now_ms, 'LIMIT', 0, limit + 1)
   position.more_due = #due > limit
@@ -341,8 +352,9 @@ local function settle_all(reservations_max)
     local sku, location = place:match('^(.*):(.*)$')
     local position = position_at(unescaped(sku), unescaped(location))
     settle(position)
-    -- A deadline that is still due stays in front; else the next hold's takes its place, or none does.
-    if position.more_due then more = true else deadlines[place] = next_expiry(position) or false end
+    -- A deadline that is still due stays in front. Never later than the position's own idea of the next, or a hold that
+    -- ends between the two would not be written here.
+    if position.more_due then more = true else deadlines[place] = position.soonest_ms > 0 and position.soonest_ms end
   end
   return more or #overdue == OVERDUE_PLACES_MAX
 end
@@ -371,16 +383,11 @@ local function array_header(count)
   return '\221' .. struct.pack('>I4', count)
 end
 
-local function map_header(count)
-  return '\222' .. string.char(floor(count / 256), count % 256)
-end
-
 local NOT_FOUND = '\145\169not-found'
 local BUSY = '\145\164busy'
 local UNPINNED = '\145\168unpinned'
 local FINISHED = '\145\168finished'
 local JOURNAL_FULL = '\145\172journal-full'
-local RESTORED = '\145\168restored'
 
 local function done(replayed, reservation)
   return '\148' .. encode('done', replayed, reservation.id) .. reservation.packed
@@ -544,7 +551,7 @@ local function begin(shard_key, argument)
   assert(prefix, 'the shard key has no hash tag')
   skus, records, windows, places, clients = {}, {}, {}, {}, {}
   journal, deadlines, counts, backlog_full = {}, {}, {}, nil
-  locks, marks, gone, part, kept = {}, {}, {}, nil, {}
+  locks, marks, gone, part, kept, restoring = {}, {}, {}, nil, {}, false
   local given_ms, expected_ms, caller_epoch, operations
   given_ms, expected_ms, caller_epoch, backlog_entries_max, low_stock, operations, look_only,
     client_open_reservations_max, client_held_units_max, shards = unpack(decode(argument))

@@ -9,6 +9,7 @@ verbs.reclaim = function(op)
   if not taken then return wrong_state(reservation) end
   local refusal = reacquire(reservation, taken, HELD, movements)
   if refusal then return refusal end
+  reservation.span[RECLAIMED] = true
   set_deadlines(reservation)
   record_change('reclaim', reservation, '', '', reservation.client, movements)
   return done(false, reservation)

@@ -52,7 +52,7 @@ end
 local function put_back_key(after)
   local key, set = prefix .. after[1], {}
   if after[1]:match('^count:') then
-    counts[key] = {fingerprint = after[2][''], kept_ms = COUNT_KEPT_MS}
+    counts[key] = after[2]['']
   else
     for name, value in pairs(after[2]) do set[#set + 1], set[#set + 2] = name, encode(value) end
     kept[#kept + 1] = {key = key, set = set, gone = {}}
@@ -60,6 +60,7 @@ local function put_back_key(after)
 end
 
 verbs.restore = function(op)
+  restoring = true   -- what is overcommitted is put back, too, with its time
   for _, location in ipairs(op[2]) do
     location.dirty = true
     places[location[1]] = location
@@ -70,5 +71,5 @@ verbs.restore = function(op)
   for _, reservation in ipairs(op[4]) do put_back_reservation(reservation) end
   for _, after in ipairs(op[5]) do put_back_key(after) end
   if #op[5] > 0 then journal[#journal + 1] = '\151' .. encode('restore_keys', '', '', '', '', {}, {}) end
-  return RESTORED
+  return '\145' .. encode('restored')
 end

@@ -6,3 +6,5 @@ local record_own_shipment   -- the same of units of a reservation's line that le
 local change_bucket         -- units that come into a bucket, or leave it, journaled
 local add_views             -- what sources that are not believed say of a position
 local view_key              -- where that is kept
+local pack_field            -- a field of a window, as its hash keeps it ...
+local pack_meta             -- ... and what it keeps of the whole window
