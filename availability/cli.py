@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import click
 
@@ -144,6 +144,32 @@ def doctor(settings: Settings, data_dir: Path | None) -> None:
     sys.exit(checks.exit_code(findings))
 
 
+@main.command()
+@click.option("--shards", type=click.IntRange(1, 64), required=True, help="How many there shall be.")
+@click.option("--data-dir", type=DataFolder, help="Of an `up` that does not run now, in place of settings.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def rehome(settings: Settings, shards: int, data_dir: Path | None, yes: bool) -> None:
+    """Give the ledger another number of shards, while no process changes it.
+
+    Stop `serve`, `ingest` and `keeper` before; set the new number for all processes after.
+    If it breaks off, run it again.
+    """
+    _fill(settings, data_dir, "rehome", shards, yes=yes)
+
+
+@main.command()
+@click.option("--data-dir", type=DataFolder, help="Of an `up`, in place of settings.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def rebuild(settings: Settings, data_dir: Path | None, yes: bool) -> None:
+    """Make the ledger anew from its journal, when it has lost something.
+
+    Processes may run meanwhile: they refuse, and go on when it is done. If it breaks off, run it again.
+    """
+    _fill(settings, data_dir, "rebuild", None, yes=yes)
+
+
 @main.group()
 def quarantine() -> None:
     """Look at stock events that could not be applied, try them again, or settle them."""
@@ -220,6 +246,20 @@ def demo_traffic(settings: Settings, data_dir: Path) -> None:
     from availability import demo
 
     _run_process(settings, ("nats_url",), lambda known: demo.run(known, data_dir))
+
+
+def _fill(
+    settings: Settings, data_dir: Path | None, reason: Literal["rehome", "rebuild"], shards: int | None, *, yes: bool
+) -> NoReturn:
+    from availability import filling_commands as this
+
+    if data_dir is None:
+        _insist(settings, ("postgres_url", "redis_url"), otherwise="; or name the folder of an `up` by --data-dir")
+
+    def agreed(question: str) -> bool:
+        return yes or click.confirm(question, err=True)
+
+    sys.exit(asyncio.run(this.run(settings, data_dir, reason, shards, agreed=agreed)))
 
 
 def _run_process(

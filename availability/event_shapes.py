@@ -126,6 +126,7 @@ def events_of(
     A position that several of the entries changed is told once, where it was changed last. An event's id is made of
     where it comes from, so that announcing an entry again makes the same events again.
     """
+    entries = [entry for entry in entries if not is_of_restore(entry)]
     newest: dict[tuple[str, str], tuple[int, int]] = {
         (after.sku, after.location): (entry_index, position_index)
         for entry_index, entry in enumerate(entries)
@@ -145,6 +146,11 @@ def events_of(
                     _of_position(shard, entry, index, after.sku, after.location, after.position, stale_after_ms)
                 )
     return events
+
+
+def is_of_restore(entry: JournalEntry) -> bool:
+    """Whether it only says again what was, in another epoch or shard: nothing happened, so there is nothing to tell."""
+    return any(operation.verb.startswith("restore") for operation in entry.operations)
 
 
 def _of_operation(shard: int, entry: JournalEntry, index: int, operation: JournalOperation) -> Event | None:

@@ -20,7 +20,9 @@ RETRY_S: Final = 0.25
 """While the ledger may not be changed, or does not answer."""
 
 NOT_COMPARED: Final = "the ledger was not compared with its journal since its server was started"
-REMEDY: Final = "stop it, put the newest data folder of its Valkey back, and start it again"
+REMEDY: Final = (
+    "stop it, put the newest data folder of its Valkey back, and start it again; or run `availability rebuild`"
+)
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ from ledger.errors import (
     Unavailable,
     Unknown,
 )
+from ledger.filling import Filled, FillPlan, FillRefused, NotFilled, fill_anew
 from ledger.identity import (
     differing_field,
     event_key,
@@ -46,6 +47,7 @@ from ledger.journal import (
     Written,
     migrate,
 )
+from ledger.keyspace import KEYSPACE_FAILED
 from ledger.messages import (
     CLIENT_HELD_UNITS_MAX,
     CLIENT_OPEN_RESERVATIONS_MAX,
@@ -115,6 +117,7 @@ from ledger.messages import (
     ReservationExpired,
     ReservationLine,
     ReservationStatus,
+    Restored,
     Return,
     SafetyStock,
     SafetyStockOutcome,
@@ -147,6 +150,7 @@ __all__ = [
     "CLIENT_HELD_UNITS_MAX",
     "CLIENT_OPEN_RESERVATIONS_MAX",
     "JOURNAL_FAILED",
+    "KEYSPACE_FAILED",
     "LINES_MAX",
     "QUANTITY_MAX",
     "STOCK_QUANTITY_MAX",
@@ -174,6 +178,9 @@ __all__ = [
     "Expired",
     "Extend",
     "FeedStatus",
+    "FillPlan",
+    "FillRefused",
+    "Filled",
     "Filters",
     "Find",
     "Finished",
@@ -206,6 +213,7 @@ __all__ = [
     "MoveOutcome",
     "Movement",
     "Name",
+    "NotFilled",
     "NotFound",
     "Observer",
     "OpenReservationsLimit",
@@ -240,6 +248,7 @@ __all__ = [
     "ReservationPage",
     "ReservationStatus",
     "Reservations",
+    "Restored",
     "Return",
     "RulesLedger",
     "SafetyStock",
@@ -273,6 +282,7 @@ __all__ = [
     "WrongState",
     "differing_field",
     "event_key",
+    "fill_anew",
     "fingerprint",
     "migrate",
     "operation_id",

@@ -1,5 +1,6 @@
 """The names of the ledger's keys that Python itself uses; ledger/README.md lists every key of a shard."""
 
+from urllib.parse import unquote
 from zlib import crc32
 
 
@@ -26,3 +27,8 @@ def absent_key(shard: int) -> str:
 def journal_key(shard: int) -> str:
     """The stream of the shard's journal entries; the id of an entry is ``<epoch>-<seq>``."""
     return f"{shard_tag(shard)}:journal"
+
+
+def unescaped(text: str) -> str:
+    """A SKU, or another name, as it was before it went into a key (``escaped`` in prelude.lua)."""
+    return unquote(text)

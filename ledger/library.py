@@ -13,16 +13,18 @@ from redis.exceptions import ResponseError
 
 _SHARED = ("prelude", "claiming", "stock", "locations", "spanning")
 _STOCK = ("window", "reports", "folding", "authority", "convergence")
-_LAST = ("overcommitted", "flush", "batch")
+_ENDING = ("overcommitted", "flush")
+_LAST = ("ending", "batch")
 
 
 class Library(NamedTuple):
-    """``text`` is what FUNCTION LOAD takes; ``batch`` and ``batch_allow_oom`` are its functions' names."""
+    """``text`` is what FUNCTION LOAD takes; the others are its functions' names."""
 
     name: str
     text: str
     batch: str
     batch_allow_oom: str
+    fence: str
 
 
 @cache
@@ -30,13 +32,14 @@ def library() -> Library:
     """The library of this version of the service."""
     folder = resources.files("ledger") / "lua"
     names = sorted(file.name.removesuffix(".lua") for file in folder.iterdir() if file.name.endswith(".lua"))
-    verbs = [name for name in names if name not in _SHARED + _STOCK + _LAST]
+    verbs = [name for name in names if name not in _SHARED + _STOCK + _ENDING + _LAST]
     texts = {name: (folder / f"{name}.lua").read_text() for name in names}
     for name in verbs:
         texts[name] = f"do\n{texts[name]}end\n"  # its own locals; Lua allows 200 that all can see
-    # The stock rule too has its own.
-    own = "\n".join(texts[name] for name in _STOCK)
-    texts["stock"] += f"do\n{own}end\n"
+    # The stock rule and the writing, too, have their own.
+    for name, files in (("stock", _STOCK), ("ending", _ENDING)):
+        own = "\n".join(texts[file] for file in files)
+        texts[name] += f"do\n{own}end\n"
     body = "\n".join(texts[name] for name in (*_SHARED, *verbs, *_LAST))
     version = hashlib.sha256(body.encode()).hexdigest()[:12]
     name = f"availability_{version}"
@@ -45,6 +48,7 @@ def library() -> Library:
         f"#!lua name={name}\n{body.replace('VERSION', version)}",
         f"batch_{version}",
         f"batch_allow_oom_{version}",
+        f"fence_{version}",
     )
 
 

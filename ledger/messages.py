@@ -484,9 +484,70 @@ class Unfinished(Record, frozen=True, tag="unfinished"):
     reservations_max: int = 100
 
 
+# --- filling a ledger anew (ledger.filling) --------------------------------------------------------------------
+
+
+class KeptOperation(Record, frozen=True):
+    """The record of an operation on a reservation, which answers its replays."""
+
+    id: str
+    verb: str
+    client: str
+    fingerprint: str
+
+
+class KeptReservation(Record, frozen=True):
+    """A reservation, or a shard's part of one, and the operations on it; ``ended`` when all of its parts have."""
+
+    id: str
+    reservation: Reservation
+    operations: list[KeptOperation]
+    ended: bool
+
+
+class PositionAfter(Record, frozen=True):
+    sku: str
+    location: str
+    position: Position
+
+
+class KeyAfter(Record, frozen=True):
+    """What a hash of the ledger has that no operation tells of: ``fields`` as they are now, and those that are gone.
+
+    ``key`` is without the shard's tag. The fingerprint of a count, which is no hash, is its field without a name.
+    """
+
+    key: str
+    fields: dict[str, msgspec.Raw]
+    gone: list[str]
+
+
+class Restore(Record, frozen=True, tag="restore"):
+    """Put back what was folded from the journal, into an empty ledger under a new epoch.
+
+    The claims of a position come with the reservations that have them, whatever ``positions`` say of them.
+    """
+
+    locations: list[Location]
+    positions: list[PositionAfter]
+    reservations: list[KeptReservation]
+    keys: list[KeyAfter]
+
+
 Coordination = Look | Prepare | Seal | Drop | Reclaim | Part | Finish | Forget | Unfinished
 Operation = (
-    Verb | Expire | Apply | Count | Read | Views | Find | PutLocation | PutSafetyStock | Locations | Coordination
+    Verb
+    | Expire
+    | Apply
+    | Count
+    | Read
+    | Views
+    | Find
+    | PutLocation
+    | PutSafetyStock
+    | Locations
+    | Coordination
+    | Restore
 )
 
 # --- outcomes: what the ledger answers --------------------------------------------------------------------------
@@ -712,6 +773,10 @@ class Finished(Record, frozen=True, tag="finished"):
     """Nothing is left of the attempt here."""
 
 
+class Restored(Record, frozen=True, tag="restored"):
+    """It is there again."""
+
+
 class UnfinishedList(Record, frozen=True, tag="unfinished-list"):
     """Reservations by id, each with its client and the shards that have a part of it."""
 
@@ -751,6 +816,7 @@ Outcome = (
     | Unpinned
     | Finished
     | UnfinishedList
+    | Restored
 )
 
 # --- the journal: what the ledger writes down -------------------------------------------------------------------
@@ -779,7 +845,9 @@ class JournalOperation(Record, frozen=True):
     are the operation's own. ``body`` is the record after it: a ``Reservation`` for the verbs and ``expire``, a
     ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for ``put_location``, the ``EventResult`` list for
     ``count``, a ``SafetyStock`` for ``put_safety_stock``, an ``Overcommitted`` for ``overcommitted``, which is
-    nobody's: the ledger itself found that.
+    nobody's: the ledger itself found that. When a ledger is filled anew: a ``Reservation`` for ``restore``, a
+    ``Location`` for ``restore_location``, the operation's own verb for ``restore_operation``; the entry has what
+    ``restore_stock`` and ``restore_keys`` mean.
     """
 
     verb: str
@@ -804,17 +872,15 @@ class Overcommitted(Record, frozen=True):
     since_ms: int
 
 
-class PositionAfter(Record, frozen=True):
-    sku: str
-    location: str
-    position: Position
-
-
 class JournalEntry(Record, frozen=True):
-    """All that one call of the ledger's script changed; ``seq`` has no gaps within a shard."""
+    """All that one call of the ledger's script changed; ``seq`` has no gaps within a shard and an epoch.
+
+    The entries of an epoch fold from an empty ledger: a new epoch begins with all there is, as operations ``restore…``.
+    """
 
     epoch: int
     seq: int
     at_ms: int
     operations: list[JournalOperation]
     positions: list[PositionAfter]
+    keys: list[KeyAfter] = []

@@ -28,9 +28,13 @@ def url_of(url: str, host: str, port: int) -> str:
     return parts._replace(netloc=f"{user}{at}{f'[{host}]' if ':' in host else host}:{port}").geturl()
 
 
-def connection_to(url: str) -> AbstractConnection:
-    """Not connected yet, and without retries and timeouts of its own: each use has a deadline."""
-    pool = Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=None, protocol=2).connection_pool
+def connection_to(url: str, name: str | None = None) -> AbstractConnection:
+    """Not connected yet, and without retries and timeouts of its own: each use has a deadline.
+
+    ``name`` is what the server lists it by.
+    """
+    options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "socket_timeout": None, "protocol": 2}
+    pool = Redis.from_url(url, client_name=name, **options).connection_pool
     connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
     return connection
 

@@ -34,15 +34,17 @@ from ledger.keys import absent_key, journal_key, shard_key
 from ledger.library import library, load
 from ledger.placement import Placement, command, connection_to
 from ledger.server_check import SETTINGS, unsafe_settings, unsafe_version
-from ledger.state import Standing
+from ledger.state import ShardRecord, Standing, wrong_shards
 
 logger = logging.getLogger(__name__)
 
 CLOCK_DIFFERENCE_MAX_MS = 60_000
 """Two machines that differ by more cannot both be right about when a hold ends."""
 OLD_MIGRATION = (AskError, TryAgainError)
+PROCESS = "availability-ledger"
+"""What a connection that may change the ledger is called at its server."""
 REFUSALS = (ReadOnlyError, NoPermissionError, MasterDownError, ClusterDownError, *OLD_MIGRATION)
-REFUSAL_WORDS = ("EPOCH", "MISCONF", "BUSY", "NOREPLICAS", "UNKILLABLE")
+REFUSAL_WORDS = ("EPOCH", "SHARDS", "MISCONF", "BUSY", "NOREPLICAS", "UNKILLABLE")
 """How a server says that it did not run the script at all; redis-py strips the code of the errors that it knows."""
 REFUSAL_OF_OLD_MIGRATION = "the shard's slot is being moved key by key: nothing is decided before that has ended"
 MOVES_MAX = 5
@@ -73,11 +75,12 @@ class Limits(NamedTuple):
     timeout_ms: int
     client_open_reservations_max: int
     client_held_units_max: int
+    shards: int
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply).decode
-_decode_shard = msgspec.msgpack.Decoder(tuple[int, int, int]).decode
+_decode_shard = msgspec.msgpack.Decoder(ShardRecord).decode
 
 
 def _monotonic_ms() -> int:
@@ -97,7 +100,9 @@ class Shard:
         now_ms: Callable[[], int] | None,
         observe: Callable[[int, float], None],
         refusal: Callable[[int, str], str | None],
+        first: "Shard | None" = None,
     ) -> None:
+        """``first`` is asked how many shards the ledger has by one that has nothing yet."""
         self._placement = Placement(url, number, limits.timeout_ms / 1000)
         self._number = number
         self._keys = (shard_key(number), absent_key(number))
@@ -106,6 +111,7 @@ class Shard:
         self._now_ms = now_ms
         self._observe = observe
         self._refusal = refusal
+        self._first = first
         self._turn = asyncio.Lock()
         self._run = ""
         self._moves = 0
@@ -142,8 +148,18 @@ class Shard:
             except asyncio.CancelledError:
                 await self._disconnect("a call was cancelled")
                 raise
-        epoch, seq, _ = _decode_shard(packed) if packed else (*START, 0)
-        return Standing(self._run, Place(epoch, seq), found[0][1][1] if found else None)
+        record = _decode_shard(packed) if packed else ShardRecord(*START, 0)
+        return Standing(self._run, Place(record.epoch, record.seq), found[0][1][1] if found else None)
+
+    async def shards_there(self) -> int | None:
+        """How many shards the ledger has, as far as this one knows. Raises Unavailable."""
+        async with self._turn:
+            try:
+                packed = await command(await self._connected(), "GET", self._keys[0])
+            except (RedisError, OSError, TimeoutError, Unavailable) as failure:
+                await self._disconnect(_reason(failure))
+                raise Unavailable(self.reasons[0]) from failure
+        return _decode_shard(packed).shards if packed else None
 
     async def _call(self, operations: Sequence[m.Operation], function: str) -> list[Answer]:
         """Runs those that may run now on the server that is there now; the others are answered with the reason."""
@@ -236,6 +252,8 @@ class Shard:
         if isinstance(refusal, REFUSALS) or text.startswith(REFUSAL_WORDS):
             old = isinstance(refusal, OLD_MIGRATION)
             reason = REFUSAL_OF_OLD_MIGRATION if old else f"the ledger's server refuses: {text[:80]}"
+            if text.startswith("SHARDS"):
+                reason = wrong_shards(int(text.split()[1]), self._limits.shards)
             await self._disconnect(reason)
             return [Unavailable(reason)] * len(operations)
         await self._disconnect("the ledger failed while writing")
@@ -256,7 +274,7 @@ class Shard:
         if self._connection is None:
             url = await self._placement.url()
             async with asyncio.timeout(self._limits.timeout_ms / 1000):
-                connection = connection_to(url)
+                connection = connection_to(url, PROCESS)
                 try:
                     await connection.connect()  # type: ignore[no-untyped-call]
                     await self._check(connection)
@@ -278,9 +296,22 @@ class Shard:
         server_ms = int(seconds) * 1000 + int(microseconds) // 1000
         if abs(server_ms - time.time_ns() // 1_000_000) > CLOCK_DIFFERENCE_MAX_MS:
             reasons.append("the server's clock and this machine's differ by more than a minute: mend the wrong one")
+        there = await self._shards_told(connection)
+        if there is not None and there != self._limits.shards:
+            reasons.append(wrong_shards(there, self._limits.shards))
         if reasons:
             raise Unavailable("; ".join(reasons))
         await load(connection, library())
+
+    async def _shards_told(self, connection: AbstractConnection) -> int | None:
+        """How many shards the ledger has, by this shard or, where nothing was written yet, by the first one."""
+        try:
+            packed = await command(connection, "GET", self._keys[0])
+        except AskError:  # or MovedError: the call itself will follow, or be refused
+            return None
+        if packed is None and self._first is not None:
+            return await self._first.shards_there()
+        return _decode_shard(packed).shards if packed else None
 
     async def _disconnect(self, reason: str) -> None:
         self.reasons = [reason]

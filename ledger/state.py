@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from ledger.journal.records import Place
 
 
@@ -11,6 +13,19 @@ class State(NamedTuple):
     ready: bool
     reasons: list[str]
     queue_depth: int
+
+
+FILLING = 0
+"""In place of the number of shards while the ledger is filled anew: only who fills it may use it."""
+
+
+class ShardRecord(Struct, array_like=True, frozen=True):
+    """What a shard knows of itself; ``shards``, of the whole ledger, is None where only an older version wrote."""
+
+    epoch: int
+    seq: int
+    clock_ms: int
+    shards: int | None = None
 
 
 class Standing(NamedTuple):
@@ -23,3 +38,11 @@ class Standing(NamedTuple):
     run: str
     place: Place
     entry: bytes | None
+
+
+def wrong_shards(there: int, said: int) -> str:
+    """Why a ledger with ``there`` shards cannot be used by a process whose settings say another number."""
+    if there == FILLING:
+        return "the ledger is being filled anew: wait for `availability rehome` to end, or run it again if it broke off"
+    remedy = f"set shards = {there}, or run `availability rehome --shards {said}`"
+    return f"the ledger has {there} shards, the settings say {said}: {remedy}"

@@ -55,10 +55,14 @@ class Ledger:
         and the seconds it took. ``refusal`` is asked before each call, with the shard and the run of its server (see
         ``Standing``), why nothing may be changed there; what only looks goes on.
         """
-        limits = Limits(backlog_entries_max, low_stock, timeout_ms, client_open_reservations_max, client_held_units_max)
-        self._shards = [
-            Shard(url, number, limits, now_ms=now_ms, observe=observe, refusal=refusal) for number in range(shards)
-        ]
+        of_clients = client_open_reservations_max, client_held_units_max
+        limits = Limits(backlog_entries_max, low_stock, timeout_ms, *of_clients, shards)
+        self._shards: list[Shard] = []
+        for number in range(shards):
+            first = self._shards[0] if number else None
+            self._shards.append(
+                Shard(url, number, limits, now_ms=now_ms, observe=observe, refusal=refusal, first=first)
+            )
         self._coalescers = [
             Coalescer(
                 shard.send,

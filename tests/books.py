@@ -15,7 +15,7 @@ decode_entry = msgspec.msgpack.Decoder(JournalEntry).decode
 CLAIMS = ("held", "committed", "picked")
 STATES = (*CLAIMS, "shipped", "released", "expired", "cancelled", "returned")
 VERBS = {"hold", "extend", "commit", "release", "pick", "ship", "cancel", "return", "move", "expire"}
-VERBS |= {"prepare", "drop", "reclaim"}
+VERBS |= {"prepare", "drop", "reclaim", "restore"}
 """Those whose record after it is a reservation."""
 STOCK = ("on_hand", "damaged", "quality_hold", "in_transit")
 Place = tuple[str, str]

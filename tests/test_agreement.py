@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 from books import assert_books_balance, client_counts, live_shortages
+from folding import assert_folds
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -324,6 +325,7 @@ class Agreement(RuleBasedStateMachine):
             self.step(m.Views(sku))
         for shard in range(self.shards):
             assert_books_balance(self.redis, shard)
+            assert_folds(self.redis, shard)
         if self.shards == 1:
             counts = {name: (self.model.open_reservations(name), self.model.held_units(name)) for name in CLIENTS}
             assert client_counts(self.redis) == {name: count for name, count in counts.items() if count[0]}

@@ -50,7 +50,7 @@ class OneShard:
 
 
 def limits() -> Limits:
-    return Limits(200_000, 5, 5_000, m.CLIENT_OPEN_RESERVATIONS_MAX, m.CLIENT_HELD_UNITS_MAX)
+    return Limits(200_000, 5, 5_000, m.CLIENT_OPEN_RESERVATIONS_MAX, m.CLIENT_HELD_UNITS_MAX, 64)
 
 
 @asynccontextmanager

@@ -12,7 +12,13 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted(path for room in ("ledger", "availability") for path in (ROOT / room).rglob("*.py"))
 
 CLIENTS = {
-    "redis": ("ledger/library.py", "ledger/placement.py", "ledger/shard.py", "ledger/journal/stream.py"),
+    "redis": (
+        "ledger/library.py",
+        "ledger/keyspace.py",
+        "ledger/placement.py",
+        "ledger/shard.py",
+        "ledger/journal/stream.py",
+    ),
     "asyncpg": ("ledger/journal/",),
     "nats": ("availability/feeds/", "availability/events.py"),
     "litestar": ("availability/api/", "availability/app.py"),

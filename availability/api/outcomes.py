@@ -30,6 +30,7 @@ from ledger import (
     Overloaded,
     Positions,
     ReservationExpired,
+    Restored,
     SafetyStockStored,
     Unavailable,
     UnfinishedList,
@@ -85,6 +86,7 @@ ANSWERS: Final[dict[type, Row]] = {
     Unpinned: _refused("overloaded"),
     Finished: Row(200),
     UnfinishedList: Row(200),
+    Restored: Row(200),  # between `rehome` and an empty ledger
     LocationStored: Row(200),
     SafetyStockStored: Row(200),
     LocationList: Row(200),

@@ -24,7 +24,20 @@ OPERATIONS = 4_096
 """About as many are taken at once: many changes of one reservation are then one change of its row."""
 ENTRIES_MIN, ENTRIES_MAX = 16, 2_048
 
-NOT_OF_RESERVATIONS = frozenset({"apply", "view", "count", "put_location", "put_safety_stock", "overcommitted"})
+NOT_OF_RESERVATIONS = frozenset(
+    {
+        "apply",
+        "view",
+        "count",
+        "put_location",
+        "put_safety_stock",
+        "overcommitted",
+        "restore_location",
+        "restore_stock",
+        "restore_operation",
+        "restore_keys",
+    }
+)
 """Verbs whose record is not a reservation."""
 
 CLAIMED = ("held", "committed", "picked")
@@ -131,7 +144,7 @@ def rows_of(shard: int, entries: Iterable[JournalEntry]) -> _Rows:
             # A hold over several shards claims its units before it is sealed as one, which moves nothing.
             change.is_new = change.is_new or (operation.verb in ("hold", "prepare") and "available" in taken_from)
             change.claims = change.claims or not taken_from.isdisjoint(("available", "expired"))
-            if operation.verb in ("hold", "move"):
+            if operation.verb in ("hold", "move", "restore"):
                 change.placed = True
                 # A move's movements come in pairs: out of the bucket at the old place, into it at the new one.
                 change.left.update(

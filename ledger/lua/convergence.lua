@@ -8,7 +8,7 @@ local function same_event(first, second)
   return true
 end
 
-local function change_bucket(position, bucket, quantity, reason, key, movements)
+function change_bucket(position, bucket, quantity, reason, key, movements)
   if quantity == 0 then return end
   position[bucket], position.dirty = position[bucket] + quantity, true
   local from, to = 'outside', bucket
@@ -138,7 +138,7 @@ local function converge(position, fields, by_person, movements)
   return outcome, nil, 'apply'
 end
 
--- Judges one event and journals it; replies an EventResult.
+-- Judges one event and journals it; replies an EventResult, and the outcome.
 function apply_event(fields, by_person, client)
   local movements = {}
   local position = location_of(fields[6]) and position_at(fields[5], fields[6])
@@ -150,7 +150,7 @@ function apply_event(fields, by_person, client)
       .. encode(fields[1], fields[2], fields[3], fields[4], fields[5], fields[6], fields[7], fields[8], fields[9],
         fields[10], fields[11], fields[12], fields[13], fields[14], fields[15]) .. encode(movements)
   end
-  return '\148' .. encode(outcome, reason, position[fields[9]], previous)
+  return '\148' .. encode(outcome, reason, position[fields[9]], previous), outcome
 end
 
 -- The ledger's own delta of a bucket (a shipment, a return): it is done in any case, and counts unless a later count has

@@ -1,6 +1,7 @@
 -- The only place that writes: every changed key once. The entry is made before the first write, and appended first of
 -- all that the decisions changed, because it alone could be refused.
 
+local COUNT_KEPT_MS = 48 * 3600000   -- a count's fingerprint, as long as the window remembers its events
 local ARGUMENTS_MAX = 1000   -- of one command; Lua's stack holds 8,000
 
 -- Calls a command with its arguments in portions, each a whole number of `step`s.
@@ -38,20 +39,6 @@ local function write_deadlines(position)
   end
 end
 
--- Safety stock of what was never counted waits; the first count takes it into the position.
-local function write_waiting_safety_stock(position)
-  local waiting = position.exists and 0 or position.safety_stock
-  if waiting == position.waiting_written then return end
-  if waiting > 0 then call('HSET', prefix .. 'safety_stock', position.place, ('%.0f'):format(waiting))
-  else call('HDEL', prefix .. 'safety_stock', position.place) end
-end
-
-local function write_views(position)
-  local key = view_key(position.sku.name)
-  if #position.views > 0 then call('HSET', key, position.location, encode(position.views))
-  else call('HDEL', key, position.location) end
-end
-
 local function packed_of(record)
   return record.packed or encode({record.verb, record.client, record.fingerprint, record.reservation})
 end
@@ -65,22 +52,74 @@ local function let_operations_live(reservation)
   for _, id in ipairs(reservation.operations) do call('PERSIST', prefix .. 'op:' .. id) end
 end
 
-local function write_window(window)
+local function map_header(count)
+  return '\222' .. string.char(floor(count / 256), count % 256)
+end
+
+-- What the entry says of the hash of a key, which no operation in it tells: its fields, and the names gone.
+local function key_after(key, set, gone)
+  local packed = {'\147', encode(key:sub(#prefix + 1)), map_header(#set / 2)}
+  for i = 1, #set, 2 do packed[#packed + 1] = encode(set[i]) .. set[i + 1] end
+  packed[#packed + 1] = encode(gone)
+  return table.concat(packed)
+end
+
+local function keys_after()
+  local after = {}
+  for i, hash in ipairs(kept) do after[i] = key_after(hash.key, hash.set, hash.gone) end
+  for key, fingerprint in pairs(counts) do after[#after + 1] = key_after(key, {'', encode(fingerprint)}, {}) end
+  return after
+end
+
+local function collect_views(sku)
   local set, gone = {}, {}
-  for key in pairs(window.changed) do
-    local event = window.events[key]
-    if event then set[#set + 1], set[#set + 2] = key, pack_field(key, event) else gone[#gone + 1] = key end
+  for location, position in pairs(sku.positions) do
+    if position.views_changed and #position.views > 0 then
+      set[#set + 1], set[#set + 2] = location, encode(position.views)
+    elseif position.views_changed then
+      gone[#gone + 1] = location
+    end
   end
-  if #set > 0 or #gone > 0 or window.changed_meta then
-    set[#set + 1], set[#set + 2] = '', pack_meta(window)
-    call_in_portions('HSET', window.key, set, 2)
-    if #gone > 0 then call_in_portions('HDEL', window.key, gone, 1) end
+  if #set + #gone > 0 then kept[#kept + 1] = {key = view_key(sku.name), set = set, gone = gone} end
+end
+
+-- Safety stock of what was never counted waits; the first count takes it into the position.
+local function collect_waiting_safety_stock()
+  local set, gone = {}, {}
+  for _, sku in pairs(skus) do
+    for _, position in pairs(sku.positions) do
+      local waiting = position.exists and 0 or position.safety_stock
+      if waiting ~= position.waiting_written and waiting > 0 then
+        set[#set + 1], set[#set + 2] = position.place, encode(waiting)
+      elseif waiting ~= position.waiting_written then
+        gone[#gone + 1] = position.place
+      end
+    end
+  end
+  if #set + #gone > 0 then kept[#kept + 1] = {key = prefix .. 'safety_stock', set = set, gone = gone} end
+end
+
+local function collect_hashes()
+  collect_shortages()
+  collect_waiting_safety_stock()
+  for _, sku in pairs(skus) do collect_views(sku) end
+  for _, window in pairs(windows) do
+    local set, gone = {}, {}
+    for key in pairs(window.changed) do
+      local event = window.events[key]
+      if event then set[#set + 1], set[#set + 2] = key, pack_field(key, event) else gone[#gone + 1] = key end
+    end
+    if #set > 0 or #gone > 0 or window.changed_meta then
+      set[#set + 1], set[#set + 2] = '', pack_meta(window)
+      kept[#kept + 1] = {key = window.key, set = set, gone = gone}
+    end
   end
 end
 
 local function entry_of(after)
-  return '\149' .. encode(epoch, seq, now_ms) .. array_header(#journal) .. table.concat(journal)
-    .. array_header(#after) .. table.concat(after)
+  local keys = keys_after()
+  return '\150' .. encode(epoch, seq, now_ms) .. array_header(#journal) .. table.concat(journal)
+    .. array_header(#after) .. table.concat(after) .. array_header(#keys) .. table.concat(keys)
 end
 
 -- Corrections of `deadlines` that the keeper found: they change no promise, so no entry tells of them.
@@ -135,30 +174,31 @@ local function write_clients()
   end
 end
 
-local function flush()
+function flush()
   local after = {}
   collect_positions(after)
+  collect_hashes()
   if #journal > 0 then
     local entry = entry_of(after)
     call('XADD', prefix .. 'journal', ('%.0f-%.0f'):format(epoch, seq), 'e', entry)
-    call('SET', prefix .. 'shard', encode({epoch, seq, now_ms}))
+    call('SET', prefix .. 'shard', encode({epoch, seq, now_ms, shards}))
   end
   correct_deadlines()
   for _, sku in pairs(skus) do
     if #sku.fields > 0 then call_in_portions('HSET', sku.key, sku.fields, 2) end
     for _, position in pairs(sku.positions) do
       if position.deadlines then write_deadlines(position) end
-      write_waiting_safety_stock(position)
-      if position.views_changed then write_views(position) end
     end
   end
-  write_shortages()
   write_records()
   write_coordination()
   write_clients()
-  for _, window in pairs(windows) do write_window(window) end
+  for _, hash in ipairs(kept) do
+    call_in_portions('HSET', hash.key, hash.set, 2)
+    if #hash.gone > 0 then call_in_portions('HDEL', hash.key, hash.gone, 1) end
+  end
   for id, place in pairs(places) do
     if place and place.dirty then call('HSET', prefix .. 'locations', id, encode_location(place)) end
   end
-  for key, count in pairs(counts) do call('SET', key, count.fingerprint, 'PX', count.kept_ms) end
+  for key, fingerprint in pairs(counts) do call('SET', key, fingerprint, 'PX', COUNT_KEPT_MS) end
 end

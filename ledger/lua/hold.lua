@@ -1,5 +1,7 @@
 -- Hold units for a buyer, once: every line is granted (mode all) or as much as there is (mode available).
 
+local PLACE_LAT, PLACE_LON, PLACE_PRIORITY = 5, 6, 7   -- of a location
+
 -- Where a line without a location may come from, best first: enabled locations that have the SKU.
 local function candidates_of(sku_name, strategy, near)
   local found = {}

@@ -46,8 +46,9 @@ end
 
 -- Journals what begins to be overcommitted, is by another amount, or is no longer. Overdue holds are no claims any more:
 -- they are ended first, which may change further positions.
-local function journal_shortages()
+function journal_shortages()
   shortages = {}
+  if restoring then return end
   local short = touched(is_short_and_unsettled)
   while #short > 0 do
     for _, position in ipairs(short) do settle(position) end
@@ -56,9 +57,10 @@ local function journal_shortages()
   for _, position in ipairs(touched(is_or_was_short)) do journal_shortage(position) end
 end
 
-local function write_shortages()
+local function collect_shortages()
+  local set, gone = {}, {}
   for place, known in pairs(shortages) do
-    if known then call('HSET', prefix .. 'overcommitted', place, encode(known))
-    else call('HDEL', prefix .. 'overcommitted', place) end
+    if known then set[#set + 1], set[#set + 2] = place, encode(known) else gone[#gone + 1] = place end
   end
+  if #set + #gone > 0 then kept[#kept + 1] = {key = prefix .. 'overcommitted', set = set, gone = gone} end
 end

@@ -5,8 +5,8 @@
 -- rollback, so nothing that can fail may stand between the first write and the last.
 
 -- Fields of a reservation's line (ReservationLine in messages.py).
-local SKU, LOCATION, QUANTITY, REQUESTED, HELD, COMMITTED, PICKED = 1, 2, 3, 4, 5, 6, 7
-local SHIPPED, RELEASED, EXPIRED, CANCELLED, RETURNED, PROMISE_DAY = 8, 9, 10, 11, 12, 13
+local SKU, LOCATION, QUANTITY, HELD, COMMITTED, PICKED = 1, 2, 3, 5, 6, 7
+local SHIPPED, RELEASED, EXPIRED, CANCELLED, RETURNED = 8, 9, 10, 11, 12
 local STATES = {
   [HELD] = 'held', [COMMITTED] = 'committed', [PICKED] = 'picked', [SHIPPED] = 'shipped', [RELEASED] = 'released',
   [EXPIRED] = 'expired', [CANCELLED] = 'cancelled', [RETURNED] = 'returned',
@@ -17,7 +17,7 @@ local ENDINGS = {SHIPPED, RETURNED, CANCELLED, RELEASED, EXPIRED}
 local SHARDS, NUMBERS, SEALED, TOKEN, INTENT, PINNED_UNTIL, RECLAIMED = 1, 2, 3, 4, 5, 6, 7
 
 -- Fields of a location (Location in messages.py).
-local PLACE_AUTHORITY, PLACE_LAT, PLACE_LON, PLACE_PRIORITY, PLACE_ENABLED = 4, 5, 6, 7, 8
+local PLACE_AUTHORITY, PLACE_ENABLED = 4, 8
 
 local DUE_MAX = 2000               -- overdue reservations ended per call: about 20 ms
 local OVERDUE_PLACES_MAX = 100     -- positions looked at per call for what is overdue anywhere
@@ -33,10 +33,10 @@ local verbs = {}
 -- The call under way; `begin` sets every one of these anew, the borrowed functions too: no global exists while a
 -- library is loaded.
 local call, encode, decode, floor, max, min
-local prefix, now_ms, clock_jumped, epoch, seq, backlog_entries_max, low_stock
+local prefix, now_ms, clock_jumped, epoch, seq, shards, backlog_entries_max, low_stock
 local client_open_reservations_max, client_held_units_max
 local skus, records, windows, places, clients
-local locks, marks, gone, part
+local locks, marks, gone, part, kept, restoring
 local journal, deadlines, counts, backlog_full, due_left, overdue_left, look_only
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -75,7 +75,10 @@ end
 local function cache_position(sku, location, packed)
   local place, waiting = escaped(sku.name) .. ':' .. escaped(location), 0
   -- Safety stock that was put before the first count waits for it under a key of its own.
-  if not packed then waiting = tonumber(call('HGET', prefix .. 'safety_stock', place) or 0) end
+  if not packed then
+    local packed_waiting = call('HGET', prefix .. 'safety_stock', place)
+    waiting = packed_waiting and decode(packed_waiting) or 0
+  end
   local n = packed and decode(packed) or {0, 0, 0, 0, waiting, 0, 0, 0, 0, 0}
   local position = {
     sku = sku, location = location, exists = packed ~= nil, place = place, waiting_written = waiting,
@@ -140,6 +143,14 @@ local function encode_reservation(r)
     r.customer, r.epoch, r.seq, r.operations, r.lines, r.span)
 end
 
+local function reservation_from(id, fields)
+  return {
+    id = id, verb = 'hold', client = fields[2], fingerprint = fields[3], created_at_ms = fields[4],
+    expires_at_ms = fields[5], order_id = fields[6], channel = fields[7], customer = fields[8],
+    epoch = fields[9], seq = fields[10], operations = fields[11], lines = fields[12], span = fields[13],
+  }
+end
+
 -- What a reservation counts for at its client: 1 if it is open, else 0, and its held units.
 local function claims_of(reservation)
   local lines, held, others = reservation.lines, 0, 0
@@ -171,11 +182,8 @@ local function record_of(id)
     if packed then
       local fields = decode(packed)
       if fields[1] == 'hold' then
-        record = {
-          id = id, verb = 'hold', client = fields[2], fingerprint = fields[3], created_at_ms = fields[4],
-          expires_at_ms = fields[5], order_id = fields[6], channel = fields[7], customer = fields[8],
-          epoch = fields[9], seq = fields[10], operations = fields[11], lines = fields[12], span = fields[13], packed = packed,
-        }
+        record = reservation_from(id, fields)
+        record.packed = packed
         record.open_counted, record.held_counted = claims_of(record)
       else
         record = {id = id, verb = fields[1], client = fields[2], fingerprint = fields[3], reservation = fields[4]}
@@ -531,7 +539,15 @@ local function clock(given_ms, expected_ms, last_ms)
   return max(server_ms, last_ms)
 end
 
--- Starts a call; the operations, or nil when the caller belongs to another epoch.
+-- The shard's own record: its epoch, the seq of its last journal entry, its clock, and how many shards the ledger has; 0
+-- while it is being filled anew, and none before anything was written.
+local function shard_at(shard_key)
+  local packed = call('GET', shard_key)
+  return packed and decode(packed) or {1, 0, 0}
+end
+
+-- Starts a call; the operations, or nil and why there are none: the caller belongs to another epoch, or to a ledger of
+-- another number of shards.
 local function begin(shard_key, argument)
   due_left, overdue_left = DUE_MAX, nil
   call, encode, decode = redis.call, cmsgpack.pack, cmsgpack.unpack
@@ -540,13 +556,15 @@ local function begin(shard_key, argument)
   assert(prefix, 'the shard key has no hash tag')
   skus, records, windows, places, clients = {}, {}, {}, {}, {}
   journal, deadlines, counts, backlog_full = {}, {}, {}, nil
-  locks, marks, gone, part = {}, {}, {}, nil
+  locks, marks, gone, part, kept, restoring = {}, {}, {}, nil, {}, false
   local given_ms, expected_ms, caller_epoch, operations
   given_ms, expected_ms, caller_epoch, backlog_entries_max, low_stock, operations, look_only,
-    client_open_reservations_max, client_held_units_max = unpack(decode(argument))
-  local packed = call('GET', shard_key)
-  local shard = packed and decode(packed) or {1, 0, 0}
-  if caller_epoch ~= 0 and caller_epoch ~= shard[1] then return nil end
+    client_open_reservations_max, client_held_units_max, shards = unpack(decode(argument))
+  local shard = shard_at(shard_key)
+  if shard[4] and shard[4] ~= shards then return nil, ('SHARDS %d'):format(shard[4]) end
+  if caller_epoch ~= 0 and caller_epoch ~= shard[1] then
+    return nil, 'EPOCH another generation of the ledger is in force'
+  end
   epoch, seq, now_ms = shard[1], shard[2] + 1, clock(given_ms, expected_ms, shard[3])
   return operations
 end

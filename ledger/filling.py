@@ -1,0 +1,321 @@
+"""Owns the filling of a ledger anew from its journal, under a new epoch: with another number of shards, or the same.
+
+The steps, each of which may be the last one before a crash; begun again, it goes on from what is sure:
+
+1. the ledger is *closed*: no process may use it from then on;
+2. the journal gets all that the ledger has done;
+3. the journal is *folded*: from the start of the last complete epoch, whose entries tell all there is;
+4. the new epoch begins; the old keys are removed, and what was folded is *put back*, as entries of that epoch;
+5. the journal gets these too, the ledger is compared with what was folded, and the epoch is *complete*;
+6. the ledger is *opened*, for processes whose settings say the new number of shards.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import NamedTuple, Protocol
+
+from ledger import messages as m
+from ledger.errors import LedgerError
+from ledger.journal.catching_up import NotReached, catch_up
+from ledger.journal.epochs import Epoch, Epochs, Reason
+from ledger.journal.fold import Fold, fold_epoch
+from ledger.journal.migrations import migrate
+from ledger.journal.reader import Journal
+from ledger.journal.records import START, Place
+from ledger.keyspace import Keyspace
+from ledger.rehoming import Rehoming
+from ledger.shard import Limits, Shard
+from ledger.state import FILLING, ShardRecord
+from ledger.store import Ledger
+
+UNFINISHED_MS = 10_000
+"""The keeper is due within this time where something was left behind; a day later where something has just ended."""
+SETTLE_S = 12.0
+POLL_S = 0.02
+CALL_TIMEOUT_MS = 30_000
+
+logger = logging.getLogger(__name__)
+
+
+class FillRefused(Exception):
+    """It must not be done now; the text says why and what to do. The ledger is as it was."""
+
+
+class NotFilled(Exception):
+    """It could not be done; the text says why. Begun again, it goes on."""
+
+
+class Progress(Protocol):
+    """Who is told how far it has come: a step, and how much of how much of it is done."""
+
+    def __call__(self, step: str, done: int, total: int, /) -> None: ...
+
+
+class FillPlan(NamedTuple):
+    """What was asked for; ``shards`` None = as many as there are.
+
+    ``configured``: the number of shards of a ledger that does not tell it itself.
+    """
+
+    redis_url: str
+    postgres_url: str
+    shards: int | None
+    reason: Reason
+    configured: int
+
+
+class Filled(NamedTuple):
+    """What there is now."""
+
+    epoch: int
+    shards: int
+    positions: int
+    reservations: int
+
+
+async def fill_anew(plan: FillPlan, progress: Progress = lambda _step, _done, _total: None) -> Filled:
+    """Fill the ledger anew.
+
+    Raises ``FillRefused`` or ``NotFilled``, and when a server is away one of ``JOURNAL_FAILED`` or ``KEYSPACE_FAILED``.
+    """
+    await migrate(plan.postgres_url)
+    epochs = await Epochs.open(plan.postgres_url)
+    if epochs is None:
+        raise FillRefused("another `availability rehome` or `rebuild` is under way")
+    journal = await Journal.open(plan.postgres_url)
+    try:
+        return await _Filling(plan, progress, epochs, journal).run()
+    except NotReached as error:
+        raise NotFilled(str(error)) from error
+    finally:
+        await journal.close()
+        await epochs.close()
+
+
+class _Filling:
+    def __init__(self, plan: FillPlan, progress: Progress, epochs: Epochs, journal: Journal) -> None:
+        self._plan = plan
+        self._shards = 0
+        self._progress = progress
+        self._epochs = epochs
+        self._journal = journal
+
+    async def run(self) -> Filled:
+        plan = self._plan
+        first = await self._record(0)
+        known = await self._known(first)
+        base = next(epoch for epoch in reversed(known) if epoch.complete)
+        begun = known[-1] is not base
+        shards = self._shards = plan.shards or base.shards
+        closed = first is not None and first.shards == FILLING
+        touched = max([shards, *(epoch.shards for epoch in known)])
+        if plan.reason == "rehome" and base.shards == shards and not begun:
+            if not closed:
+                raise FillRefused(f"the ledger has {shards} shards already")
+            await self._open_for(shards, touched)
+            return Filled(base.epoch, shards, 0, 0)
+        if not begun:
+            await self._close(base, closed=closed)
+        folds = await self._fold(base)
+        rehoming = Rehoming(folds, shards)
+        if rehoming.torn and plan.reason == "rehome" and not begun:
+            await self._open_for(base.shards, base.shards)
+            raise FillRefused(
+                f"{rehoming.torn} reservations are in the middle of a change over several shards: start `availability"
+                " keeper`, which finishes it within seconds, stop it, and try again"
+            )
+        epoch = await self._begin(known, touched)
+        await self._put_back(rehoming)
+        await self._journaled(range(shards), "journal")
+        positions = await self._compare(rehoming)
+        await self._epochs.complete(epoch)
+        await self._open_for(shards, touched)
+        return Filled(epoch, shards, positions, rehoming.reservations)
+
+    # --- what there is ------------------------------------------------------------------------------------------
+
+    async def _record(self, shard: int) -> ShardRecord | None:
+        async with self._keyspace(shard) as keyspace:
+            return await keyspace.record()
+
+    async def _known(self, first: ShardRecord | None) -> list[Epoch]:
+        """The generations so far; the first one is noted when it is about to be followed by another."""
+        if known := await self._epochs.all():
+            return known
+        newest = await self._epochs.newest_entry()
+        if first is None and newest == 0:
+            raise FillRefused("the ledger is empty, and so is its journal: set the number of shards in the settings")
+        shards = (first.shards if first else None) or self._plan.configured
+        epoch = first.epoch if first else newest
+        there = 1 + max((shard for shard, at in (await self._epochs.cursors()).items() if at.epoch == epoch), default=0)
+        if there > shards:
+            raise FillRefused(
+                f"the journal has entries of {there} shards, the settings say {shards}: set shards = {there}"
+            )
+        await self._epochs.begin(epoch, shards, "first")
+        return [Epoch(epoch, shards, complete=True)]
+
+    @asynccontextmanager
+    async def _keyspace(self, shard: int) -> AsyncIterator[Keyspace]:
+        keyspace = await Keyspace.open(self._plan.redis_url, shard)
+        try:
+            yield keyspace
+        finally:
+            await keyspace.close()
+
+    # --- closing ------------------------------------------------------------------------------------------------
+
+    async def _close(self, base: Epoch, *, closed: bool) -> None:
+        """No process may use the ledger any more, and the journal has all that it did."""
+        if self._plan.reason == "rehome" and not closed:
+            await self._refuse_writers(base.shards)
+            await self._settle(base.shards)
+        for shard in range(base.shards):
+            async with self._keyspace(shard) as keyspace:
+                await keyspace.fence(shards=FILLING)
+        behind = [shard for shard in range(base.shards) if await self._is_behind(shard)]
+        if not behind:
+            await self._journaled(range(base.shards), "drain")
+        elif self._plan.reason == "rehome":
+            await self._open_for(base.shards, base.shards)
+            raise FillRefused("the ledger has lost what its journal has: run `availability rebuild` first")
+        else:
+            logger.warning("the ledger has lost what its journal has: what the journal has counts")
+
+    async def _refuse_writers(self, shards: int) -> None:
+        writers = set()
+        for shard in range(shards):
+            async with self._keyspace(shard) as keyspace:
+                writers.update(await keyspace.writers())
+        if writers:
+            raise FillRefused(
+                f"processes that change the ledger are connected ({', '.join(sorted(writers))}): stop `serve`, `ingest`"
+                " and `keeper` first; `journal` may run"
+            )
+
+    async def _settle(self, shards: int) -> None:
+        """What changes over several shards left behind is finished, which takes some seconds at most."""
+        if shards == 1:
+            return
+        ledger = Ledger(self._plan.redis_url, shards=shards, timeout_ms=CALL_TIMEOUT_MS)
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                while await self._unfinished(shards):
+                    with suppress(LedgerError):
+                        await ledger.expire(m.Expire())
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            return  # what is torn then is found in the fold
+        finally:
+            await ledger.close()
+
+    async def _unfinished(self, shards: int) -> int:
+        count = 0
+        for shard in range(shards):
+            async with self._keyspace(shard) as keyspace:
+                record = await keyspace.record()
+                count += await keyspace.unfinished((record.clock_ms if record else 0) + UNFINISHED_MS)
+        return count
+
+    async def _is_behind(self, shard: int) -> bool:
+        """Whether the shard is not the one that wrote the journal, or has lost the end of it."""
+        end = await self._journal.end(shard)
+        async with self._keyspace(shard) as keyspace:
+            record = await keyspace.record()
+            place = Place(record.epoch, record.seq) if record else START
+            if place < end.place:
+                return True
+            same_epoch = place.epoch == end.place.epoch
+            return same_epoch and end.entry is not None and await keyspace.entry(end.place) != end.entry
+
+    async def _journaled(self, shards: Iterable[int], step: str) -> None:
+        """Wait until the journal has all that these shards have done."""
+        records = {shard: record for shard in shards if (record := await self._record(shard)) and record.seq}
+        goals = {shard: Place(record.epoch, record.seq) for shard, record in records.items()}
+        await catch_up(
+            *(self._plan.redis_url, self._plan.postgres_url, self._journal, goals),
+            progress=lambda done, total: self._progress(step, done, total),
+        )
+
+    # --- filling ------------------------------------------------------------------------------------------------
+
+    async def _fold(self, base: Epoch) -> list[Fold]:
+        cursors = await self._epochs.cursors()
+        ends = [cursors[shard] for shard in range(base.shards) if shard in cursors]
+        total = sum(end.seq for end in ends if end.epoch == base.epoch)
+        return await fold_epoch(
+            self._journal, base.epoch, base.shards, lambda taken: self._progress("fold", taken, max(total, taken))
+        )
+
+    async def _begin(self, known: list[Epoch], touched: int) -> int:
+        """The new epoch, with every shard of the old and the new ledger empty."""
+        records = [record for shard in range(touched) if (record := await self._record(shard))]
+        newest = await self._epochs.newest_entry()
+        epoch = 1 + max([newest, *(epoch.epoch for epoch in known), *(record.epoch for record in records)])
+        await self._epochs.begin(epoch, self._shards, self._plan.reason)
+        clock_ms = max((record.clock_ms for record in records), default=0)
+        for shard in range(touched):
+            async with self._keyspace(shard) as keyspace:
+                await keyspace.fence(shards=FILLING, epoch=epoch, clock_ms=clock_ms)
+                await keyspace.clear(journal=self._plan.reason == "rebuild")
+            self._progress("clear", shard + 1, touched)
+        return epoch
+
+    async def _put_back(self, rehoming: Rehoming) -> None:
+        total = rehoming.weight
+        done = 0
+
+        def more(portion: m.Restore) -> None:
+            nonlocal done
+            done += rehoming.weight_of(portion)
+            self._progress("restore", done, total)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for shard in range(self._shards):
+                    group.create_task(self._put_back_into(shard, rehoming, more))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
+
+    async def _put_back_into(self, shard: int, rehoming: Rehoming, more: Callable[[m.Restore], None]) -> None:
+        limits = Limits(1, 1, CALL_TIMEOUT_MS, 1, 1, FILLING)
+        link = Shard(
+            *(self._plan.redis_url, shard, limits),
+            now_ms=None,
+            observe=lambda _operations, _seconds: None,
+            refusal=lambda _shard, _run: None,
+        )
+        try:
+            for portion in rehoming.portions(shard):
+                (answer,) = await link.send([portion])
+                if not isinstance(answer, m.Restored):
+                    raise NotFilled(f"shard {shard} does not take what is put back: {answer}")
+                more(portion)
+        finally:
+            await link.close()
+
+    async def _compare(self, rehoming: Rehoming) -> int:
+        """Hold the ledger against what was folded; how many positions it has."""
+        total = 0
+        for shard in range(self._shards):
+            positions, records = rehoming.expected(shard)
+            async with self._keyspace(shard) as keyspace:
+                live = {place: position async for place, position in keyspace.positions()}
+                known = await keyspace.records()
+            wrong = [place for place in positions.keys() | live.keys() if positions.get(place) != live.get(place)]
+            if wrong or known != records:
+                raise NotFilled(
+                    f"shard {shard} is not what was folded: {len(wrong)} positions differ, as {sorted(wrong)[:1]};"
+                    f" {known} reservations and operations instead of {records}"
+                )
+            total += len(live)
+            self._progress("compare", shard + 1, self._shards)
+        return total
+
+    async def _open_for(self, shards: int, touched: int) -> None:
+        """Let processes with this number of shards use the ledger. The first shard is the last: it says that all do."""
+        for shard in reversed(range(touched)):
+            async with self._keyspace(shard) as keyspace:
+                await keyspace.fence(shards=shards)

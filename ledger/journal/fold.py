@@ -1,0 +1,191 @@
+"""Owns the folding of a shard's journal: entry by entry into all that the live shard keeps, in bounded memory (P7)."""
+
+import heapq
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import msgspec
+
+from ledger.claims import Place as At
+from ledger.journal.reader import Journal
+from ledger.journal.records import Place
+from ledger.messages import JournalEntry, JournalOperation, KeptOperation, Location, Position, Reservation
+
+READABLE_MS: Final = 24 * 3_600_000
+"""How long an ended reservation can still be read (``lua/prelude.lua``)."""
+COUNT_KEPT_MS: Final = 48 * 3_600_000
+"""How long the fingerprint of a count is kept (``lua/prelude.lua``)."""
+COUNT: Final = "count:"
+PROGRESS_ENTRIES: Final = 1_000
+
+CHANGES: Final = frozenset({"extend", "commit", "release", "pick", "ship", "cancel", "return", "move"})
+"""Verbs on a reservation whose own records answer their replays."""
+_AFTER: Final = CHANGES | {"hold", "prepare", "expire", "reclaim", "restore"}
+"""Verbs whose record after them is a reservation that stays."""
+
+_RESERVATIONS: Final = msgspec.msgpack.Decoder(Reservation)
+_LOCATIONS: Final = msgspec.msgpack.Decoder(Location)
+_TEXTS: Final = msgspec.msgpack.Decoder(str)
+
+
+class Packed(NamedTuple):
+    """A reservation, or the shard's part of one, as its last operation left it; ``at_ms`` is when."""
+
+    at_ms: int
+    body: bytes
+
+    @property
+    def reservation(self) -> Reservation:
+        return _RESERVATIONS.decode(self.body)
+
+
+@dataclass
+class Fold:
+    """What one shard keeps after the entries taken so far, which begin with an epoch.
+
+    A reservation is kept packed; one that has ended is forgotten, with its operations, when it could not be read any
+    more, and so is a count. A part of one over several shards waits for the others: ``siblings`` are the folds of all
+    shards, which must be taken forward side by side.
+    """
+
+    at_ms: int = 0
+    positions: dict[At, Position] = field(default_factory=dict)
+    locations: dict[str, Location] = field(default_factory=dict)
+    reservations: dict[str, Packed] = field(default_factory=dict)
+    operations: dict[str, KeptOperation] = field(default_factory=dict)
+    """The records of the operations on reservations, by the operation's id."""
+    hashes: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """What no operation tells of, packed, by key and field: the windows of events."""
+    counts: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """When each count was taken, and its fingerprint, by key; in the order of time."""
+    siblings: "list[Fold]" = field(default_factory=list)
+    _ended: dict[str, int] = field(default_factory=dict)
+
+    def take(self, entry: JournalEntry) -> None:
+        """Goes on by one entry."""
+        self.at_ms = max(self.at_ms, entry.at_ms)
+        for operation in entry.operations:
+            self._take_operation(operation)
+        for after in entry.positions:
+            self.positions[At(after.sku, after.location)] = after.position
+        for key in entry.keys:
+            if key.key.startswith(COUNT):
+                self.counts.pop(key.key, None)
+                self.counts[key.key] = entry.at_ms, _TEXTS.decode(key.fields[""])
+                continue
+            fields = self.hashes.setdefault(key.key, {})
+            fields.update((name, bytes(value)) for name, value in key.fields.items())
+            for name in key.gone:
+                fields.pop(name, None)
+        self._forget()
+
+    def _take_operation(self, operation: JournalOperation) -> None:
+        subject = operation.subject
+        if operation.verb in _AFTER:
+            self._take_reservation(subject, bytes(operation.body))
+            if operation.verb in CHANGES:
+                self._remember(operation, operation.verb)
+        elif operation.verb == "drop":
+            self.drop(subject)
+        elif operation.verb in ("put_location", "restore_location"):
+            self.locations[subject] = _LOCATIONS.decode(operation.body)
+        elif operation.verb == "restore_operation":
+            self._remember(operation, _TEXTS.decode(operation.body))
+
+    def _take_reservation(self, id_: str, body: bytes) -> None:
+        packed = self.reservations[id_] = Packed(self.at_ms, body)
+        self._ended.pop(id_, None)
+        reservation = packed.reservation
+        if not is_live(reservation):
+            self._ended[id_] = self.at_ms
+
+    def _remember(self, operation: JournalOperation, verb: str) -> None:
+        id_ = operation.operation_id
+        self.operations[id_] = KeptOperation(id_, verb, operation.client, operation.fingerprint)
+
+    def _forget(self) -> None:
+        """Forgets what cannot be read any more."""
+        for id_ in _older(self._ended.items(), self.at_ms - READABLE_MS):
+            del self._ended[id_]
+            parts = [fold for fold in self.siblings or [self] if id_ in fold.reservations]
+            # The part that ends last comes by here once more.
+            if not any(fold.is_awaited(id_) for fold in parts):
+                for fold in parts:
+                    fold.drop(id_)
+        for key in _older(((key, taken_ms) for key, (taken_ms, _) in self.counts.items()), self.at_ms - COUNT_KEPT_MS):
+            del self.counts[key]
+
+    def is_awaited(self, id_: str) -> bool:
+        """Whether the part is live, or ended less than a day ago."""
+        return id_ in self._ended or is_live(self.reservations[id_].reservation)
+
+    def drop(self, id_: str) -> None:
+        self._ended.pop(id_, None)
+        packed = self.reservations.pop(id_, None)
+        for operation in packed.reservation.operations if packed else ():
+            self.operations.pop(operation, None)
+
+    def claims(self) -> dict[At, Counter[str]]:
+        """The units of every position that reservations claim, by state: what the positions must say, too."""
+        claimed: dict[At, Counter[str]] = {}
+        for packed in self.reservations.values():
+            for line in packed.reservation.lines:
+                units = Counter(held=line.held, committed=line.committed, picked=line.picked)
+                if +units:
+                    claimed.setdefault(At(line.sku, line.location), Counter()).update(+units)
+        return claimed
+
+
+async def fold_epoch(
+    journal: Journal, epoch: int, shards: int, progress: Callable[[int], None] = lambda _entries: None
+) -> list[Fold]:
+    """What each shard keeps at the end of an epoch; ``progress`` is told how many entries were taken.
+
+    Shards go forward side by side in time. Raises ``Unreadable`` at an entry that cannot be decoded, or one of the
+    journal's ``FAILED``.
+    """
+    folds = [Fold() for _ in range(shards)]
+    for fold in folds:
+        fold.siblings = folds
+    sources = [journal.entries(shard, after=Place(epoch, 0)) for shard in range(shards)]
+    ahead = [
+        (entry.at_ms, shard, entry) for shard, source in enumerate(sources) if (entry := await _next(source, epoch))
+    ]
+    heapq.heapify(ahead)
+    taken = 0
+    while ahead:
+        _, shard, entry = ahead[0]
+        folds[shard].take(entry)
+        taken += 1
+        following = await _next(sources[shard], epoch)
+        if following:
+            heapq.heapreplace(ahead, (following.at_ms, shard, following))
+        else:
+            heapq.heappop(ahead)
+        if taken % PROGRESS_ENTRIES == 0:
+            progress(taken)
+    progress(taken)
+    return folds
+
+
+async def _next(source: AsyncIterator[JournalEntry], epoch: int) -> JournalEntry | None:
+    """The next entry of the epoch."""
+    entry = await anext(source, None)
+    return entry if entry is not None and entry.epoch == epoch else None
+
+
+def is_live(reservation: Reservation) -> bool:
+    """Whether any unit of it is held, committed or picked."""
+    return any(line.held or line.committed or line.picked for line in reservation.lines)
+
+
+def _older(things: Iterable[tuple[str, int]], before_ms: int) -> list[str]:
+    """Those of things in the order of time that are from ``before_ms`` or earlier."""
+    found = []
+    for name, at_ms in things:
+        if at_ms > before_ms:
+            break
+        found.append(name)
+    return found
