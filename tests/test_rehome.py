@@ -294,7 +294,7 @@ async def test_windows_that_were_folded_and_parts_that_were_dropped_fold_too(sho
     line = m.PartLine(1, "A", "S1", 5, 5)
     prepared, dropped = await shops.direct(
         shard,
-        m.Prepare("dropped", "call:a", "web", "token", [line], [0, shard], None, None),
+        m.Prepare("dropped", "call:a", "web", "token", [line], [0, shard], None, None, m.TIME_MS_MAX),
         m.Drop("dropped", "token"),
     )
     assert (type(prepared), type(dropped)) == (m.Done, m.Finished)
