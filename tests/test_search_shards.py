@@ -15,7 +15,6 @@ from availability.settings import Settings
 from ledger import Filters
 from ledger import messages as m
 from ledger.coalescer import Coalescer
-from ledger.errors import Unknown
 from ledger.journal.index import Index
 from ledger.keys import shard_of
 
@@ -195,6 +194,10 @@ async def test_two_indexers_at_once_do_not_miss_each_others_part(
     assert [id_] == await searched.ids()
 
 
+class Died(BaseException):
+    """The coordinator is gone, and sees to nothing any more."""
+
+
 async def test_a_claim_that_did_not_become_a_hold_is_never_found(
     searched: Searched, postgres: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,7 +217,7 @@ async def test_a_claim_that_did_not_become_a_hold_is_never_found(
         if isinstance(operation, m.Seal):
             seals_left -= 1
             if seals_left < 0:
-                raise Unknown("the coordinator died")
+                raise Died
         return submit(self, operation)
 
     # The keeper comes when the claims that were not sealed have ended, or when the sealed ones would have as well.
@@ -223,7 +226,7 @@ async def test_a_claim_that_did_not_become_a_hold_is_never_found(
         seals_left = seals
         with monkeypatch.context() as patched:
             patched.setattr(Coalescer, "submit", dies_at_a_seal)
-            with pytest.raises(Unknown):
+            with pytest.raises(Died):
                 await shop.hold(*BASKET, key="again")
         await searched.journal()
         assert await searched.ids() == []
