@@ -28,6 +28,8 @@ BECOMES = {
 """The state that they go to."""
 STATES = ("held", "committed", "picked", "shipped", "released", "expired", "cancelled", "returned")
 LIVE = ("held", "committed", "picked")
+OPERATIONS_MAX = 200
+"""Operations on one reservation: its record names them all."""
 
 
 class Place(NamedTuple):
@@ -180,19 +182,21 @@ class Claim:
         """The units that any verb but ``move`` takes, or why it takes none."""
         verb = verb_of(change)
         if TAKES[verb] == ("held",) and not self.units("held"):
-            if isinstance(change, m.Commit) and change.reacquire and self.can_reacquire():
+            if isinstance(change, m.Commit) and change.reacquire and self.units("expired"):
                 return self.units_to_take(change.lines, ("expired",)) or self.wrong_state()
             return self.nothing_to_take()
         lines = None if isinstance(change, m.Extend | m.Move) else change.lines
         return self.units_to_take(lines, TAKES[verb]) or self.wrong_state()
 
-    def can_reacquire(self) -> bool:
-        """Whether the hold has ended by its deadline, whole, so that its units may be claimed anew."""
-        return not self.is_live and self.units("expired") > 0
-
     def nothing_to_take(self) -> m.WrongState | m.ReservationExpired:
         """What a verb says when it found no unit that it takes."""
-        return m.ReservationExpired(self.expires_at_ms) if self.can_reacquire() else self.wrong_state()
+        has_expired = not self.is_live and self.units("expired") > 0
+        return m.ReservationExpired(self.expires_at_ms) if has_expired else self.wrong_state()
+
+    def may_operate(self, change: m.Change) -> bool:
+        """Whether one more operation is taken: at the limit, only one that takes all that it can, so an end is near."""
+        takes_all = not isinstance(change, m.Extend | m.Move) and change.lines is None
+        return takes_all or len(self.operations) < OPERATIONS_MAX
 
     def wrong_state(self) -> m.WrongState:
         """What the reservation is, and which verbs it would take."""

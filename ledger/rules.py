@@ -12,14 +12,12 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from ledger import messages as m
-from ledger.claims import BECOMES, Claim, Line, Place, Taken, verb_of
+from ledger.claims import BECOMES, OPERATIONS_MAX, Claim, Line, Place, Taken, verb_of
 from ledger.convergence import BUCKETS, OURS, History, Views
 from ledger.planning import Part, plan_of, stock_status, unknown_in
 from ledger.state import State
 
 DAY_MS = 24 * 3_600_000
-OPERATIONS_MAX = 200
-"""Operations on one reservation: its record names them all."""
 
 
 @dataclass
@@ -277,7 +275,7 @@ class Rules:
         claim = self._claim_of(operation.reservation, operation.client)
         if claim is None:
             return m.NotFound()
-        if len(claim.operations) >= OPERATIONS_MAX:
+        if not claim.may_operate(operation):
             return m.OperationsLimit(OPERATIONS_MAX)
         refusal = self._change(claim, operation)
         if refusal is not None:
@@ -323,7 +321,9 @@ class Rules:
                 short.append(self._short_line(index + 1, place, quantity, left))
             else:
                 needed[place] += quantity
-        return m.Insufficient(short) if short else self._over_limit(claim.client, 0)
+        if short:
+            return m.Insufficient(short)
+        return None if claim.is_live else self._over_limit(claim.client, 0)
 
     def _short_line(self, number: int, place: Place, wanted: int, left: int) -> m.ShortLine:
         return m.ShortLine(number, *place, wanted, left, stock_status(self, left, self.position(place).held))

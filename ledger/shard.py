@@ -47,6 +47,8 @@ REFUSALS = (ReadOnlyError, NoPermissionError, MasterDownError, ClusterDownError,
 REFUSAL_WORDS = ("EPOCH", "SHARDS", "MISCONF", "BUSY", "NOREPLICAS", "UNKILLABLE")
 """How a server says that it did not run the script at all; redis-py strips the code of the errors that it knows."""
 REFUSAL_OF_OLD_MIGRATION = "the shard's slot is being moved key by key: nothing is decided before that has ended"
+TRY_AGAIN_S = 0.1
+"""After a server that did not answer. Callers are refused at once meanwhile."""
 MOVES_MAX = 5
 """Servers that one call follows the shard to, when each names another."""
 FREEING = (
@@ -113,6 +115,7 @@ class Shard:
         self._refusal = refusal
         self._first = first
         self._turn = asyncio.Lock()
+        self._try_again_s = 0.0
         self._run = ""
         self._moves = 0
         self._connection: AbstractConnection | None = None
@@ -272,7 +275,15 @@ class Shard:
 
     async def _connected(self) -> AbstractConnection:
         if self._connection is None:
-            url = await self._placement.url()
+            if time.monotonic() < self._try_again_s:
+                raise Unavailable(self.reasons[0])
+            self._try_again_s = 0.0
+            try:
+                url = await self._placement.url()
+            except (RedisError, OSError, TimeoutError):
+                # Who waited for his turn meanwhile is told so, and does not wait for as long again.
+                self._try_again_s = time.monotonic() + TRY_AGAIN_S
+                raise
             async with asyncio.timeout(self._limits.timeout_ms / 1000):
                 connection = connection_to(url, PROCESS)
                 try:

@@ -22,12 +22,11 @@ import msgspec
 from msgspec.structs import replace
 
 from ledger import messages as m
-from ledger.claims import TAKES, Claim, Place, verb_of
+from ledger.claims import OPERATIONS_MAX, TAKES, Claim, Place, verb_of
 from ledger.coalescer import Coalescer
 from ledger.errors import LedgerError, Overloaded, Unavailable, Unknown
 from ledger.keys import shard_of
 from ledger.planning import Plan, plan_of, unknown_in
-from ledger.rules import OPERATIONS_MAX
 
 ATTEMPT_S = 2.0
 """How long an operation waits for another attempt at it to end; a lock or a pin outlives that (``spanning.lua``)."""
@@ -408,7 +407,7 @@ class Spanning:
         self, change: m.Change, whole: Claim, sight: Sight, token: str
     ) -> tuple[dict[int, m.Reservation], m.CommitOutcome | m.MoveOutcome | None]:
         """The parts, ready for the change, or why it must not be."""
-        if len(whole.operations) >= OPERATIONS_MAX:
+        if not whole.may_operate(change):
             return sight.parts, m.OperationsLimit(OPERATIONS_MAX)
         if isinstance(change, m.Move):
             return await self._move(change, whole, sight, token)

@@ -72,8 +72,9 @@ async def test_another_clients_are_not_there_and_the_scope_is_asked_for(world: W
     await world.hold()
 
     assert (await search(world, token=world.token_for("app")))["reservations"] == []
-    assert len((await search(world, token=world.token_for("web", "reservations:read")))["reservations"]) == 1
-    for scope in ("reservations:write", "atp:read", "stock:write", ""):
+    for scope in ("reservations:read", "reservations:write"):
+        assert len((await search(world, token=world.token_for("web", scope)))["reservations"]) == 1
+    for scope in ("atp:read", "stock:write", ""):
         answer = await world.call("GET", "/v1/reservations", token=world.token_for("web", scope))
         assert (answer.status_code, answer.json()["type"]) == (403, "/problems/forbidden")
 

@@ -466,3 +466,18 @@ async def test_what_cannot_be_given_back_says_what_is_and_what_is_allowed(
     told = await getattr(shop, tried)(held.id, *lines)
     assert told == answer
     assert (await shop.found(held.id), await numbers(shop)) == (now, stock)
+
+
+async def test_expired_units_are_reacquired_beside_units_that_live(shop: Shop) -> None:
+    """P5: part was bought in time, part ran out, and what is still there can be claimed anew, part by part."""
+    await shop.stock("A", 10)
+    held = await shop.hold(("A", 6), ttl_ms=1_000)
+    await shop.commit(held.id, (1, 2))
+    await shop.release(held.id, (1, 1))
+    shop.clock.now_ms += 1_000
+    first = await shop.commit(held.id, (1, 2), reacquire=True)
+    assert counts(first.reservation.lines[0]) == {"committed": 4, "released": 1, "expired": 1}
+    second = await shop.commit(held.id, reacquire=True)
+    assert counts(second.reservation.lines[0]) == {"committed": 5, "released": 1}
+    assert isinstance(await shop.commit(held.id, reacquire=True), m.WrongState)
+    assert (await shop.position("A")).committed == 5

@@ -239,6 +239,9 @@ async def test_a_reservation_has_a_limit_of_operations(shop: Shop) -> None:
         await shop.extend(held.id, 60_000)
 
     assert await shop.extend(held.id, 60_000) == m.OperationsLimit(200)
+    assert await shop.commit(held.id, (1, 1)) == m.OperationsLimit(200)
+    for ends in (shop.commit, shop.pick, shop.ship, shop.give_back):
+        assert isinstance(await ends(held.id), m.Done), "what takes all goes on: every unit comes to its end"
 
 
 async def test_operations_on_a_reacquired_reservation_live_on_with_it(shop: Shop, client: Redis) -> None:

@@ -97,6 +97,11 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         return f"{self.method} {self.path}"
 
     @property
+    def only_looks(self) -> bool:
+        """Whether it changes nothing, so that there is nothing to be unknown about."""
+        return self.method == "GET" or self.scopes == ("atp:read",)
+
+    @property
     def public(self) -> bool:
         """Whether it needs no token."""
         return self.scopes == (PUBLIC,)
@@ -161,7 +166,7 @@ async def settled(endpoint_: Endpoint, answering: Awaitable[Answer]) -> Answer:
     try:
         return await answering
     except LedgerError as error:
-        return failure(error, keyed=endpoint_.keyed)
+        return failure(error, keyed=endpoint_.keyed, only_looks=endpoint_.only_looks)
     except Exception:
         log.exception("%s failed", endpoint_.name)
         advice = "GET /v1/operations/{key} tells whether it was done" if endpoint_.keyed else "the cause is in the log"

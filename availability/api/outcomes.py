@@ -120,8 +120,13 @@ def refusal(outcome: object, fingerprint: str = "") -> Answer:
     return problem(name, detail, members)
 
 
-def failure(error: ledger.LedgerError, *, keyed: bool) -> Answer:
-    """The problem for a ledger that gave no answer; ``keyed`` when the request had an Idempotency-Key."""
+def failure(error: ledger.LedgerError, *, keyed: bool, only_looks: bool = False) -> Answer:
+    """The problem for a ledger that gave no answer.
+
+    ``keyed`` when the request had an Idempotency-Key, ``only_looks`` when it would have changed nothing.
+    """
+    if only_looks and isinstance(error, Unknown):
+        error = Unavailable(error.detail)
     name = ANSWERS[type(error)].name
     assert name is not None
     if isinstance(error, Overloaded):

@@ -34,6 +34,7 @@ class ReservationsJson(Struct, frozen=True):
     "GET",
     "/v1/reservations",
     "reservations:read",
+    "reservations:write",
     summary="This client's reservations, newest first. Those that fit every filter that is given; `sku` and `location` "
     "together mean one line with both. It is read from the journal, which is a little behind the ledger: `journal` "
     "tells until when everything is in the answer. So a hold whose time is over may still be shown as `held`, until "

@@ -21,7 +21,7 @@ local function reacquire(reservation, taken, state, movements)
     end
   end
   if #short > 0 then return more_due and BUSY or '\146' .. encode('insufficient', short) end
-  local refused = over_limit(reservation.client, 1, 0)
+  local refused = not is_live(reservation) and over_limit(reservation.client, 1, 0)
   if refused then return refused end
   for _, part in ipairs(taken) do move_units(part[1], EXPIRED, state, part[3], 'reacquire', movements) end
   reservation.revived = true   -- the records of its operations must live on with it

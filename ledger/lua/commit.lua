@@ -10,7 +10,7 @@ verbs.commit = function(op)
       local span = reservation.span
       local reason = span and span[RECLAIMED] and 'reacquire' or 'commit'
       for _, part in ipairs(taken) do move_units(part[1], HELD, COMMITTED, part[3], reason, movements) end
-    elseif wants_reacquire and not is_live(reservation) and units(reservation, EXPIRED) > 0 then
+    elseif wants_reacquire and units(reservation, EXPIRED) > 0 then
       if is_backlog_full() then return JOURNAL_FULL end
       local taken = units_to_take(reservation, lines, {EXPIRED})
       if not taken then return wrong_state(reservation) end

@@ -467,6 +467,9 @@ local function answered_before(id, fingerprint)
   return reservation and done(true, reservation) or NOT_FOUND
 end
 
+-- Where the verbs that can take a part have it.
+local LINES_AT = {commit = 8, release = 6, pick = 6, ship = 6, cancel = 6, ['return'] = 6}
+
 -- Runs one verb on a reservation: replay, ownership, the verb's own rule, then the record of the operation.
 -- `apply(reservation, movements)` makes the change and returns nil, or changes nothing and returns a refusal.
 -- `stamp(reservation)` sets what every part of a reservation over several shards has of it.
@@ -476,7 +479,10 @@ local function operate(verb, op, apply, stamp)
   if before then return before end
   local reservation = reservation_of(target, client)
   if not reservation then return NOT_FOUND end
-  if #reservation.operations >= OPERATIONS_MAX then
+  -- At the limit only what takes all that it can goes on, so that every unit can still come to its end.
+  local lines_at = LINES_AT[verb]
+  local takes_all = lines_at and op[lines_at] == nil
+  if #reservation.operations >= OPERATIONS_MAX and not takes_all and not reservation.span then
     return '\146' .. encode('operations-limit', OPERATIONS_MAX)
   end
   local span, movements = reservation.span, {}
