@@ -378,7 +378,7 @@ async def test_a_claim_made_again_is_made_once_and_goes_on_like_any_other(shop: 
     reservation = await expired(shop, ("A", 4))
     await shop.commit(reservation, (1, 3), reacquire=True, key="again")
     assert (await shop.commit(reservation, (1, 3), reacquire=True, key="again")).replayed
-    refused = await shop.commit(reservation, reacquire=True)
+    refused = await shop.commit(reservation)
     assert refused == m.WrongState("committed", ["pick", "ship", "cancel", "move"])
 
     await shop.cancel(reservation, (1, 1))
