@@ -1,8 +1,11 @@
 """What a reservation's units may do: the rules of the verbs that need nothing but the reservation itself."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
+
+from msgspec.structs import replace
 
 from ledger import messages as m
 
@@ -207,3 +210,12 @@ class Claim:
 def verb_of(change: m.Verb) -> str:
     """The name of the operation, as DESIGN 2 has it."""
     return type(change).__name__.lower()
+
+
+def merged(parts: Mapping[int, m.Reservation]) -> m.Reservation:
+    """The whole reservation, its lines in their order; the receipt is that of the first shard."""
+    first = parts[min(parts)]
+    if first.span is None:
+        return first
+    lines = {number: line for part in parts.values() for number, line in zip(part.numbers, part.lines, strict=True)}
+    return replace(first, lines=[lines[number] for number in sorted(lines)], span=None)

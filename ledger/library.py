@@ -11,7 +11,10 @@ from typing import NamedTuple
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
-_SHARED = ("prelude", "claiming", "stock", "locations", "spanning")
+_SHARED = (
+    *("prelude", "positions", "reservations", "changes", "overdue", "answers", "operating", "call"),
+    *("claiming", "stock", "locations", "spanning"),
+)
 _STOCK = ("window", "reports", "folding", "authority", "convergence")
 _ENDING = ("overcommitted", "flush")
 _LAST = ("ending", "batch")

@@ -8,10 +8,9 @@ import msgspec
 from msgspec.structs import replace
 
 from ledger import messages as m
-from ledger.claims import Place
+from ledger.claims import Place, merged
 from ledger.journal.fold import COUNT, Fold, is_live
 from ledger.keys import shard_of, unescaped
-from ledger.spanning import merged
 
 RESERVATIONS_IN_PORTION = 200
 POSITIONS_IN_PORTION = 500

@@ -22,7 +22,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ledger import messages as m
-from ledger.claims import OPERATIONS_MAX, TAKES, Claim, Place, verb_of
+from ledger.claims import OPERATIONS_MAX, TAKES, Claim, Place, merged, verb_of
 from ledger.coalescer import Coalescer
 from ledger.errors import LedgerError, Overloaded, Unavailable, Unknown
 from ledger.keys import shard_of
@@ -106,15 +106,6 @@ class Shelf:
     def left(self, place: Place) -> int:
         at = self._at.get(place)
         return at.left if at else 0
-
-
-def merged(parts: Mapping[int, m.Reservation]) -> m.Reservation:
-    """The whole reservation, its lines in their order; the receipt is that of the first shard."""
-    first = parts[min(parts)]
-    if first.span is None:
-        return first
-    lines = {number: line for part in parts.values() for number, line in zip(part.numbers, part.lines, strict=True)}
-    return replace(first, lines=[lines[number] for number in sorted(lines)], span=None)
 
 
 class Spanning:

@@ -86,6 +86,13 @@ def data_folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.fixture(params=["rules", "server"])
+def server_url(request: pytest.FixtureRequest) -> str | None:
+    """Where the ledger is, or None for the plain rules."""
+    url: str | None = request.getfixturevalue("valkey_url") if request.param == "server" else None
+    return url
+
+
 @pytest.fixture(params=["rules", "server", "cluster"])
 def made(request: pytest.FixtureRequest) -> Made:
     """How the ledger is made: the plain rules, one shard on one server, or four on a cluster of three."""

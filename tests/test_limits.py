@@ -25,13 +25,6 @@ pytestmark = pytest.mark.anyio
 OpenShop = Callable[..., Awaitable[Shop]]
 
 
-@pytest.fixture(params=["rules", "server"])
-def server_url(request: pytest.FixtureRequest) -> str | None:
-    """Where the ledger is, or None for the plain rules."""
-    url: str | None = request.getfixturevalue("valkey_url") if request.param == "server" else None
-    return url
-
-
 @pytest.fixture
 async def open_shop(server_url: str | None) -> AsyncIterator[OpenShop]:
     """Opens a shop whose clients have at most so much, with 100 of A and of B."""

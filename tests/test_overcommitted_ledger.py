@@ -18,13 +18,6 @@ pytestmark = pytest.mark.anyio
 AT_S1 = ("A", "S1")
 
 
-@pytest.fixture(params=["rules", "server"])
-def server_url(request: pytest.FixtureRequest) -> str | None:
-    """Where the ledger is, or None for the plain rules."""
-    url: str | None = request.getfixturevalue("valkey_url") if request.param == "server" else None
-    return url
-
-
 @pytest.fixture
 async def shop(server_url: str | None) -> AsyncIterator[Shop]:
     """A shop with two open locations, whose books balance at the end."""

@@ -22,13 +22,6 @@ pytestmark = pytest.mark.anyio
 NOT_BELIEVED = ("quarantined", "not-authoritative")
 
 
-@pytest.fixture(params=["rules", "server"])
-def server_url(request: pytest.FixtureRequest) -> str | None:
-    """Where the ledger is, or None for the plain rules."""
-    url: str | None = request.getfixturevalue("valkey_url") if request.param == "server" else None
-    return url
-
-
 @pytest.fixture
 async def shop(server_url: str | None) -> AsyncIterator[Shop]:
     """A shop with one location, S1, that believes the WMS. In the end the books balance."""

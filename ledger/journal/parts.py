@@ -9,9 +9,9 @@ from typing import NamedTuple
 import asyncpg
 import msgspec
 
+from ledger.claims import merged
 from ledger.journal.records import Place
 from ledger.messages import JournalOperation, Reservation
-from ledger.spanning import merged
 
 PARTS_LOCK = 0x7061_7274
 """The advisory lock under which parts are stored ("part"): two indexers that store the last two parts of a reservation

@@ -1,0 +1,75 @@
+-- Positions and locations as the call has them so far: each is read once.
+
+local function sku_of(name)
+  local sku = skus[name]
+  if not sku then
+    sku = {name = name, key = prefix .. 'sku:' .. escaped(name), positions = {}}
+    skus[name] = sku
+  end
+  return sku
+end
+
+-- `soonest_ms` is a time not later than the first deadline at the position, 0 when there is none: what is not overdue
+-- need not be looked for. It is the only field that Python does not read.
+local function cache_position(sku, location, packed)
+  local place, waiting = escaped(sku.name) .. ':' .. escaped(location), 0
+  -- Safety stock that was put before the first count waits for it under a key of its own.
+  if not packed then
+    local packed_waiting = call('HGET', prefix .. 'safety_stock', place)
+    waiting = packed_waiting and decode(packed_waiting) or 0
+  end
+  local n = packed and decode(packed) or {0, 0, 0, 0, waiting, 0, 0, 0, 0, 0}
+  local position = {
+    sku = sku, location = location, exists = packed ~= nil, place = place, waiting_written = waiting,
+    on_hand_before = n[1], claims_before = n[2] + n[3] + n[4],
+    on_hand = n[1], held = n[2], committed = n[3], picked = n[4], safety_stock = n[5], damaged = n[6],
+    quality_hold = n[7], in_transit = n[8], as_of_ms = n[9], soonest_ms = n[10], soonest_written_ms = n[10],
+  }
+  sku.positions[location] = position
+  if packed then sku.known = true end
+  return position
+end
+
+-- The position as the call has left it so far; `exists` is false where the SKU was never counted.
+local function position_at(sku_name, location)
+  local sku = sku_of(sku_name)
+  return sku.positions[location] or cache_position(sku, location, call('HGET', sku.key, location) or nil)
+end
+
+-- Every position of a SKU, by location.
+local function positions_of(sku_name)
+  local sku = sku_of(sku_name)
+  if not sku.complete then
+    local flat = call('HGETALL', sku.key)
+    for i = 1, #flat, 2 do
+      if not sku.positions[flat[i]] then cache_position(sku, flat[i], flat[i + 1]) end
+    end
+    sku.complete, sku.known = true, sku.known or #flat > 0
+  end
+  return sku.positions
+end
+
+local function is_known(sku_name)
+  local sku = sku_of(sku_name)
+  if sku.known == nil then sku.known = call('EXISTS', sku.key) == 1 end
+  return sku.known
+end
+
+local function available(position)
+  return position.on_hand - position.held - position.committed - position.picked - position.safety_stock
+end
+
+local function encode_position(p)
+  return '\154' .. encode(p.on_hand, p.held, p.committed, p.picked, p.safety_stock, p.damaged, p.quality_hold,
+    p.in_transit, p.as_of_ms, p.soonest_ms)
+end
+
+local function location_of(id)
+  local place = places[id]
+  if place == nil then
+    local packed = call('HGET', prefix .. 'locations', id)
+    place = packed and decode(packed) or false
+    places[id] = place
+  end
+  return place
+end
