@@ -11,6 +11,8 @@ from ledger.journal.stream import STREAM_FAILED, JournalStream, StreamStatus
 from ledger.journal.writer import Fenced, JournalWriter, Written
 
 CHORES_EVERY_S = 1.0
+CHORES_END_S = 1.0
+"""How long those under way are waited for at the end."""
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
 
 logger = logging.getLogger(__name__)
@@ -62,7 +64,8 @@ class Follower:
             return
         stream = JournalStream(self.redis_url, self.shard)
         stream.rewind(writer.cursor.place)
-        chores = asyncio.create_task(self._chores(writer))
+        ended = asyncio.Event()
+        chores = asyncio.create_task(self._chores(writer, ended))
         try:
             while not self._stopping.is_set():
                 if chores.done():
@@ -70,18 +73,21 @@ class Follower:
                 if entries := await stream.read():
                     self.observer.written(self.shard, await writer.write(entries))
         finally:
+            ended.set()
+            # A connection that is cancelled while it is made would be left open.
+            await asyncio.wait((chores,), timeout=CHORES_END_S)
             chores.cancel()
             with contextlib.suppress(asyncio.CancelledError, *FAILED, *STREAM_FAILED):
                 await chores
             await stream.close()
             await writer.close()
 
-    async def _chores(self, writer: JournalWriter) -> None:
-        """Trim behind what is committed, and say how far behind the stream the journal is."""
+    async def _chores(self, writer: JournalWriter, ended: asyncio.Event) -> None:
+        """Trim behind what is committed, and say how far behind the stream the journal is, until ``ended``."""
         stream = JournalStream(self.redis_url, self.shard)
         connection = await connect(self.postgres_url)
         try:
-            while True:
+            while not ended.is_set():
                 await stream.trim(writer.cursor.place)
                 checked_at_ms = now_ms()
                 status = await stream.status(writer.cursor.place)
@@ -93,7 +99,8 @@ class Follower:
                     " set backlog_entries = $2, lag_ms = $3, ledger_behind = $4, checked_at_ms = $5",
                     *(self.shard, status.backlog_entries, status.lag_ms, status.ledger_behind, checked_at_ms),
                 )
-                await asyncio.sleep(CHORES_EVERY_S)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), CHORES_EVERY_S)
         finally:
             connection.terminate()
             await stream.close()
