@@ -87,6 +87,8 @@ class World:
         """What the keeper does in ten seconds; it may have been away at first, or the client may ask again first."""
         if came.startswith("late"):
             self.clock.now_ms += 7_000
+            for sku in SKUS:
+                await self.shop.position(sku)  # a decision there ends what is overdue, before the keeper sees it
         for _ in range(SETTLED_AFTER_MS // 1_000):
             self.clock.now_ms += 1_000
             await self.ledger.expire(m.Expire())
