@@ -377,8 +377,8 @@ async def test_a_coordinator_killed_at_any_step_of_a_hold_blocks_nothing(
             await _retry(_hold(world.shop, ""))
         await world.let_it_settle(keeper)
 
-        reservation = await world.reservation()
         held = [(await world.shop.position(sku)).held for sku in SKUS]
+        reservation = await world.reservation()
         assert held == ([0, 0, 0] if reservation is None else [1, 2, 3]), f"killed before step {steps}"
         assert reservation is None or quantities(reservation, "held") == [1, 2, 3]
         assert died or reservation is not None
