@@ -101,6 +101,12 @@ class World:
         for shard in range(SHARDS):
             assert_books_balance(self.redis, shard)
 
+    def deadlines(self) -> set[float]:
+        """When the parts of holds end, on all shards."""
+        keys: list[Any] = list(self.redis.scan_iter("*:held:*"))
+        entries: list[Any] = [entry for key in keys for entry in self.redis.zrange(key, 0, -1, withscores=True)]
+        return {score for _, score in entries}
+
     def unfinished(self) -> list[str]:
         """What the keeper has still to look at."""
         return [key.decode() for key in self.redis.scan_iter("*:spanning")]
@@ -461,6 +467,7 @@ async def test_a_coordinator_killed_at_any_step_of_a_partial_change_leaves_all_o
         whole = (await act(world.shop, done.id)).reservation
         assert seen(left) in (seen(before), seen(whole)), f"killed before step {steps}"
         assert seen(whole) != seen(before)
+        assert len(world.deadlines()) <= 1, "each part ends when the others do"
         assert states(left) <= {"held", "committed", "shipped"}
         world.assert_books_balance()
         await world.start_again()
