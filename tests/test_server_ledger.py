@@ -317,6 +317,10 @@ async def test_a_full_queue_refuses_at_once(valkey_url: str) -> None:
     await ledger.close()
 
 
+async def _is_ready(ledger: Ledger) -> bool:
+    return (await ledger.check()).ready
+
+
 async def test_kill_9_loses_no_acknowledged_hold_and_doubles_none(
     valkey_server: RunningServer, valkey_url: str
 ) -> None:
@@ -352,9 +356,15 @@ async def test_kill_9_loses_no_acknowledged_hold_and_doubles_none(
         await valkey_server.restart()
     stop.set()
     await asyncio.gather(*buyers)
+    await wait_until(functools.partial(_is_ready, ledger))
 
-    assert all([isinstance(await ledger.find(m.Find(id_, "web")), m.Found) for id_ in acknowledged])
-    settled = {shop.key(key) for key in unknown if isinstance(await ledger.find(m.Find(shop.key(key), "web")), m.Found)}
+    async def is_there(id_: str) -> bool:
+        return isinstance(await ledger.find(m.Find(id_, "web")), m.Found)
+
+    ids = sorted(acknowledged)
+    for start in range(0, len(ids), 1_000):
+        assert all(await asyncio.gather(*map(is_there, ids[start : start + 1_000])))
+    settled = {shop.key(key) for key in unknown if await is_there(shop.key(key))}
     assert (await shop.position("A")).held == len(acknowledged | settled)
     with Redis.from_url(valkey_url) as client:
         assert_books_balance(client)
