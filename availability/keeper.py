@@ -1,7 +1,8 @@
-"""Owns the process ``keeper``: ends overdue holds when nobody asks for their units.
+"""Owns the process ``keeper``: ends overdue holds when nobody asks for their units, and what was left half done.
 
 Expiry itself needs no keeper: overdue units are free in the next decision. The keeper makes it visible (reservations,
-events, journal) when there is no next decision.
+events, journal) when there is no next decision. What a coordinator of several shards left behind when it died is
+finished by the same call (``Ledger.expire``): the ten seconds that it may block units for rest on the keeper.
 """
 
 import asyncio
@@ -51,7 +52,7 @@ async def expire_until(
             expired = await ledger.expire(Expire())
         except LedgerError as error:
             pause_s = min(BACKOFF_MAX_S, 2 * pause_s)
-            logger.warning("holds cannot be expired, next try in %.0f s: %s", pause_s, error)
+            logger.warning("holds cannot be expired, or operations finished, next try in %.0f s: %s", pause_s, error)
         else:
             count(expired.reservations)
             if expired.more:

@@ -7,6 +7,7 @@ asyncio with uvloop, as the processes do. A fixture that is used by async tests 
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from cluster import Cluster, valkey_cluster
 from ledgers import Clock, Shop
@@ -78,6 +79,14 @@ def postgres_url(postgres_server: RunningServer) -> Iterator[str]:
     """A new, empty database."""
     with fresh_database(postgres_server.url) as url:
         yield url
+
+
+@pytest.fixture
+async def database(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to the test's database."""
+    connection = await asyncpg.connect(postgres_url)
+    yield connection
+    await connection.close()
 
 
 @pytest.fixture

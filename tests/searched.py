@@ -1,9 +1,10 @@
 """Owns a ledger with its journal and the search in it, for tests that say when each of them is brought up to date."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 from ledgers import Clock, Shop
 
 from ledger import Filters, FoundReservation, JournalWriter, Ledger, Reservations, migrate
@@ -97,3 +98,11 @@ async def stocked(valkey_url: str, postgres_url: str, *, shards: int = 1) -> Asy
             await made.shop.stock(sku, 1_000, location)
     yield made
     await made.close()
+
+
+async def contents(database: asyncpg.Connection, tables: Iterable[str]) -> list[list[dict[str, Any]]]:
+    """All rows of these tables, in order."""
+    return [
+        sorted((dict(row) for row in await database.fetch(f"select * from availability.{table}")), key=repr)  # noqa: S608
+        for table in tables
+    ]

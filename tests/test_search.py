@@ -11,7 +11,7 @@ import pytest
 from api_world import World
 from journal_entries import AT_MS, encoded, entry, operation, reservation
 from ledgers import START_MS
-from searched import Searched, stocked
+from searched import Searched, contents, stocked
 from waiting import wait_until
 
 from ledger import Filters, JournalWriter
@@ -31,21 +31,6 @@ async def searched(valkey_url: str, postgres_url: str) -> AsyncIterator[Searched
     """A ledger of one shard."""
     async with stocked(valkey_url, postgres_url) as made:
         yield made
-
-
-@pytest.fixture
-async def postgres(searched: Searched) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(searched.postgres_url)
-    yield connection
-    await connection.close()
-
-
-async def contents(postgres: asyncpg.Connection) -> list[list[dict[str, Any]]]:
-    """All that the search has, in order."""
-    return [
-        sorted((dict(row) for row in await postgres.fetch(f"select * from availability.{table}")), key=repr)  # noqa: S608
-        for table in TABLES
-    ]
 
 
 async def life(searched: Searched) -> None:
@@ -128,7 +113,7 @@ async def test_sku_and_location_are_of_one_line(searched: Searched) -> None:
         assert await searched.ids(sku="SHOE", location="S2", **more) == []
 
 
-async def test_after_every_verb_it_is_what_the_ledger_has(searched: Searched, postgres: asyncpg.Connection) -> None:
+async def test_after_every_verb_it_is_what_the_ledger_has(searched: Searched, database: asyncpg.Connection) -> None:
     await life(searched)
     await searched.journal()
 
@@ -139,19 +124,19 @@ async def test_after_every_verb_it_is_what_the_ledger_has(searched: Searched, po
         assert (0, await searched.live(id_)) == (shard, reservation_)
         assert id_ in await searched.ids(status=reservation_.status)
         lines |= {(line.sku, line.location, id_) for line in reservation_.lines}
-    rows = await postgres.fetch("select sku, location, id from availability.reservation_line")
+    rows = await database.fetch("select sku, location, id from availability.reservation_line")
     assert lines == {tuple(row) for row in rows}, "what moved is found where it is now, and there alone"
 
 
 async def test_one_batch_or_many_or_again_from_the_start_give_the_same(
-    searched: Searched, postgres: asyncpg.Connection
+    searched: Searched, database: asyncpg.Connection
 ) -> None:
     """Journaled after each operation and indexed one entry at a time, or all in one, or over what is there already."""
     await life(searched)
     await searched.journal()
-    at_once = await contents(postgres)
+    at_once = await contents(database, TABLES)
 
-    await postgres.execute(
+    await database.execute(
         "truncate availability.reservation, availability.reservation_line, availability.search_cursor"
     )
     index = await Index.open(searched.postgres_url, 0)
@@ -159,24 +144,24 @@ async def test_one_batch_or_many_or_again_from_the_start_give_the_same(
     while await index.advance():
         index._entries_max = 1  # noqa: SLF001
     await index.close()
-    one_by_one = await contents(postgres)
+    one_by_one = await contents(database, TABLES)
 
-    await postgres.execute("update availability.search_cursor set epoch = 0, seq = 0")
+    await database.execute("update availability.search_cursor set epoch = 0, seq = 0")
     await searched.index()
 
     assert at_once == one_by_one
-    assert at_once == await contents(postgres)
+    assert at_once == await contents(database, TABLES)
 
 
-async def test_an_older_state_never_replaces_a_newer_one(searched: Searched, postgres: asyncpg.Connection) -> None:
+async def test_an_older_state_never_replaces_a_newer_one(searched: Searched, database: asyncpg.Connection) -> None:
     """While the index goes over old entries again, what it shows does not go back in time."""
     id_ = await searched.held(("SHOE", 1, "S1"))
     await searched.journal()
-    hold_at = await postgres.fetchval("select seq from availability.search_cursor")
+    hold_at = await database.fetchval("select seq from availability.search_cursor")
     await searched.commit(id_, "O-1")
     await searched.journal()
 
-    await postgres.execute("update availability.search_cursor set seq = $1", hold_at - 1)
+    await database.execute("update availability.search_cursor set seq = $1", hold_at - 1)
     index = await Index.open(searched.postgres_url, 0)
     assert await index.advance(entries_max=1) == 1
     await index.close()
@@ -184,10 +169,10 @@ async def test_an_older_state_never_replaces_a_newer_one(searched: Searched, pos
     assert [id_] == await searched.ids(order_id="O-1")
 
 
-async def test_rows_and_cursor_are_one_transaction(searched: Searched, postgres: asyncpg.Connection) -> None:
+async def test_rows_and_cursor_are_one_transaction(searched: Searched, database: asyncpg.Connection) -> None:
     """The server ends the session when all rows are written and only the cursor is missing: nothing of it stays."""
     await searched.held(("SHOE", 1, "S1"))
-    await postgres.execute(
+    await database.execute(
         "create function die() returns trigger language plpgsql as"
         " $$ begin perform pg_terminate_backend(pg_backend_pid()); return new; end $$;"
         " create trigger die before update of seq on availability.search_cursor for each row execute function die()"
@@ -196,19 +181,19 @@ async def test_rows_and_cursor_are_one_transaction(searched: Searched, postgres:
         await searched.journal()
     assert await searched.ids() == []
 
-    await postgres.execute("drop trigger die on availability.search_cursor")
+    await database.execute("drop trigger die on availability.search_cursor")
     await searched.index()
     assert len(await searched.ids()) == 1
 
 
 async def test_a_second_indexer_changes_nothing_behind_the_first_ones_back(
-    searched: Searched, postgres: asyncpg.Connection
+    searched: Searched, database: asyncpg.Connection
 ) -> None:
     await searched.held(("SHOE", 1, "S1"))
     await searched.journal()
     await searched.held(("SHOE", 1, "S1"))
     index = await Index.open(searched.postgres_url, 0)
-    await postgres.execute("update availability.search_cursor set seq = seq - 1")
+    await database.execute("update availability.search_cursor set seq = seq - 1")
     await searched.write()
 
     with pytest.raises(Superseded):
@@ -271,7 +256,7 @@ async def test_an_overdue_hold_is_held_until_its_expiry_is_journaled(searched: S
 
 
 async def test_what_is_bad_is_passed_over_and_the_rest_is_found(
-    searched: Searched, postgres: asyncpg.Connection
+    searched: Searched, database: asyncpg.Connection
 ) -> None:
     """An entry that is no entry, one whose record is none, and one that Postgres refuses."""
     unstorable = msgspec.structs.replace(reservation(), customer="a\0b")
@@ -289,7 +274,7 @@ async def test_what_is_bad_is_passed_over_and_the_rest_is_found(
     await searched.index()
 
     assert {"reservation-1-0", "reservation-5-0"} == set(await searched.ids())
-    assert await postgres.fetchval("select seq from availability.search_cursor") == 5
+    assert await database.fetchval("select seq from availability.search_cursor") == 5
 
 
 @pytest.mark.parametrize("after", ["", "not-one", "MTIz", "MTIzIA", "ä", "====", "MSAKCg", "LTEgYQ"])
@@ -298,7 +283,7 @@ async def test_a_cursor_that_no_page_gave_is_refused(searched: Searched, after: 
         await searched.search.search("web", Filters(), after=after)
 
 
-async def test_the_age_of_a_page_is_told(searched: Searched, postgres: asyncpg.Connection) -> None:
+async def test_the_age_of_a_page_is_told(searched: Searched, database: asyncpg.Connection) -> None:
     async def age() -> tuple[int | None, int | None]:
         page = await searched.search.search("web", Filters())
         return page.as_of_ms, page.lag_ms
@@ -310,14 +295,14 @@ async def test_the_age_of_a_page_is_told(searched: Searched, postgres: asyncpg.C
     assert (await age())[0] == indexed_ms, "nobody has looked at the stream: the last entry is all that is known"
 
     checked_ms = indexed_ms + 5_000
-    await postgres.execute("insert into availability.journal_status values (0, 0, 0, false, $1)", checked_ms)
+    await database.execute("insert into availability.journal_status values (0, 0, 0, false, $1)", checked_ms)
     assert (await age())[0] == checked_ms, "nothing was missing when the stream was last looked at"
-    await postgres.execute("update availability.journal_status set backlog_entries = 2, lag_ms = 300")
+    await database.execute("update availability.journal_status set backlog_entries = 2, lag_ms = 300")
     assert (await age())[0] == checked_ms - 300, "what is missing is that old"
-    await postgres.execute("update availability.cursor set seq = seq + 1")
+    await database.execute("update availability.cursor set seq = seq + 1")
     assert (await age())[0] == indexed_ms, "the journal has more than can be searched"
 
-    await postgres.execute("update availability.search_cursor set at_ms = 1000")
+    await database.execute("update availability.search_cursor set at_ms = 1000")
     as_of_ms, lag_ms = await age()
     assert as_of_ms == 1_000
     assert lag_ms is not None
@@ -325,7 +310,7 @@ async def test_the_age_of_a_page_is_told(searched: Searched, postgres: asyncpg.C
 
 
 async def test_the_process_indexes_what_comes_and_survives_the_loss_of_its_session(
-    searched: Searched, postgres: asyncpg.Connection
+    searched: Searched, database: asyncpg.Connection
 ) -> None:
     indexer = Indexer(searched.postgres_url, 0)
     running = asyncio.create_task(indexer.run())
@@ -340,7 +325,7 @@ async def test_the_process_indexes_what_comes_and_survives_the_loss_of_its_sessi
     await searched.held(("SHOE", 1, "S1"))
     await write()
     await wait_until(lambda: found(1))
-    await postgres.execute(
+    await database.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'availability journal'"
     )
     await searched.held(("SHOE", 1, "S1"))
@@ -367,10 +352,10 @@ async def test_over_http(searched: Searched) -> None:
     assert (bad.status_code, bad.json()["errors"][0]["field"]) == (400, "after")
 
 
-async def test_a_page_is_found_without_a_scan(searched: Searched, postgres: asyncpg.Connection) -> None:
+async def test_a_page_is_found_without_a_scan(searched: Searched, database: asyncpg.Connection) -> None:
     """However many fit, a page reads little more than itself: of 20,000 reservations of a hot SKU, never analysed."""
-    await postgres.execute("alter table availability.reservation set (autovacuum_enabled = off)")
-    await postgres.execute("alter table availability.reservation_line set (autovacuum_enabled = off)")
+    await database.execute("alter table availability.reservation set (autovacuum_enabled = off)")
+    await database.execute("alter table availability.reservation_line set (autovacuum_enabled = off)")
     writer = await JournalWriter.open(searched.postgres_url, 0)
     for seq in range(1, 101):
         holds = [operation("hold", f"r-{seq:03}-{number:03}", hot(seq)) for number in range(200)]
@@ -394,7 +379,7 @@ async def test_a_page_is_found_without_a_scan(searched: Searched, postgres: asyn
         query, values = query_of(filters)
         for before in ((2**62, ""), (AT_MS + 50, "r-050-100")):
             [plan] = msgspec.json.decode(
-                await postgres.fetchval(f"explain (analyze, buffers, format json) {query}", "web", *before, 51, *values)
+                await database.fetchval(f"explain (analyze, buffers, format json) {query}", "web", *before, 51, *values)
             )
             blocks = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
             assert blocks < 1_000, filters

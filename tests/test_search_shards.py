@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from searched import Searched, stocked
+from searched import Searched, contents, stocked
 from waiting import wait_until
 
 from availability import app
@@ -33,21 +33,6 @@ async def searched(valkey_url: str, postgres_url: str) -> AsyncIterator[Searched
         yield made
 
 
-@pytest.fixture
-async def postgres(searched: Searched) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(searched.postgres_url)
-    yield connection
-    await connection.close()
-
-
-async def contents(postgres: asyncpg.Connection) -> list[list[dict[str, Any]]]:
-    """All that is found, and what it is made of."""
-    return [
-        sorted((dict(row) for row in await postgres.fetch(f"select * from availability.{table}")), key=repr)  # noqa: S608
-        for table in TABLES
-    ]
-
-
 async def life(searched: Searched) -> list[str]:
     """Every verb on reservations over three shards, on some lines or all, and one reservation that has one shard."""
     shop = searched.shop
@@ -71,7 +56,7 @@ async def life(searched: Searched) -> list[str]:
 
 
 async def test_each_is_found_once_and_whole_as_the_ledger_has_it(
-    searched: Searched, postgres: asyncpg.Connection
+    searched: Searched, database: asyncpg.Connection
 ) -> None:
     ids = await life(searched)
     await searched.journal()
@@ -85,7 +70,7 @@ async def test_each_is_found_once_and_whole_as_the_ledger_has_it(
         assert (live.shard, live.reservation) == (shard, reservation)
         assert len(reservation.lines) == (1 if id_ == ids[8] else 4)
         lines |= {(line.sku, line.location, id_) for line in reservation.lines}
-    rows = await postgres.fetch("select sku, location, id from availability.reservation_line")
+    rows = await database.fetch("select sku, location, id from availability.reservation_line")
     assert lines == {tuple(row) for row in rows}, "what moved is found where it is now, and there alone"
 
 
@@ -122,38 +107,38 @@ async def test_it_is_whole_when_the_last_part_is_indexed_and_not_before(searched
 
 
 async def test_any_order_of_the_shards_and_again_from_the_start_give_the_same(
-    searched: Searched, postgres: asyncpg.Connection
+    searched: Searched, database: asyncpg.Connection
 ) -> None:
     """One entry of a shard at a time, in turn, or one shard after the other, or over what is there already."""
     await life(searched)
     await searched.journal()
-    in_order = await contents(postgres)
+    in_order = await contents(database, TABLES)
 
-    await postgres.execute(f"truncate {', '.join(f'availability.{table}' for table in TABLES)}")
-    await postgres.execute("update availability.search_cursor set epoch = 0, seq = 0")
+    await database.execute(f"truncate {', '.join(f'availability.{table}' for table in TABLES)}")
+    await database.execute("update availability.search_cursor set epoch = 0, seq = 0")
     indexes = [await Index.open(searched.postgres_url, shard) for shard in (3, 0, 2, 1)]
     while sum([await index.advance(entries_max=1) for index in indexes]):
         pass
     for index in indexes:
         await index.close()
-    in_turn = await contents(postgres)
+    in_turn = await contents(database, TABLES)
 
-    await postgres.execute("update availability.search_cursor set epoch = 0, seq = 0")
+    await database.execute("update availability.search_cursor set epoch = 0, seq = 0")
     await searched.index(2, 1, 3, 0)
 
     assert in_order == in_turn
-    assert in_order == await contents(postgres)
+    assert in_order == await contents(database, TABLES)
 
 
 async def test_over_old_entries_again_it_does_not_go_back_in_time(
-    searched: Searched, postgres: asyncpg.Connection
+    searched: Searched, database: asyncpg.Connection
 ) -> None:
     await life(searched)
     await searched.journal()
     found = await searched.found()
 
     for shard in range(SHARDS):
-        await postgres.execute("update availability.search_cursor set epoch = 0, seq = 0 where shard = $1", shard)
+        await database.execute("update availability.search_cursor set epoch = 0, seq = 0 where shard = $1", shard)
         index = await Index.open(searched.postgres_url, shard)
         while await index.advance(entries_max=1):
             assert found == await searched.found()
@@ -161,13 +146,13 @@ async def test_over_old_entries_again_it_does_not_go_back_in_time(
 
 
 async def test_two_indexers_at_once_do_not_miss_each_others_part(
-    searched: Searched, postgres: asyncpg.Connection
+    searched: Searched, database: asyncpg.Connection
 ) -> None:
     """One has stored the last but one part and not ended its transaction when the other comes with the last."""
     await searched.journal()
     id_ = await searched.held(("SHOE", 1, "S1"), ("BOOT", 1, "S1"))
     await searched.write()
-    await postgres.execute(
+    await database.execute(
         "create function at_gate() returns trigger language plpgsql as"
         " $$ begin perform pg_advisory_xact_lock(77); return new; end $$;"
         " create trigger gate before update of seq on availability.search_cursor for each row"
@@ -176,7 +161,7 @@ async def test_two_indexers_at_once_do_not_miss_each_others_part(
     indexes = [await Index.open(searched.postgres_url, shard) for shard in (0, 1)]
 
     async def waiting(count: int) -> bool:
-        return bool(await postgres.fetchval("select count(*) = $1 from pg_locks where not granted", count))
+        return bool(await database.fetchval("select count(*) = $1 from pg_locks where not granted", count))
 
     first = asyncio.create_task(indexes[0].advance())
     await wait_until(lambda: waiting(1))
@@ -186,7 +171,7 @@ async def test_two_indexers_at_once_do_not_miss_each_others_part(
         return second.done() or await waiting(2)
 
     await wait_until(second_ended_or_waits)
-    await postgres.execute("select pg_advisory_unlock(77)")
+    await database.execute("select pg_advisory_unlock(77)")
     await asyncio.gather(first, second)
     for index in indexes:
         await index.close()
@@ -199,7 +184,7 @@ class Died(BaseException):
 
 
 async def test_a_claim_that_did_not_become_a_hold_is_never_found(
-    searched: Searched, postgres: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    searched: Searched, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dropped at once, or left behind by a coordinator that died before or between the seals; its key is free again."""
     shop, submit = searched.shop, Coalescer.submit
@@ -222,7 +207,7 @@ async def test_a_claim_that_did_not_become_a_hold_is_never_found(
 
     # The keeper comes when the claims that were not sealed have ended, or when the sealed ones would have as well.
     for seals, keeper_comes_after_ms in ((0, 6_001), (1, 6_001), (1, 60_001)):
-        assert await postgres.fetchval("select count(*) from availability.reservation_part") == 0
+        assert await database.fetchval("select count(*) from availability.reservation_part") == 0
         seals_left = seals
         with monkeypatch.context() as patched:
             patched.setattr(Coalescer, "submit", dies_at_a_seal)
@@ -242,13 +227,13 @@ async def test_a_claim_that_did_not_become_a_hold_is_never_found(
     assert (found.id, found.reservation) == (done.id, done.reservation)
 
 
-async def test_the_slowest_shard_tells_the_age_of_a_page(searched: Searched, postgres: asyncpg.Connection) -> None:
+async def test_the_slowest_shard_tells_the_age_of_a_page(searched: Searched, database: asyncpg.Connection) -> None:
     async def as_of_ms() -> int | None:
         return (await searched.search.search("web", Filters())).as_of_ms
 
     id_ = await searched.held(*BASKET)
     await searched.journal()
-    await postgres.execute("insert into availability.journal_status values (0, 0, 0, false, $1)", 2_000_000_000_000)
+    await database.execute("insert into availability.journal_status values (0, 0, 0, false, $1)", 2_000_000_000_000)
     first_ms = await as_of_ms()
     assert first_ms is not None
     assert first_ms <= searched.clock.now_ms, "nobody has looked at the streams of the other shards"
@@ -258,7 +243,7 @@ async def test_the_slowest_shard_tells_the_age_of_a_page(searched: Searched, pos
     await searched.write()
     await searched.index(0, 1)
     assert await as_of_ms() == first_ms
-    await postgres.execute("delete from availability.cursor where shard = 3")
+    await database.execute("delete from availability.cursor where shard = 3")
     assert await as_of_ms() is None, "of one shard it is not known"
     async with app._journal(Settings(postgres_url=searched.postgres_url, shards=SHARDS)) as (*_, of_the_api):  # noqa: SLF001
         assert (await of_the_api.search("web", Filters())).as_of_ms is None

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ledger.journal.postgres import FAILED, connect, now_ms, open_unless_stopped
+from ledger.journal.postgres import FAILED, connect, now_ms, open_unless_stopped, wait_at_most
 from ledger.journal.stream import STREAM_FAILED, JournalStream, StreamStatus
 from ledger.journal.writer import Fenced, JournalWriter, Written
 
@@ -54,7 +54,7 @@ class Follower:
                     "shard %d: journaling stopped (%s: %s), again in %.1f s",
                     *(self.shard, type(error).__name__, error, pause_s),
                 )
-                await self._pause(pause_s)
+                await wait_at_most(self._stopping, pause_s)
                 pause_s = min(2 * pause_s, BACKOFF_LAST_S)
 
     async def _follow(self) -> None:
@@ -99,15 +99,10 @@ class Follower:
                     " set backlog_entries = $2, lag_ms = $3, ledger_behind = $4, checked_at_ms = $5",
                     *(self.shard, status.backlog_entries, status.lag_ms, status.ledger_behind, checked_at_ms),
                 )
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(ended.wait(), CHORES_EVERY_S)
+                await wait_at_most(ended, CHORES_EVERY_S)
         finally:
             connection.terminate()
             await stream.close()
-
-    async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
 
     async def _open(self) -> JournalWriter | None:
         """The shard's writer, as soon as no other has it; None when told to stop before that."""

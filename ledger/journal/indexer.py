@@ -1,12 +1,11 @@
 """Owns the indexing of one shard's reservations for as long as the process lives, through every outage."""
 
 import asyncio
-import contextlib
 import logging
 from dataclasses import dataclass, field
 
 from ledger.journal.index import Index, Superseded
-from ledger.journal.postgres import FAILED, open_unless_stopped
+from ledger.journal.postgres import FAILED, open_unless_stopped, wait_at_most
 
 POLL_S = 1.0
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
@@ -49,7 +48,7 @@ class Indexer:
                     "shard %d: indexing stopped (%s: %s), again in %.1f s",
                     *(self.shard, type(error).__name__, error, pause_s),
                 )
-                await self._rest(pause_s)
+                await wait_at_most(self._stopping, pause_s)
                 pause_s = min(2 * pause_s, BACKOFF_LAST_S)
 
     async def _follow(self) -> None:
@@ -67,16 +66,11 @@ class Indexer:
                 began_at = clock()
                 if await index.advance():
                     if self._awake.is_set():
-                        await self._rest(clock() - began_at)
+                        await wait_at_most(self._stopping, clock() - began_at)
                 else:
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._awake.wait(), POLL_S)
+                    await wait_at_most(self._awake, POLL_S)
         finally:
             await index.close()
-
-    async def _rest(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
 
     async def _open(self) -> Index | None:
         """The shard's index, as soon as no other indexer has it; None when told to stop before that."""

@@ -62,6 +62,12 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
+    """Returns when the event is set, or after so long."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+
+
 class Closable(Protocol):
     async def close(self) -> None: ...
 
