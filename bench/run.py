@@ -1,4 +1,4 @@
-"""A finished run: what the generators counted, what the machine did meanwhile, and the checks. Written and read as JSON.
+"""A finished run, as JSON: what the generators counted, what the machine did meanwhile, and the checks.
 
 Latencies are microseconds from the time at which a request was due, not from when it was sent. Shares of CPU are cores.
 """
