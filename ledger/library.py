@@ -15,7 +15,7 @@ _SHARED = (
     *("prelude", "positions", "reservations", "changes", "overdue", "answers", "operating", "call"),
     *("claiming", "stock", "locations", "spanning"),
 )
-_STOCK = ("window", "reports", "folding", "authority", "convergence")
+_STOCK = ("window", "packing", "reports", "folding", "authority", "convergence")
 _ENDING = ("overcommitted", "flush")
 _LAST = ("ending", "batch")
 

@@ -25,6 +25,7 @@ end
 local function begin(shard_key, argument)
   due_left, overdue_left = DUE_MAX, nil
   call, encode, decode = redis.call, cmsgpack.pack, cmsgpack.unpack
+  decode_some = cmsgpack.unpack_limit
   floor, max, min = math.floor, math.max, math.min
   prefix = shard_key:match('^{s%d+}:')
   assert(prefix, 'the shard key has no hash tag')
