@@ -855,11 +855,11 @@ class JournalOperation(Record, frozen=True):
 
     ``subject`` is the reservation's id, ``sku@location`` or the location's id; ``operation_id`` and ``fingerprint``
     are the operation's own; an event has its key in the body instead. ``body`` is the record after it: a
-    ``Reservation`` for the verbs and ``expire``, a ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for ``put_location``, the ``EventResult`` list for
-    ``count``, a ``SafetyStock`` for ``put_safety_stock``, an ``Overcommitted`` for ``overcommitted``, which is
-    nobody's: the ledger itself found that. When a ledger is filled anew: a ``Reservation`` for ``restore``, a
-    ``Location`` for ``restore_location``, the operation's own verb for ``restore_operation``; the entry has what
-    ``restore_stock`` and ``restore_keys`` mean.
+    ``Reservation`` for the verbs and ``expire``, a ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for
+    ``put_location``, the ``EventResult`` list for ``count``, a ``SafetyStock`` for ``put_safety_stock``, an
+    ``Overcommitted`` for ``overcommitted``, which is nobody's: the ledger itself found that. When a ledger is filled
+    anew: a ``Reservation`` for ``restore``, a ``Location`` for ``restore_location``, the operation's own verb for
+    ``restore_operation``; the entry has what ``restore_stock`` and ``restore_keys`` mean.
     """
 
     verb: str
