@@ -74,25 +74,32 @@ async def run(events: int, batch: int, rate: int, sale: int, runs: int, console:
     ``batch`` events are in a message, ``rate`` a second come in the even part, ``sale`` holds are in flight.
     """
     console = console or figures.console()
-    found = [await _measured(events, batch, rate, sale) for _ in range(runs)]
+    found = [await _in_up(events, batch, rate, sale) for _ in range(runs)]
     beside = f"beside {sale} holds in flight" if sale else "with nothing beside"
     return figures.show(console, f"Feed, {batch:,} events a message, {beside}", found, GOALS)
 
 
-async def _measured(events: int, batch: int, rate: int, sale: int) -> Figures:
+async def _in_up(events: int, batch: int, rate: int, sale: int) -> Figures:
     async with target.running(None) as place:
         pids = msgspec.json.decode((place.folder / "up.json").read_bytes(), type=Pids).pids
         ledger, client = Ledger(place.addresses.redis), await nats.connect(place.addresses.nats)
         try:
-            feed = _Bench(client, _Acknowledged(), batch)
-            await feed.open(ledger)
-            async with _selling(ledger, sale) as sold:
-                return await feed.measure(events, rate, pids, sold)
+            return await measure(client, ledger, {name: pids[name] for name in MEASURED}, events, batch, rate, sale)
         except TimeoutError:
             raise target.NoTarget(f"ingest acknowledged nothing more for {WAIT_S} s") from None
         finally:
             await ledger.close()
             await client.close()
+
+
+async def measure(
+    client: Client, ledger: Ledger, pids: dict[str, int], events: int, batch: int, rate: int, sale: int
+) -> Figures:
+    """One measurement where the stream and ``ingest`` are there. ``TimeoutError`` when nothing more is taken."""
+    feed = _Bench(client, _Acknowledged(), batch)
+    await feed.open(ledger)
+    async with _selling(ledger, sale) as sold:
+        return await feed.measure(events, rate, pids, sold)
 
 
 @dataclass
@@ -116,7 +123,7 @@ class _Bench:
 
     async def measure(self, events: int, rate: int, pids: dict[str, int], sold: list[int]) -> Figures:
         """As many as it takes, then as many a second as told."""
-        before = {name: cpu_s(pids[name]) for name in MEASURED}
+        before = {name: cpu_s(pid) for name, pid in pids.items()}
         holds, began_at = len(sold), time.perf_counter()
         messages = max(1, events // self.batch)
         for _ in range(messages):
@@ -126,8 +133,8 @@ class _Bench:
         seconds = time.perf_counter() - began_at
         count = messages * self.batch
         found: Figures = {"events/s": count / seconds}
-        for name in MEASURED:
-            found[f"{name}'s CPU, µs an event"] = 1e6 * (cpu_s(pids[name]) - before[name]) / count
+        for name, pid in pids.items():
+            found[f"{name}'s CPU, µs an event"] = 1e6 * (cpu_s(pid) - before[name]) / count
         if sold:
             found["holds/s beside"] = (len(sold) - holds) / seconds
         return found | await self._even(messages, rate)

@@ -50,24 +50,29 @@ async def run(movements: int, runs: int, console: Console | None = None) -> bool
     """Measure and print; whether the goal is met. Raises ``NoTarget`` when there are no servers to run."""
     console = console or figures.console()
     met = True
-    for title, fill in (("Journal of holds of one line", _hold), ("Journal of stock events", _sell)):
-        found = [await _measured(fill, movements) for _ in range(runs)]
+    for title, fill in FILLS.items():
+        found = [await _alone(fill, movements) for _ in range(runs)]
         met = figures.show(console, title, found, {"movements/s": GOAL}) and met
     return met
 
 
-async def _measured(fill: Fill, movements: int) -> Figures:
+async def _alone(fill: Fill, movements: int) -> Figures:
     async with own(embedded.valkey, embedded.postgres) as (valkey, postgres):
-        await migrate(postgres.url)
-        ledger = Ledger(valkey.url)
-        try:
-            await ledger.put_location(PutLocation("bench", Location(LOCATION)))
-            opening = [_event(number, "snapshot", STOCK, "count") for number in range(SKUS)]
-            await ledger.apply(Apply("bench", opening))
-            await fill(ledger, movements)
-        finally:
-            await ledger.close()
-        return await _drained(valkey, postgres, SKUS + movements)
+        return await measure(valkey, postgres, fill, movements)
+
+
+async def measure(valkey: Running, postgres: Running, fill: Fill, movements: int) -> Figures:
+    """One measurement on an empty Valkey and an empty database."""
+    await migrate(postgres.url)
+    ledger = Ledger(valkey.url)
+    try:
+        await ledger.put_location(PutLocation("bench", Location(LOCATION)))
+        opening = [_event(number, "snapshot", STOCK, "count") for number in range(SKUS)]
+        await ledger.apply(Apply("bench", opening))
+        await fill(ledger, movements)
+    finally:
+        await ledger.close()
+    return await _drained(valkey, postgres, SKUS + movements)
 
 
 async def _drained(valkey: Running, postgres: Running, movements: int) -> Figures:
@@ -104,7 +109,7 @@ async def _drained(valkey: Running, postgres: Running, movements: int) -> Figure
     }
 
 
-async def _hold(ledger: Ledger, movements: int) -> None:
+async def hold(ledger: Ledger, movements: int) -> None:
     """Each hold of a line is a movement."""
     for numbers in parts(range(movements), AT_ONCE):
         holds = (
@@ -120,11 +125,14 @@ async def _hold(ledger: Ledger, movements: int) -> None:
         await asyncio.gather(*map(ledger.hold, holds))
 
 
-async def _sell(ledger: Ledger, movements: int) -> None:
+async def sell(ledger: Ledger, movements: int) -> None:
     """Each sale that a feed tells is a movement."""
     for numbers in parts(range(movements), AT_ONCE):
         events = [_event(number, "delta", -1, f"sale-{number}") for number in numbers]
         await ledger.apply(Apply("bench", events))
+
+
+FILLS: Final[dict[str, Fill]] = {"Journal of holds of one line": hold, "Journal of stock events": sell}
 
 
 def _event(number: int, kind: str, quantity: int, name: str) -> StockEvent:
