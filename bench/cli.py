@@ -12,7 +12,7 @@ from typing import Any
 import click
 import uvloop
 
-from bench import journey, memory, replay_run
+from bench import feed, journal, journey, memory, replay_run
 
 CONCURRENCY = 64
 
@@ -45,6 +45,25 @@ def replay(
 def memory_(positions: int) -> None:
     """Measure the ledger's memory per position and per live line, on a Valkey of its own."""
     _run(lambda: memory.run(positions))
+
+
+@main.command("feed")
+@click.option("--events", type=click.IntRange(min=1_000), default=200_000, show_default=True, help="In each part.")
+@click.option("--batch", type=click.IntRange(1, 10_000), default=500, show_default=True, help="Events in a message.")
+@click.option("--rate", type=click.IntRange(min=1), default=25_000, show_default=True, help="Events/s, for the lag.")
+@click.option("--sale", type=click.IntRange(min=0), default=0, show_default=True, help="Holds in flight beside.")
+@click.option("--runs", type=click.IntRange(min=1), default=1, show_default=True, help="The median is shown.")
+def feed_(events: int, batch: int, rate: int, sale: int, runs: int) -> None:
+    """Measure stock events through NATS into the ledger, in an `availability up` of its own."""
+    _run(lambda: feed.run(events, batch, rate, sale, runs))
+
+
+@main.command("journal")
+@click.option("--movements", type=click.IntRange(min=1_000), default=200_000, show_default=True, help="How many.")
+@click.option("--runs", type=click.IntRange(min=1), default=1, show_default=True, help="The median is shown.")
+def journal_(movements: int, runs: int) -> None:
+    """Measure how fast the journal gets into Postgres, on a Valkey and a Postgres of its own."""
+    _run(lambda: journal.run(movements, runs))
 
 
 def _run(scenario: Callable[[], Coroutine[Any, Any, bool]]) -> None:

@@ -17,7 +17,7 @@ _SHARED = (
     *("answers", "operating", "call", "claiming", "locations", "spanning"),
 )
 _HOLDING = ("planning", "granting", "hold_row")
-_STOCK = ("window", "reports", "folding", "authority", "convergence")
+_STOCK = ("window", "packing", "reports", "folding", "authority", "convergence")
 _ENDING = ("overcommitted", "flush")
 _LAST = ("ending", "batch")
 

@@ -110,11 +110,24 @@ def prepare(shard: int, previous: bytes, raw: RawEntry, met_at_ms: int) -> Prepa
     at_ms = entry.at_ms
     movements: list[tuple[object, ...]] = [
         (
-            *(shard, epoch, seq, operation_index, movement_index, at_ms, movement.sku, movement.location),
-            *(movement.from_bucket, movement.to_bucket, movement.quantity),
-            *(operation.verb, operation.subject, operation.client, movement.reason, movement.event),
+            shard,
+            epoch,
+            seq,
+            operation_index,
+            movement_index,
+            at_ms,
+            move.sku,
+            move.location,
+            move.from_bucket,
+            move.to_bucket,
+            move.quantity,
+            operation.verb,
+            operation.subject,
+            operation.client,
+            move.reason,
+            move.event,
         )
         for operation_index, operation in enumerate(entry.operations)
-        for movement_index, movement in enumerate(operation.movements)
+        for movement_index, move in enumerate(operation.movements)
     ]
     return Prepared(raw, after, (shard, epoch, seq, at_ms, raw.body, after), movements, None)

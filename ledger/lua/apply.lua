@@ -3,6 +3,6 @@
 verbs.apply = function(op)
   if is_backlog_full() then return JOURNAL_FULL end
   local results = {}
-  for i, fields in ipairs(op[3]) do results[i] = apply_event(fields, false, op[2]) end
+  for i, packed in ipairs(op[3]) do results[i] = apply_event(packed, false, op[2]) end
   return '\146' .. encode('applied') .. array_header(#results) .. table.concat(results)
 end

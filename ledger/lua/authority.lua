@@ -47,7 +47,7 @@ local function see(position, event, source, id, key)
   local is_kept = not gives_way or is_newer(event, id, key, views[gives_way])
   if is_kept then
     views[gives_way or #views + 1] = {event[AMOUNT], event[OCCURRED], event[SEQUENCE], id, key, source}
-    position.views_changed = true
+    position.views_changed, position.sku.views_changed = true, true
   end
   return 'quarantined', 'not-authoritative', is_kept
 end
@@ -58,7 +58,7 @@ local function forget_view(position, key)
   local found = first_view(views, function(view) return view[VIEW_KEY] == key end)
   if not found then return false end
   table.remove(views, found)
-  position.views_changed = true
+  position.views_changed, position.sku.views_changed = true, true
   return true
 end
 

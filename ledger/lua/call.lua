@@ -61,6 +61,7 @@ do
   function begin(shard_key, argument)
     due_left, overdue_left = DUE_MAX, nil
     call, encode, decode = redis.call, cmsgpack.pack, cmsgpack.unpack
+    decode_some = cmsgpack.unpack_limit
     floor, max, min = math.floor, math.max, math.min
     prefix = shard_key:match('^{s%d+}:')
     assert(prefix, 'the shard key has no hash tag')
@@ -77,7 +78,7 @@ do
       return nil, 'EPOCH another generation of the ledger is in force'
     end
     epoch, seq, now_ms = shard[1], shard[2] + 1, clock(given_ms, expected_ms, shard[3])
-      read_ahead(operations)
+    read_ahead(operations)
     return operations
   end
 end

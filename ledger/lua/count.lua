@@ -3,6 +3,11 @@
 
 local REHOMED = '?'   -- before a fingerprint from a ledger of another number of shards
 
+-- An event as feeds' events come: packed, with nothing left out.
+local function pack_fields(f)
+  return '\159' .. encode(f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[11], f[12], f[13], f[14], f[15])
+end
+
 verbs.count = function(op)
   local fingerprint, client, location, count_id, events, portion = op[2], op[3], op[4], op[5], op[6], op[7]
   if is_backlog_full() then return JOURNAL_FULL end
@@ -22,7 +27,7 @@ verbs.count = function(op)
       results[i] = '\148' .. encode('duplicate', nil, position.on_hand, position.on_hand)
     else
       local outcome
-      results[i], outcome = apply_event(fields, true, client)
+      results[i], outcome = apply_event(pack_fields(fields), true, client)
       if outcome == 'duplicate' then known = known + 1 end
     end
   end

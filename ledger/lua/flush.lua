@@ -55,15 +55,17 @@ local function let_operations_live(reservation)
 end
 
 local function map_header(count)
+  if count < 16 then return string.char(128 + count) end
   return '\222' .. string.char(floor(count / 256), count % 256)
 end
 
 -- What the entry says of the hash of a key, which no operation in it tells: its fields, and the names gone.
 local function key_after(key, set, gone)
-  local packed = {'\147', encode(key:sub(#prefix + 1)), map_header(#set / 2)}
+  local head = '\147' .. encode(key:sub(#prefix + 1)) .. map_header(#set / 2)
+  if #set == 4 and #gone == 0 then return head .. encode(set[1]) .. set[2] .. encode(set[3]) .. set[4] .. '\144' end
+  local packed = {}
   for i = 1, #set, 2 do packed[#packed + 1] = encode(set[i]) .. set[i + 1] end
-  packed[#packed + 1] = encode(gone)
-  return table.concat(packed)
+  return head .. table.concat(packed) .. encode(gone)
 end
 
 local function keys_after()
@@ -104,7 +106,9 @@ end
 local function collect_hashes()
   collect_shortages()
   collect_waiting_safety_stock()
-  for _, sku in pairs(skus) do collect_views(sku) end
+  for _, sku in pairs(skus) do
+    if sku.views_changed then collect_views(sku) end
+  end
   for _, window in pairs(windows) do
     local set, gone = {}, {}
     for key in pairs(window.changed) do

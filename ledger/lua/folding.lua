@@ -27,13 +27,13 @@ local function renew_reports(window)
       shipments[reference] = keys
     end
   end
-  window.meta.reports = nil
+  window.has_reports = false
   for reference, keys in pairs(shipments) do
     local mark = REPORTED .. reference
     if not window.events[mark] and (#keys > 1 or #keys == 1 and keys[1] ~= shipment_key(reference, 0)) then
       window.events[mark], window.changed[mark] = {0, keys}, true
     end
-    if window.events[mark] then window.meta.reports = true end
+    if window.events[mark] then window.has_reports = true end
   end
   for key in pairs(window.events) do
     if key:sub(1, 1) == REPORTED and not shipments[key:sub(2)] then window.events[key], window.changed[key] = false, true end
@@ -43,31 +43,30 @@ end
 -- Folds the oldest events into the bases once the window is full or old. From then on, whatever happened before the
 -- horizon comes too late to be judged.
 local function compact(window)
-  local meta = window.meta
-  local aged = meta.oldest_received_ms < now_ms - WINDOW_MS - WINDOW_SLACK_MS
+  local aged = window.oldest_received_ms < now_ms - WINDOW_MS - WINDOW_SLACK_MS
   -- What is left after the horizon came to just before the newest time is all of that time, and waits.
-  local is_of_one_time = meta.horizon_ms >= meta.newest_ms - 1 and meta.count <= WINDOW_EVENTS_LAST
-  if (meta.count <= WINDOW_EVENTS_MAX or is_of_one_time) and not aged then return end
+  local is_of_one_time = window.horizon_ms >= window.newest_ms - 1 and window.count <= WINDOW_EVENTS_LAST
+  if (window.count <= WINDOW_EVENTS_MAX or is_of_one_time) and not aged then return end
   load_all(window)
   local order = in_order(window)
   if #order > WINDOW_EVENTS_MAX then
     -- A time is folded whole or not at all, or its other events would come too late: a feed may tell only the day.
     local newest_ms, cut_ms = order[#order].event[OCCURRED], order[#order - WINDOW_EVENTS_KEPT].event[OCCURRED]
     if cut_ms == newest_ms and #order <= WINDOW_EVENTS_LAST then cut_ms = newest_ms - 1 end
-    meta.horizon_ms = max(meta.horizon_ms, cut_ms)
+    window.horizon_ms = max(window.horizon_ms, cut_ms)
   end
   for _, item in ipairs(order) do
-    if item.event[RECEIVED] < now_ms - WINDOW_MS then meta.horizon_ms = max(meta.horizon_ms, item.event[OCCURRED]) end
+    if item.event[RECEIVED] < now_ms - WINDOW_MS then window.horizon_ms = max(window.horizon_ms, item.event[OCCURRED]) end
   end
-  meta.count, meta.oldest_received_ms = 0, now_ms
+  window.count, window.oldest_received_ms = 0, now_ms
   for _, item in ipairs(order) do
     local event = item.event
-    if event[OCCURRED] <= meta.horizon_ms then
+    if event[OCCURRED] <= window.horizon_ms then
       for _, bucket in ipairs({event[BUCKET], event[TO_BUCKET]}) do
         if bucket ~= '' then
-          local folded = add_to_base(window, meta.folded[bucket] or {0, -1, -1, '', ''}, item, bucket)
-          meta.folded[bucket] = folded
-          if base_of(window, bucket)[2] <= meta.horizon_ms then meta.bases[bucket] = nil end
+          local folded = add_to_base(window, window.folded[bucket] or NO_BASE, item, bucket)
+          window.folded[bucket] = folded
+          if base_of(window, bucket)[2] <= window.horizon_ms then window.bases[bucket] = nil end
         end
       end
       settle_report(window, event)
@@ -76,7 +75,7 @@ local function compact(window)
         window.events[RETRACTED .. item.key], window.changed[RETRACTED .. item.key] = false, true
       end
     else
-      meta.count, meta.oldest_received_ms = meta.count + 1, min(meta.oldest_received_ms, event[RECEIVED])
+      window.count, window.oldest_received_ms = window.count + 1, min(window.oldest_received_ms, event[RECEIVED])
     end
   end
   renew_reports(window)

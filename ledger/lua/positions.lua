@@ -18,12 +18,18 @@ local function cache_position(sku, location, packed)
     local packed_waiting = call('HGET', prefix .. 'safety_stock', place)
     waiting = packed_waiting and decode(packed_waiting) or 0
   end
-  local n = packed and decode(packed) or {0, 0, 0, 0, waiting, 0, 0, 0, 0, 0}
+  local _, on_hand, held, committed, picked, safety_stock, damaged, quality_hold, in_transit, as_of_ms, soonest_ms =
+    nil, 0, 0, 0, 0, waiting, 0, 0, 0, 0, 0
+  if packed then
+    _, on_hand, held, committed, picked, safety_stock, damaged, quality_hold, in_transit, as_of_ms, soonest_ms =
+      decode_some(packed, 10, 1)
+  end
   local position = {
     sku = sku, location = location, exists = packed ~= nil, place = place, waiting_written = waiting,
-    on_hand_before = n[1], claims_before = n[2] + n[3] + n[4],
-    on_hand = n[1], held = n[2], committed = n[3], picked = n[4], safety_stock = n[5], damaged = n[6],
-    quality_hold = n[7], in_transit = n[8], as_of_ms = n[9], soonest_ms = n[10], soonest_written_ms = n[10],
+    on_hand_before = on_hand, claims_before = held + committed + picked,
+    on_hand = on_hand, held = held, committed = committed, picked = picked, safety_stock = safety_stock,
+    damaged = damaged, quality_hold = quality_hold, in_transit = in_transit, as_of_ms = as_of_ms,
+    soonest_ms = soonest_ms, soonest_written_ms = soonest_ms,
   }
   sku.positions[location] = position
   if packed then sku.known = true end

@@ -32,7 +32,7 @@ local hold_row   -- the verb `hold`, for many at once
 
 -- The call under way; `begin` sets every one of these anew, the borrowed functions too: no global exists while a
 -- library is loaded.
-local call, encode, decode, floor, max, min
+local call, encode, decode, decode_some, floor, max, min
 local prefix, now_ms, clock_jumped, epoch, seq, shards, backlog_entries_max, low_stock
 local client_open_reservations_max, client_held_units_max
 local skus, records, packed_records, windows, places, clients
@@ -53,6 +53,10 @@ end
 local function unescaped(text)
   return (text:gsub('%%(%x%x)', function(hex) return string.char(tonumber(hex, 16)) end))
 end
+
+-- Where the values of a packed array begin. `decode_some(packed, count, from)` replies where it stopped (-1 at the end) and
+-- so many values; it makes no table, which would cost more than all of them.
+local function header_length(packed) return packed:byte() < 160 and 1 or 3 end
 
 local function whole(value, low, high)
   assert(type(value) == 'number' and value == floor(value) and value >= low and value <= high, 'not a whole number in range')

@@ -47,14 +47,14 @@ local function report_record(window, reference)
     units_before = units_before + window.events[keys[#keys]][SHIPPED_UNITS]
   end
   record = {0, keys}
-  window.events[REPORTED .. reference], window.meta.reports = record, true
+  window.events[REPORTED .. reference], window.has_reports = record, true
   return record
 end
 
 -- The record that our own next shipment of a line belongs in, or nil where none is needed.
 local function record_of_shipment(window, reference, units_before)
-  if units_before > 0 and window.meta.horizon_ms >= 0 then return report_record(window, reference) end
-  return window.meta.reports and event_in(window, REPORTED .. reference) or nil
+  if units_before > 0 and window.horizon_ms >= 0 then return report_record(window, reference) end
+  return window.has_reports and event_in(window, REPORTED .. reference) or nil
 end
 
 -- So many more units of a line are reported (or, below 0, fewer): the units on hand that this gives back, and whether
@@ -70,7 +70,7 @@ end
 -- Our own shipment, now in the window, or before the horizon and to be folded by the caller: the units on hand that
 -- reports of it give back.
 local function match_shipment(window, record, event, key)
-  if event[OCCURRED] > window.meta.horizon_ms then
+  if event[OCCURRED] > window.horizon_ms then
     record[2][#record[2] + 1] = key
   else
     event[AMOUNT] = min(0, record[1] - event[SHIPPED_UNITS])

@@ -13,7 +13,7 @@ local function put_back_stock(after)
     change_bucket(position, bucket, quantity, 'restore', nil, movements)
   end
   journal[#journal + 1] = '\151' .. encode('restore_stock', sku .. '@' .. location, '', '', '')
-    .. encode({sku, location}) .. encode(movements)
+    .. encode({sku, location}) .. array_header(#movements) .. table.concat(movements)
 end
 
 local function put_back_operation(operation, reservation)

@@ -1,4 +1,4 @@
--- The window of a position: the events that its numbers follow from, by key, with the bases and the horizon in `meta`.
+-- The window of a position: the events that its numbers follow from, by key, with the bases and the horizon.
 
 -- Fields of an event in the window.
 local KIND, BUCKET, AMOUNT, OCCURRED, SEQUENCE, TO_BUCKET, RECEIVED, REVERSES, ID = 1, 2, 3, 4, 5, 6, 7, 8, 9
@@ -9,81 +9,25 @@ local RETRACTED = '!'
 -- What was reported of a line stands under this mark and its reference (reports.lua).
 local REPORTED = '#'
 
--- A window is most of what a position takes in memory, so it is packed: words as numbers, times as differences, and
--- nothing twice (`python -m bench memory`).
-local KINDS, BUCKETS = {'snapshot', 'delta', 'move'}, {'on_hand', 'damaged', 'quality_hold', 'in_transit'}
-local CODES = {snapshot = 0, delta = 1, move = 2, on_hand = 0, damaged = 1, quality_hold = 2, in_transit = 3}
+local unpack_meta, unpack_field   -- see packing.lua
 
--- {kind, bucket and to_bucket in one number, amount, occurred_at_ms, received after that}, then as many as are needed of
--- {sequence, event id (of a snapshot), reverses, reference, shipped units}.
-local function pack_event(event)
-  local to = event[TO_BUCKET] ~= '' and CODES[event[TO_BUCKET]] + 1 or 0
-  local fields = {CODES[event[KIND]] + 3 * CODES[event[BUCKET]] + 12 * to, event[AMOUNT], event[OCCURRED],
-    event[RECEIVED] - event[OCCURRED]}
-  local id = event[KIND] == 'snapshot' and event[ID] or ''
-  local tail = {event[SEQUENCE], id, event[REVERSES], event[REFERENCE] or '', event[SHIPPED_UNITS] or 0}
-  local last = event[SHIPPED_UNITS] and 5 or tail[4] ~= '' and 4 or tail[3] ~= '' and 3 or id ~= '' and 2
-    or tail[1] ~= -1 and 1 or 0
-  for i = 1, last do fields[4 + i] = tail[i] end
-  return encode(fields)
-end
+local NO_BASE = {0, -1, -1, '', ''}
 
-local function unpack_event(packed)
-  local f = decode(packed)
-  local to = floor(f[1] / 12)
-  return {KINDS[f[1] % 3 + 1], BUCKETS[floor(f[1] / 3) % 4 + 1], f[2], f[3], f[5] or -1, to > 0 and BUCKETS[to] or '',
-    f[3] + f[4], f[7] or '', f[6] or '', f[8] or '', f[9]}
-end
-
--- `is_in_window` tells which bases need no names: their event has them, if they are ever asked for (`name_base`).
-local function pack_bases(bases, newest_ms, is_in_window)
-  local packed = {}
-  for bucket, base in pairs(bases) do
-    local as = {CODES[bucket], base[1], newest_ms - base[2], base[3]}
-    if not is_in_window(base[5]) then as[5], as[6] = base[4], base[5] end
-    packed[#packed + 1] = as
-  end
-  return packed
-end
-
-local function unpack_bases(packed, newest_ms)
-  local bases = {}
-  for _, as in ipairs(packed) do bases[BUCKETS[as[1] + 1]] = {as[2], newest_ms - as[3], as[4], as[5], as[6]} end
-  return bases
-end
-
-function pack_meta(window)
-  local meta = window.meta
-  return encode({meta.horizon_ms, meta.newest_ms, meta.count, meta.oldest_received_ms - meta.newest_ms,
-    meta.reports and 1 or 0,
-    pack_bases(meta.bases, meta.newest_ms, function(key) return not key or window.events[key] end),
-    pack_bases(meta.folded, meta.newest_ms, function() return false end)})
-end
-
-local function unpack_meta(packed)
-  local f = decode(packed)
-  return {horizon_ms = f[1], newest_ms = f[2], count = f[3], oldest_received_ms = f[2] + f[4],
-    reports = f[5] == 1 or nil, bases = unpack_bases(f[6], f[2]), folded = unpack_bases(f[7], f[2])}
-end
-
--- What stands under a mark of reports is no event.
-local function unpack_field(name, packed)
-  if name:sub(1, 1) == REPORTED then return decode(packed) end
-  return unpack_event(packed)
-end
-
-function pack_field(name, value)
-  if name:sub(1, 1) == REPORTED then return encode(value) end
-  return pack_event(value)
-end
-
-local function window_of(position)
+-- The window of a position, and in it the event of this key, both in one look.
+local function window_of(position, event_key)
   local window = windows[position]
   if not window then
-    local key = prefix .. 'feed:' .. position.place
-    local packed = call('HGET', key, '')
-    window = {key = key, events = {}, changed = {}, meta = packed and unpack_meta(packed)
-      or {bases = {}, folded = {}, horizon_ms = -1, newest_ms = -1, count = 0, oldest_received_ms = now_ms}}
+    local name = 'feed:' .. position.place
+    local key = prefix .. name
+    local found = call('HMGET', key, '', event_key)
+    if found[1] then
+      window = unpack_meta(key, name, found[1])
+    else
+      window = {key = key, name = name, events = {}, changed = {}, horizon_ms = -1, newest_ms = -1, count = 0,
+        oldest_received_ms = now_ms, has_reports = false, has_early_retractions = false, bases = {}, folded = {},
+        changed_meta = false, complete = true}
+    end
+    window.events[event_key] = found[2] and unpack_field(event_key, found[2]) or false
     windows[position] = window
   end
   return window
@@ -91,7 +35,7 @@ end
 
 -- The newest snapshot of a bucket, or what has been folded: {quantity, as_of_ms, sequence, event id, event key}.
 local function base_of(window, bucket)
-  return window.meta.bases[bucket] or window.meta.folded[bucket] or {0, -1, -1, '', ''}
+  return window.bases[bucket] or window.folded[bucket] or NO_BASE
 end
 
 local function event_in(window, key)
@@ -104,11 +48,16 @@ local function event_in(window, key)
   return event
 end
 
+-- Whether an event was retracted before it came, or is retracted now.
+local function is_retracted(window, key)
+  return window.has_early_retractions and event_in(window, RETRACTED .. key)
+end
+
 local function remember(window, key, event)
   window.events[key], window.changed[key] = event, true
-  window.meta.count = window.meta.count + 1
-  window.meta.newest_ms = max(window.meta.newest_ms, event[OCCURRED])
-  window.meta.oldest_received_ms = min(window.meta.oldest_received_ms, event[RECEIVED])
+  window.count = window.count + 1
+  window.newest_ms = max(window.newest_ms, event[OCCURRED])
+  window.oldest_received_ms = min(window.oldest_received_ms, event[RECEIVED])
 end
 
 local function load_all(window)
