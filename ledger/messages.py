@@ -862,7 +862,7 @@ class JournalOperation(Record, frozen=True):
     """One operation that changed something.
 
     ``subject`` is the reservation's id, ``sku@location`` or the location's id; ``operation_id`` and ``fingerprint``
-    are the operation's own, and empty where the record has them: a hold's, an event's. ``body`` is the record after it: a
+    are the operation's own, and empty where the record has them: a hold's, an event's. ``body`` is the record after: a
     ``Reservation`` for the verbs and ``expire``, a ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for
     ``put_location``, the ``EventResult`` list for ``count``, a ``SafetyStock`` for ``put_safety_stock``, an
     ``Overcommitted`` for ``overcommitted``, which is nobody's: the ledger itself found that. When a ledger is filled
