@@ -65,7 +65,7 @@ do
     floor, max, min = math.floor, math.max, math.min
     prefix = shard_key:match('^{s%d+}:')
     assert(prefix, 'the shard key has no hash tag')
-    skus, records, packed_records, windows, places, clients = {}, {}, {}, {}, {}, {}
+    skus, positions, records, packed_records, windows, places, clients, time_texts = {}, {}, {}, {}, {}, {}, {}, {}
     journal, granted, lifetimes = {}, {}, {}
     deadlines, counts, backlog_full = {}, {}, nil
     locks, marks, gone, part, kept, restoring = {}, {}, {}, nil, {}, false

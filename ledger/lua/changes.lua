@@ -20,7 +20,7 @@ local function list_deadlines_of(position, ids, deadline_ms)
     listed = {}
     position.listed = listed
   end
-  local list = table.concat(ids, ' ')
+  local list = ids[2] and table.concat(ids, ' ') or ids[1]
   listed[deadline_ms] = listed[deadline_ms] and listed[deadline_ms] .. ' ' .. list or list
   if position.soonest_ms == 0 or deadline_ms < position.soonest_ms then
     position.soonest_ms, position.dirty = deadline_ms, true

@@ -5,39 +5,55 @@ local COUNT_KEPT_MS = 48 * 3600000   -- a count's fingerprint, as long as the wi
 
 -- Calls a command with its arguments in portions, each a whole number of `step`s.
 local function call_in_portions(command, key, arguments, step)
+  if #arguments <= 2 * step then return call(command, key, unpack(arguments)) end
   local portion = ARGUMENTS_MAX - ARGUMENTS_MAX % step
   for i = 1, #arguments, portion do
     call(command, key, unpack(arguments, i, min(i + portion - 1, #arguments)))
   end
 end
 
+-- Packs the positions that changed; `after` is what the entry says of them.
 local function collect_positions(after)
-  for _, sku in pairs(skus) do
-    local fields = {}
-    for location, position in pairs(sku.positions) do
-      if position.dirty then
-        local packed = encode_position(position)
-        fields[#fields + 1], fields[#fields + 2] = location, packed
-        after[#after + 1] = '\147' .. encode(sku.name, location) .. packed
-      end
+  for i = 1, #positions do
+    local position = positions[i]
+    if position.dirty then
+      local sku, packed = position.sku, encode_position(position)
+      local fields = sku.fields or {}
+      fields[#fields + 1], fields[#fields + 2] = position.location, packed
+      sku.fields, after[#after + 1] = fields, '\147' .. encode(sku.name, position.location) .. packed
     end
-    sku.fields = fields
   end
 end
 
-local function write_deadlines(position)
-  local key, added, removed = prefix .. 'held:' .. position.place, {}, {}
+local function write_deadlines(position, soonest)
+  local key, soonest_ms = prefix .. 'held:' .. position.place, position.soonest_ms
   if position.forgets_listed then call('DEL', key) end
-  for list in pairs(position.unlisted or {}) do removed[#removed + 1] = list end
-  if #removed > 0 then call_in_portions('ZREM', key, removed, 1) end
-  for deadline_ms, list in pairs(position.listed or {}) do
-    added[#added + 1], added[#added + 2] = ('%.0f'):format(deadline_ms), list
+  if position.unlisted then
+    local removed = {}
+    for list in pairs(position.unlisted) do removed[#removed + 1] = list end
+    if #removed > 0 then call_in_portions('ZREM', key, removed, 1) end
   end
-  if #added > 0 then call_in_portions('ZADD', key, added, 2) end
+  if not position.listed then return end
+  for deadline_ms, list in pairs(position.listed) do call('ZADD', key, time_text(deadline_ms), list) end
   -- What is past may have been corrected in `deadlines`, so that it is not there any more.
-  local soonest_ms = position.soonest_ms
-  if #added > 0 and soonest_ms > 0 and (soonest_ms ~= position.soonest_written_ms or soonest_ms <= now_ms) then
-    call('ZADD', prefix .. 'deadlines', 'LT', ('%.0f'):format(soonest_ms), position.place)
+  if soonest_ms > 0 and (soonest_ms ~= position.soonest_written_ms or soonest_ms <= now_ms) then
+    soonest[#soonest + 1], soonest[#soonest + 2] = time_text(soonest_ms), position.place
+  end
+end
+
+local function write_positions()
+  local soonest = {}
+  for i = 1, #positions do
+    local position = positions[i]
+    local fields = position.sku.fields
+    if fields then
+      call_in_portions('HSET', position.sku.key, fields, 2)
+      position.sku.fields = nil
+    end
+    if position.listed or position.unlisted or position.forgets_listed then write_deadlines(position, soonest) end
+  end
+  for i = 1, #soonest, ARGUMENTS_MAX do
+    call('ZADD', prefix .. 'deadlines', 'LT', unpack(soonest, i, min(i + ARGUMENTS_MAX - 1, #soonest)))
   end
 end
 
@@ -90,14 +106,13 @@ end
 -- Safety stock of what was never counted waits; the first count takes it into the position.
 local function collect_waiting_safety_stock()
   local set, gone = {}, {}
-  for _, sku in pairs(skus) do
-    for _, position in pairs(sku.positions) do
-      local waiting = position.exists and 0 or position.safety_stock
-      if waiting ~= position.waiting_written and waiting > 0 then
-        set[#set + 1], set[#set + 2] = position.place, encode(waiting)
-      elseif waiting ~= position.waiting_written then
-        gone[#gone + 1] = position.place
-      end
+  for i = 1, #positions do
+    local position = positions[i]
+    local waiting = position.exists and 0 or position.safety_stock
+    if waiting ~= position.waiting_written and waiting > 0 then
+      set[#set + 1], set[#set + 2] = position.place, encode(waiting)
+    elseif waiting ~= position.waiting_written then
+      gone[#gone + 1] = position.place
     end
   end
   if #set + #gone > 0 then kept[#kept + 1] = {key = prefix .. 'safety_stock', set = set, gone = gone} end
@@ -133,7 +148,7 @@ end
 -- Corrections of `deadlines` that the keeper found: they change no promise, so no entry tells of them.
 local function correct_deadlines()
   for place, deadline in pairs(deadlines) do
-    if deadline then call('ZADD', prefix .. 'deadlines', ('%.0f'):format(deadline), place)
+    if deadline then call('ZADD', prefix .. 'deadlines', time_text(deadline), place)
     else call('ZREM', prefix .. 'deadlines', place) end
   end
 end
@@ -193,12 +208,7 @@ function flush()
     call('SET', prefix .. 'shard', encode({epoch, seq, now_ms, shards}))
   end
   correct_deadlines()
-  for _, sku in pairs(skus) do
-    if #sku.fields > 0 then call_in_portions('HSET', sku.key, sku.fields, 2) end
-    for _, position in pairs(sku.positions) do
-      if position.listed or position.unlisted or position.forgets_listed then write_deadlines(position) end
-    end
-  end
+  write_positions()
   write_records()
   write_coordination()
   write_clients()

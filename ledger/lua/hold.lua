@@ -14,8 +14,7 @@ local function remember(op, client, lifetime, lines, units_held)
   local packed = op[OPENING] .. lifetime.times .. op[REFERENCES] .. lifetime.receipt .. lines .. lifetime.ending
   local keys = #granted
   packed_records[id], granted[keys + 1], granted[keys + 2] = packed, prefix .. 'op:' .. id, packed
-  -- Its own id and its fingerprint are in the record.
-  journal[#journal + 1] = '\151' .. encode('hold', id, op[CLIENT]) .. '\160\160' .. packed .. op[MOVED]
+  journal[#journal + 1] = told_before(#id) .. id .. client.told .. packed .. op[MOVED]
   client.open, client.held, client.dirty = client.open + 1, client.held + units_held, true
   return packed
 end

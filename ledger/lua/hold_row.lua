@@ -4,6 +4,8 @@
 -- Fields of the row, and from FIRST_HOLD on of each hold in portions of A_HOLD: id, opening of its record, references.
 local CLIENT, TTL_MS, NAME, PLACE, AMOUNT, RECORD, MOVED, FIRST_HOLD, A_HOLD = 2, 3, 4, 5, 6, 7, 8, 9, 3
 
+local told_befores = {}   -- by the length of the id
+
 -- The refusal of one that wants more than is left: many are the same.
 local function refusal_of(position, quantity, left, is_held)
   local refusals, status = position.refusals, stock_status(left, is_held and 1 or 0)
@@ -28,18 +30,25 @@ local function shelf_of(row)
   return not position.more_due and position or nil
 end
 
+-- The entry says {verb, subject, client, operation_id, fingerprint, record, movements}: this is the part before the subject.
+local function told_before(id_length)
+  local before = told_befores[id_length]
+  if not before then
+    before = '\151' .. encode('hold') .. encode(('x'):rep(id_length)):sub(1, -1 - id_length)
+    told_befores[id_length] = before
+  end
+  return before
+end
+
 -- Decides the holds from the one at `first` on, up to one that is not like the others: the place of that.
 local function decide_alike(row, first, outcomes)
   local position, quantity = shelf_of(row), whole(row[AMOUNT], 1, 1000000)
   if not position then return first end
   local client, lifetime = client_of(row[CLIENT]), lifetime_of(row[TTL_MS])
   local left, count, id_length = available(position), 0, #row[first]
-  local grants_max = min(client_open_reservations_max - client.open,
-    floor((client_held_units_max - client.held) / quantity))
+  local open_left, held_left = client_open_reservations_max - client.open, client_held_units_max - client.held
   local key_head, times, tail = prefix .. 'op:', lifetime.times, lifetime.receipt .. row[RECORD] .. lifetime.ending
-  -- {verb, subject, client, operation_id, fingerprint, record, movements}; the fourth and fifth are in the record.
-  local before = '\151' .. encode('hold', row[first]):sub(1, -1 - id_length)
-  local between = encode(row[CLIENT]) .. '\160\160'
+  local before, between = told_before(id_length), client.told
   local ids, keys, entry, decided = {}, #granted, #journal, #outcomes
   local known, changed, set, told, moved = packed_records, records, granted, journal, row[MOVED]
   local i, last = first, #row
@@ -48,7 +57,7 @@ local function decide_alike(row, first, outcomes)
     if known[id] or changed[id] or #id ~= id_length then break end
     if left < quantity then
       outcomes[decided + 1] = refusal_of(position, quantity, max(0, left), position.held + count > 0)
-    elseif count < grants_max then
+    elseif count < open_left and (count + 1) * quantity <= held_left then
       left, count = left - quantity, count + 1
       local packed = row[i + 1] .. times .. row[i + 2] .. tail
       known[id], ids[count] = packed, id

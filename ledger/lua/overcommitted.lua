@@ -11,21 +11,24 @@ local function shortage(position)
   return claims > 0 and max(0, claims - position.on_hand) or 0
 end
 
--- The positions of the call whose claims or on-hand are not what they were before it, if they pass `test`.
-local function touched(test)
-  local found = {}
-  for _, sku in pairs(skus) do
-    for _, position in pairs(sku.positions) do
-      if (position.on_hand ~= position.on_hand_before or claims_of(position) ~= position.claims_before)
-        and test(position) then
-        found[#found + 1] = position
+-- The positions of the call whose claims or on-hand are not what they were before it. What is short among them is settled
+-- first: overdue holds are no claims any more, and to end them may change further positions.
+local function touched()
+  local found, i = {}, 1
+  while i <= #positions do
+    local position = positions[i]
+    local claims = position.held + position.committed + position.picked
+    if claims ~= position.claims_before or position.on_hand ~= position.on_hand_before then
+      if claims > position.on_hand and not position.settled then
+        settle(position)
+        return touched()
       end
+      found[#found + 1] = position
     end
+    i = i + 1
   end
   return found
 end
-
-local function is_short_and_unsettled(position) return not position.settled and shortage(position) > 0 end
 
 local function is_or_was_short(position)
   return shortage(position) > 0 or position.claims_before > position.on_hand_before
@@ -44,17 +47,13 @@ local function journal_shortage(position)
     .. encode({sku, location, units, known[2]}) .. encode({})
 end
 
--- Journals what begins to be overcommitted, is by another amount, or is no longer. Overdue holds are no claims any more:
--- they are ended first, which may change further positions.
+-- Journals what begins to be overcommitted, is by another amount, or is no longer.
 function journal_shortages()
   shortages = {}
   if restoring then return end
-  local short = touched(is_short_and_unsettled)
-  while #short > 0 do
-    for _, position in ipairs(short) do settle(position) end
-    short = touched(is_short_and_unsettled)
+  for _, position in ipairs(touched()) do
+    if is_or_was_short(position) then journal_shortage(position) end
   end
-  for _, position in ipairs(touched(is_or_was_short)) do journal_shortage(position) end
 end
 
 local function collect_shortages()

@@ -75,7 +75,7 @@ do
     end
     position.unlisted = position.unlisted or {}
     while due_left > 0 do
-      local list, score = unpack(listed_at(position, '(' .. ('%.0f'):format(now_ms), '+inf', passed_over, 1))
+      local list, score = unpack(listed_at(position, '(' .. time_text(now_ms), '+inf', passed_over, 1))
       local deadline_ms = tonumber(score)
       if not list or (first and deadline_ms >= first) then return first, false end
       if not position.unlisted[list] then
@@ -95,7 +95,7 @@ do
 
   -- The first deadline that is listed after this call, whatever has become of its holds; 0 = none.
   local function first_listed(position)
-    local first = tonumber(listed_at(position, '(' .. ('%.0f'):format(now_ms), '+inf', 0, 1)[2]) or 0
+    local first = tonumber(listed_at(position, '(' .. time_text(now_ms), '+inf', 0, 1)[2]) or 0
     for deadline_ms in pairs(position.listed or {}) do
       if first == 0 or deadline_ms < first then first = deadline_ms end
     end
@@ -116,7 +116,7 @@ do
     local lists, passed_over = nil, 0
     position.unlisted = position.unlisted or {}
     repeat
-      lists = listed_at(position, '-inf', ('%.0f'):format(now_ms), passed_over, LISTS_AT_ONCE)
+      lists = listed_at(position, '-inf', time_text(now_ms), passed_over, LISTS_AT_ONCE)
       for i = 1, #lists, 2 do
         position.more_due = due_left <= 0
         if position.more_due then return end

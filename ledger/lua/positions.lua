@@ -3,7 +3,8 @@
 local function sku_of(name)
   local sku = skus[name]
   if not sku then
-    sku = {name = name, key = prefix .. 'sku:' .. escaped(name), positions = {}}
+    local tag = escaped(name)
+    sku = {name = name, tag = tag, key = prefix .. 'sku:' .. tag, positions = {}}
     skus[name] = sku
   end
   return sku
@@ -12,7 +13,7 @@ end
 -- `soonest_ms` is a time not later than the first deadline at the position, 0 when there is none: what is not overdue
 -- need not be looked for. It is the only field that Python does not read.
 local function cache_position(sku, location, packed)
-  local place, waiting = escaped(sku.name) .. ':' .. escaped(location), 0
+  local place, waiting = sku.tag .. ':' .. escaped(location), 0
   -- Safety stock that was put before the first count waits for it under a key of its own.
   if not packed then
     local packed_waiting = call('HGET', prefix .. 'safety_stock', place)
@@ -31,7 +32,7 @@ local function cache_position(sku, location, packed)
     damaged = damaged, quality_hold = quality_hold, in_transit = in_transit, as_of_ms = as_of_ms,
     soonest_ms = soonest_ms, soonest_written_ms = soonest_ms,
   }
-  sku.positions[location] = position
+  sku.positions[location], positions[#positions + 1] = position, position
   if packed then sku.known = true end
   return position
 end

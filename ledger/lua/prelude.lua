@@ -35,7 +35,7 @@ local hold_row   -- the verb `hold`, for many at once
 local call, encode, decode, decode_some, floor, max, min
 local prefix, now_ms, clock_jumped, epoch, seq, shards, backlog_entries_max, low_stock
 local client_open_reservations_max, client_held_units_max
-local skus, records, packed_records, windows, places, clients
+local skus, positions, records, packed_records, windows, places, clients, time_texts
 local locks, marks, gone, part, kept, restoring
 local journal, granted, lifetimes
 local deadlines, counts, backlog_full, due_left, overdue_left, look_only
@@ -57,6 +57,16 @@ end
 -- Where the values of a packed array begin. `decode_some(packed, count, from)` replies where it stopped (-1 at the end) and
 -- so many values; it makes no table, which would cost more than all of them.
 local function header_length(packed) return packed:byte() < 160 and 1 or 3 end
+
+-- A time as commands take it; a call has few of them, and to write a number costs as much as a command.
+local function time_text(at_ms)
+  local text = time_texts[at_ms]
+  if not text then
+    text = ('%.0f'):format(at_ms)
+    time_texts[at_ms] = text
+  end
+  return text
+end
 
 local function array_header(count)
   if count < 65536 then return '\220' .. string.char(floor(count / 256), count % 256) end

@@ -39,7 +39,8 @@ local function client_of(name)
     local key = prefix .. 'client:' .. escaped(name)
     local packed = call('GET', key)
     local n = packed and decode(packed) or {0, 0}
-    client = {key = key, open = n[1], held = n[2]}
+    -- `told`: how the entry names the client of a hold, whose record has the operation's id and fingerprint.
+    client = {key = key, open = n[1], held = n[2], told = encode(name) .. '\160\160'}
     clients[name] = client
   end
   return client
