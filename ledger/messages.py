@@ -204,7 +204,10 @@ class UnitsOfLine(Record, frozen=True):
 
 
 class Hold(Record, frozen=True, tag="hold"):
-    """Claim units for a buyer until ``ttl_ms`` from now. ``id`` names the operation and the reservation alike."""
+    """Claim units for a buyer until ``ttl_ms`` from now. ``id`` names the operation and the reservation alike.
+
+    It travels packed (``ledger.packing``).
+    """
 
     id: str
     fingerprint: str
@@ -316,13 +319,6 @@ class Apply(Record, frozen=True, tag="apply"):
 
     client: str
     events: list[StockEvent]
-
-
-class PackedApply(Record, frozen=True, tag="apply"):
-    """``Apply`` as it travels: each event packed by itself, so that the journal gets it as it came."""
-
-    client: str
-    events: list[msgspec.Raw]
 
 
 class Count(Record, frozen=True, tag="count"):
@@ -550,7 +546,6 @@ Operation = (
     Verb
     | Expire
     | Apply
-    | PackedApply
     | Count
     | Read
     | Views
@@ -573,6 +568,10 @@ class Done(Record, frozen=True, tag="done"):
     reservation: Reservation
     shard: int = 0
     """Whose journal has the receipt."""
+
+
+class Granted(Record, frozen=True, tag="granted"):
+    """A hold was granted just as it was asked for: how a call says ``Done`` of it (``ledger.packing``)."""
 
 
 class ShortLine(Record, frozen=True):
@@ -803,6 +802,7 @@ CountOutcome = Counted | KeyReused | UnknownLocation
 SafetyStockOutcome = SafetyStockStored | UnknownLocation
 Outcome = (
     Done
+    | Granted
     | Insufficient
     | UnknownSku
     | UnknownLocation
@@ -854,7 +854,7 @@ class JournalOperation(Record, frozen=True):
     """One operation that changed something.
 
     ``subject`` is the reservation's id, ``sku@location`` or the location's id; ``operation_id`` and ``fingerprint``
-    are the operation's own; an event has its key in the body instead. ``body`` is the record after it: a
+    are the operation's own, and empty for a hold or an event, which have them in the body: the record after it. It is a
     ``Reservation`` for the verbs and ``expire``, a ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for
     ``put_location``, the ``EventResult`` list for ``count``, a ``SafetyStock`` for ``put_safety_stock``, an
     ``Overcommitted`` for ``overcommitted``, which is nobody's: the ledger itself found that. When a ledger is filled
