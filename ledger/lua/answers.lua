@@ -1,10 +1,5 @@
 -- Answers (the outcomes of messages.py), and why something is refused.
 
-local function array_header(count)
-  if count < 65536 then return '\220' .. string.char(floor(count / 256), count % 256) end
-  return '\221' .. struct.pack('>I4', count)
-end
-
 local NOT_FOUND = '\145\169not-found'
 local BUSY = '\145\164busy'
 local UNPINNED = '\145\168unpinned'
