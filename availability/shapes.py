@@ -1,6 +1,7 @@
 """Owns the JSON shapes that both HTTP answers and events show: a reservation, a position (DESIGN 9 and 10)."""
 
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 
 from msgspec import Struct, structs
 
@@ -111,8 +112,13 @@ def _claim_json(claimed: ClaimedLine) -> ClaimJson:
 
 def time_text(at_ms: int) -> str:
     """RFC 3339 in UTC with milliseconds, as in ``2026-11-23T10:00:00.000Z``; ``at_ms`` from 0 to TIME_MS_MAX."""
-    moment = _EPOCH + timedelta(milliseconds=at_ms)
-    return f"{moment.isoformat(timespec='milliseconds')[: -len('+00:00')]}Z"
+    return f"{_second_text(at_ms // 1_000)}.{at_ms % 1_000:03}Z"
+
+
+@lru_cache(maxsize=4_096)
+def _second_text(at_s: int) -> str:
+    """Without fraction and zone. Most times that are told are of the same few seconds."""
+    return (_EPOCH + timedelta(seconds=at_s)).isoformat()[: -len("+00:00")]
 
 
 def day_text(day: int) -> str:

@@ -18,7 +18,6 @@ from ledger.messages import (
     JournalFull,
     Operation,
     Outcome,
-    PackedApply,
     Part,
     Prepare,
     PutSafetyStock,
@@ -52,13 +51,7 @@ def weight(operation: Operation) -> int:
     match operation:
         case Hold(lines=lines):
             return sum(ITEM_WEIGHT if line.location is None else 1 for line in lines)
-        case (
-            Prepare(lines=things)
-            | Apply(events=things)
-            | PackedApply(events=things)
-            | Count(events=things)
-            | PutSafetyStock(items=things)
-        ):
+        case Prepare(lines=things) | Apply(events=things) | Count(events=things) | PutSafetyStock(items=things):
             return len(things)
         case Part(operation=whole):
             return weight(whole)
@@ -120,7 +113,7 @@ class Coalescer:
             await self._sending
 
     def _queue_of(self, operation: Operation) -> deque[Waiting]:
-        return self._feeds if isinstance(operation, Apply | PackedApply | Count) else self._checkout
+        return self._feeds if isinstance(operation, Apply | Count) else self._checkout
 
     def _next_batch(self) -> list[Waiting]:
         batch: list[Waiting] = []

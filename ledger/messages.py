@@ -321,13 +321,6 @@ class Apply(Record, frozen=True, tag="apply"):
     events: list[StockEvent]
 
 
-class PackedApply(Record, frozen=True, tag="apply"):
-    """``Apply`` as it travels: each event packed by itself, so that the journal gets it as it came."""
-
-    client: str
-    events: list[msgspec.Raw]
-
-
 class Count(Record, frozen=True, tag="count"):
     """A person's count of some SKUs at one location: snapshots under one ``count_id`` that are always believed.
 
@@ -553,7 +546,6 @@ Operation = (
     Verb
     | Expire
     | Apply
-    | PackedApply
     | Count
     | Read
     | Views
@@ -862,7 +854,7 @@ class JournalOperation(Record, frozen=True):
     """One operation that changed something.
 
     ``subject`` is the reservation's id, ``sku@location`` or the location's id; ``operation_id`` and ``fingerprint``
-    are the operation's own, and empty where the record has them: a hold's, an event's. ``body`` is the record after: a
+    are the operation's own, and empty for a hold or an event, which have them in the body: the record after it. It is a
     ``Reservation`` for the verbs and ``expire``, a ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for
     ``put_location``, the ``EventResult`` list for ``count``, a ``SafetyStock`` for ``put_safety_stock``, an
     ``Overcommitted`` for ``overcommitted``, which is nobody's: the ledger itself found that. When a ledger is filled

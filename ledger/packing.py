@@ -1,4 +1,4 @@
-"""How holds travel: with most of their records packed beforehand, so that the Lua library need not do it bit by bit.
+"""How holds and stock events travel: packed beforehand as far as can be, so that the Lua need not do it bit by bit.
 
 Holds that follow each other and are alike in all but who asks go as one row (``lua/hold_row.lua``), any other alone
 (``lua/hold.lua``): the library puts what only the call knows between the parts. The answer to a hold that is granted
@@ -18,6 +18,7 @@ _DAY_MS: Final = 86_400_000
 _FIXED_LIST_MAX: Final = 15
 _FIXED_TEXT_MAX: Final = 31
 _HOLD: Final = b"\xa4hold"
+_APPLY: Final = b"\xa5apply"
 _ROW: Final = b"\xa3row"
 _RECORD: Final = b"\x9d" + _HOLD  # 13 fields
 _NO_REFERENCES: Final = b"\xc0\xc0\xc0"
@@ -48,6 +49,8 @@ def packed(operations: Sequence[m.Operation]) -> list[m.Operation | msgspec.Raw]
             told.append(msgspec.Raw(_hold(operation)))
         elif isinstance(operation, m.Part) and isinstance(operation.operation, m.Hold):
             told.append(_part(operation, operation.operation))
+        elif isinstance(operation, m.Apply):
+            told.append(_apply(operation))
         else:
             told.append(operation)
     if row:
@@ -121,6 +124,12 @@ def _hold(hold: m.Hold) -> bytes:
 def _part(part: m.Part, hold: m.Hold) -> msgspec.Raw:
     head = b"\x96\xa4part" + _encode(part.token) + _encode(part.at_ms) + _encode(part.until_ms)
     return msgspec.Raw(head + _encode(part.takes) + _hold(hold))
+
+
+def _apply(apply: m.Apply) -> msgspec.Raw:
+    """``apply, client``, and the events, each packed by itself: so the journal gets it as it came."""
+    head = _list_header(3) + _APPLY + _name(apply.client) + _list_header(len(apply.events))
+    return msgspec.Raw(head + b"".join([_text(_encode(event)) for event in apply.events]))
 
 
 def _opening(hold: m.Hold) -> bytes:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Self, TypeVar, cast
 
-import msgspec
 from msgspec.structs import replace
 
 from ledger import messages as m
@@ -24,14 +23,6 @@ PORTION_ITEMS_MAX = 16
 """What is longer goes in several operations, so that it can be spread over several calls."""
 
 Thing = TypeVar("Thing")
-
-_encode = msgspec.msgpack.Encoder().encode
-
-
-def _packed(event: m.StockEvent) -> msgspec.Raw:
-    """The event's own bytes as a text of 16 bits' length: Redis's Lua reads no binary."""
-    body = _encode(event)
-    return msgspec.Raw(b"\xda" + len(body).to_bytes(2, "big") + body)
 
 
 class Ledger:
@@ -168,9 +159,8 @@ class Ledger:
     async def apply(self, apply: m.Apply) -> m.Applied:
         """A failure part-way leaves the earlier events applied; repeating them all is safe."""
         portions = self._portions(apply.events, lambda event: event.sku, PORTION_EVENTS_MAX)
-        packed = [_packed(event) for event in apply.events]
         outcomes = await self._submit_all(
-            [(shard, m.PackedApply(apply.client, [packed[i] for i in chosen])) for shard, chosen in portions]
+            [(shard, m.Apply(apply.client, [apply.events[i] for i in chosen])) for shard, chosen in portions]
         )
         return m.Applied(_in_order(portions, [applied.results for applied in cast("list[m.Applied]", outcomes)]))
 

@@ -52,6 +52,16 @@ async def test_a_full_window_folds_its_oldest_events_and_the_horizon_moves(shop:
     assert_books_balance(client)
 
 
+async def test_a_folded_count_keeps_its_name(shop: Shop) -> None:
+    """P8: one of the same time, whose id is smaller, is superseded by it, not too late to be judged."""
+    await shop.stock("A", 1_000, at_ms=START_MS, id="n")
+    for minute in range(1, 600):
+        await shop.event("delta", "A", -1, at_ms=START_MS + minute * 60_000, id=f"sale-{minute}")
+
+    assert (await shop.event("snapshot", "A", 5, at_ms=START_MS, id="m")).outcome == "superseded"
+    assert (await shop.event("snapshot", "A", 5, at_ms=START_MS, id="o")).reason == "late"
+
+
 async def test_a_snapshot_inside_the_window_still_gets_its_later_deltas(shop: Shop) -> None:
     """P8."""
     for minute in range(1, 600):

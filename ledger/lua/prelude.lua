@@ -54,6 +54,11 @@ local function unescaped(text)
   return (text:gsub('%%(%x%x)', function(hex) return string.char(tonumber(hex, 16)) end))
 end
 
+local function array_header(count)
+  if count < 65536 then return '\220' .. string.char(floor(count / 256), count % 256) end
+  return '\221' .. struct.pack('>I4', count)
+end
+
 -- Where the values of a packed array begin. `decode_some(packed, count, from)` replies where it stopped (-1 at the end) and
 -- so many values; it makes no table, which would cost more than all of them.
 local function header_length(packed) return packed:byte() < 160 and 1 or 3 end
