@@ -73,11 +73,6 @@ local function time_text(at_ms)
   return text
 end
 
-local function array_header(count)
-  if count < 65536 then return '\220' .. string.char(floor(count / 256), count % 256) end
-  return '\221' .. struct.pack('>I4', count)
-end
-
 local function whole(value, low, high)
   assert(type(value) == 'number' and value == floor(value) and value >= low and value <= high, 'not a whole number in range')
   return value
