@@ -1,5 +1,39 @@
 -- The positions of some SKUs as they are now, with what is overdue ended first.
 
+-- The positions of an item as they are kept, {location, packed} by turns: those that it names, or all of the SKU.
+local function kept_positions(item)
+  local key, named = prefix .. 'sku:' .. escaped(item[1]), item[2]
+  if not named then return call('HGETALL', key) end
+  local found, flat = call('HMGET', key, unpack(named)), {}
+  for i = 1, #named do
+    if found[i] then flat[#flat + 1], flat[#flat + 2] = named[i], found[i] end
+  end
+  return flat
+end
+
+-- Most items are answered with their positions as they are kept: nothing is overdue there, something can be promised,
+-- and this call has not touched the SKU. Nil for any other.
+local function read_kept(item)
+  if skus[item[1]] or (item[2] and #item[2] == 0) then return nil end
+  local flat, promisable, parts, locations = kept_positions(item), 0, {}, {}
+  for i = 1, #flat, 2 do
+    local location, packed = flat[i], flat[i + 1]
+    local place = location_of(location)
+    if place and (item[2] or place[PLACE_ENABLED]) then
+      local _, on_hand, held, committed, picked, safety_stock, _, _, _, _, soonest_ms = decode_some(packed, 10, 1)
+      if soonest_ms > 0 and soonest_ms <= now_ms then return nil end
+      local enabled = place[PLACE_ENABLED]
+      if enabled then promisable = promisable + max(0, on_hand - held - committed - picked - safety_stock) end
+      locations[#locations + 1] = location
+      parts[location] = '\147' .. encode(location) .. packed .. (enabled and '\195' or '\194')
+    end
+  end
+  if promisable == 0 then return nil end
+  if not item[2] and locations[2] then table.sort(locations) end
+  for i = 1, #locations do locations[i] = parts[locations[i]] end
+  return '\147\195\192' .. array_header(#locations) .. table.concat(locations)
+end
+
 local function read_item(item)
   local chosen = {}
   if item[2] then
@@ -36,7 +70,7 @@ end
 verbs.read = function(op)
   local items = {}
   for i, item in ipairs(op[2]) do
-    local packed = read_item(item)
+    local packed = read_kept(item) or read_item(item)
     if not packed then return BUSY end
     items[i] = packed
   end
