@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol
 
-from litestar import Litestar
-
 from availability.api.edge import Door, Edge, Searches, clock_ms
 from availability.api.keyring import keep_fresh
 from availability.api.service import service
@@ -62,7 +60,7 @@ class Api:
             now_ms=now_ms,
         )
         self.telemetry.queue_depth(lambda: ledger.state().queue_depth)
-        self.asgi: Litestar = service(self.edge, self.tokens, self.telemetry)
+        self.asgi = service(self.edge, self.tokens, self.telemetry)
 
     def reasons(self) -> list[str]:
         """Why it is not ready; empty when it is."""
