@@ -1,9 +1,10 @@
 """What a handler gives back: status and bytes, ready to be sent."""
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from litestar.types import Send
+from msgspec import Struct
 
 JSON: Final = b"application/json"
 PROBLEM_JSON: Final = b"application/problem+json"
@@ -13,7 +14,7 @@ _encode = msgspec.json.Encoder().encode
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True):
     """An answer; ``outcome`` is one word for the metrics: a problem's name, or what was done."""
 
     status: int

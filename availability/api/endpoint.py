@@ -8,11 +8,12 @@ which the OpenAPI document is made as well.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from litestar.types import Receive
 from msgspec import Struct
+from msgspec.structs import replace
 
 from availability.api.answer import Answer
 from availability.api.deadlines import Deadlines
@@ -77,7 +78,11 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
     method: str
     path: str
+    name: str
+    """How metrics and logs call it."""
     scopes: tuple[str, ...]
+    public: bool
+    """Whether it needs no token."""
     handler: Handler[Any]
     summary: str
     success: Success
@@ -93,19 +98,9 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     query_reader: QueryReader | None = None
 
     @property
-    def name(self) -> str:
-        """How metrics and logs call it."""
-        return f"{self.method} {self.path}"
-
-    @property
     def only_looks(self) -> bool:
         """Whether it changes nothing, so that there is nothing to be unknown about."""
         return self.method == "GET" or self.scopes == ("atp:read",)
-
-    @property
-    def public(self) -> bool:
-        """Whether it needs no token."""
-        return self.scopes == (PUBLIC,)
 
 
 def endpoint(
@@ -131,7 +126,9 @@ def endpoint(
         return Endpoint(
             method=method,
             path=path,
+            name=f"{method} {path}",
             scopes=scopes,
+            public=scopes == (PUBLIC,),
             handler=handler,
             summary=summary,
             success=success,
@@ -150,7 +147,7 @@ def endpoint(
     return declare
 
 
-class Request(NamedTuple):
+class Request(Struct, frozen=True):
     """What came, as the server tells it; ``headers`` as ``headers_of`` makes them."""
 
     headers: Headers
@@ -160,7 +157,7 @@ class Request(NamedTuple):
     receive: Receive
 
 
-class Answering(NamedTuple):
+class Answering(Struct, frozen=True):
     """What endpoints are answered with."""
 
     edge: Edge
@@ -168,9 +165,9 @@ class Answering(NamedTuple):
     body_deadlines: Deadlines
 
 
-async def answer_of(endpoint_: Endpoint, given: Answering, request: Request) -> Answer:
+def answer_of(endpoint_: Endpoint, given: Answering, request: Request) -> Awaitable[Answer]:
     """The answer to a request for this endpoint."""
-    return await settled(endpoint_, _answer(endpoint_, given, request))
+    return settled(endpoint_, _answer(endpoint_, given, request))
 
 
 async def settled(endpoint_: Endpoint, answering: Awaitable[Answer]) -> Answer:
@@ -283,19 +280,17 @@ async def _body(endpoint_: Endpoint, deadlines: Deadlines, request: Request) -> 
 
 async def _bytes(receive: Receive, bytes_max: int) -> bytes | Answer:
     """All of the body, never more than allowed, whatever the client said of its length."""
-    parts: list[bytes] = []
-    size = 0
+    body = b""
     while True:
         message = await receive()
         if message["type"] != "http.request":
             # The client left, or its chunks make no sense: the server does not tell which.
-            return invalid(Fault("body", "must arrive whole"))._replace(outcome="gone")
-        parts.append(message["body"])
-        size += len(parts[-1])
-        if size > bytes_max:
+            return replace(invalid(Fault("body", "must arrive whole")), outcome="gone")
+        body = body + message["body"] if body else message["body"]
+        if len(body) > bytes_max:
             return too_large(bytes_max)
         if not message.get("more_body"):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+            return body
 
 
 def _is_json(content_type: bytes) -> bool:

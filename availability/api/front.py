@@ -42,31 +42,30 @@ class Front:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_s = time.perf_counter()
         scope = cast(HTTPScope, scope)  # the server takes no websockets
         found = self._find(scope["method"], scope["raw_path"])
         pairs = cast("list[tuple[bytes, bytes]]", scope["headers"])
         headers = dict(pairs)
         if isinstance(found, Match) and len(headers) == len(pairs) and _is_plain(headers.get(b"host", b"-")):
-            await self._answer(found, Request(headers, scope["query_string"], found.path, receive), send)
+            request = Request(headers, scope["query_string"], found.path, receive)
+            answer = await answer_of(found.endpoint, self._given, request)
+            await respond(send, answer)
+            self._note(found.endpoint.name, answer.outcome, time.perf_counter() - started_s)
         else:
             await self._litestar(scope, receive, send)
 
     async def _behind_litestar(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope = cast(HTTPScope, scope)
         started_s = time.perf_counter()
+        scope = cast(HTTPScope, scope)
         found = self._find(scope["method"], scope["raw_path"])
         if isinstance(found, Match):
             request = Request(headers_of(list(scope["headers"])), scope["query_string"], found.path, receive)
-            await self._answer(found, request, send)
+            route, answer = found.endpoint.name, await answer_of(found.endpoint, self._given, request)
         else:
-            await respond(send, found)
-            self._note("unmatched", found.outcome, time.perf_counter() - started_s)
-
-    async def _answer(self, found: Match, request: Request, send: Send) -> None:
-        started_s = time.perf_counter()
-        answer = await answer_of(found.endpoint, self._given, request)
+            route, answer = "unmatched", found
         await respond(send, answer)
-        self._note(found.endpoint.name, answer.outcome, time.perf_counter() - started_s)
+        self._note(route, answer.outcome, time.perf_counter() - started_s)
 
 
 @lru_cache(1_024)
