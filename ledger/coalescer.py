@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ledger.errors import Overloaded
 from ledger.messages import (
@@ -48,19 +49,28 @@ class Waiting:
 
 def weight(operation: Operation) -> int:
     """About how many positions the operation touches: what bounds the time of one call."""
-    match operation:
-        case Hold(lines=lines):
-            return sum(ITEM_WEIGHT if line.location is None else 1 for line in lines)
-        case Prepare(lines=things) | Apply(events=things) | Count(events=things) | PutSafetyStock(items=things):
-            return len(things)
-        case Part(operation=whole):
-            return weight(whole)
-        case Read(items=items):
-            return sum(ITEM_WEIGHT if item.locations is None else len(item.locations) for item in items)
-        case Views(location=None):
-            return ITEM_WEIGHT
-        case _:
-            return 1
+    weigh = _WEIGHTS.get(type(operation))
+    return 1 if weigh is None else weigh(operation)
+
+
+def _weight_of_hold(hold: Hold) -> int:
+    lines = hold.lines
+    if len(lines) == 1:
+        return 1 if lines[0].location is not None else ITEM_WEIGHT
+    return sum(ITEM_WEIGHT if line.location is None else 1 for line in lines)
+
+
+_WEIGHTS: dict[type, Callable[[Any], int]] = {
+    Hold: _weight_of_hold,
+    Prepare: lambda prepare: len(prepare.lines),
+    Apply: lambda apply: len(apply.events),
+    Count: lambda count: len(count.events),
+    PutSafetyStock: lambda put: len(put.items),
+    Part: lambda part: weight(part.operation),
+    Read: lambda read: sum(ITEM_WEIGHT if item.locations is None else len(item.locations) for item in read.items),
+    Views: lambda views: ITEM_WEIGHT if views.location is None else 1,
+}
+"""Of each kind that does not weigh 1."""
 
 
 class Coalescer:
@@ -90,14 +100,16 @@ class Coalescer:
 
         Cancelling the future does not take the operation back: it may be on its way.
         """
-        return self.submit_all([operation])[0]
+        self._insist_on_room(1)
+        waiting = Waiting(operation, asyncio.get_running_loop().create_future())
+        self._queue_of(operation).append(waiting)
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._empty_queues())
+        return waiting.answer
 
     def submit_all(self, operations: Sequence[Operation]) -> "list[asyncio.Future[Outcome]]":
         """Queues all of them or, with Overloaded, none."""
-        if self._closed:
-            raise Overloaded("the ledger is closing")
-        if self.depth + len(operations) > self._queue_operations_max:
-            raise Overloaded("too many operations wait for the ledger")
+        self._insist_on_room(len(operations))
         loop = asyncio.get_running_loop()
         waiting = [Waiting(operation, loop.create_future()) for operation in operations]
         for each in waiting:
@@ -112,8 +124,14 @@ class Coalescer:
         if self._sending is not None:
             await self._sending
 
+    def _insist_on_room(self, operations: int) -> None:
+        if self._closed:
+            raise Overloaded("the ledger is closing")
+        if len(self._checkout) + len(self._feeds) + operations > self._queue_operations_max:
+            raise Overloaded("too many operations wait for the ledger")
+
     def _queue_of(self, operation: Operation) -> deque[Waiting]:
-        return self._feeds if isinstance(operation, Apply | Count) else self._checkout
+        return self._feeds if isinstance(operation, (Apply, Count)) else self._checkout
 
     def _next_batch(self) -> list[Waiting]:
         batch: list[Waiting] = []

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Callable
 from functools import cache
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, ne
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -67,8 +68,8 @@ class QueryReader(Struct, frozen=True):
     def read(self, query: bytes) -> Any:
         """The form that a query string is, or its fault."""
         given: dict[str, object] = {}
-        for pair in query.split(b"&") if query else ():
-            name_bytes, _, value_bytes = pair.replace(b"+", b" ").partition(b"=")
+        for pair in query.replace(b"+", b" ").split(b"&") if query else ():
+            name_bytes, _, value_bytes = pair.partition(b"=")
             name, value = unescape(name_bytes), unescape(value_bytes)
             if name is None or value is None:
                 return Fault("query", "must be percent-encoded UTF-8")
@@ -113,7 +114,7 @@ def given_fields(form: Struct) -> dict[str, object]:
     """The fields of a form that differ from their defaults: what its fingerprint is taken of."""
     names, values_of, defaults = _fields(type(form))
     values = values_of(form)
-    return {name: value for name, value, default in zip(names, values, defaults, strict=True) if value != default}
+    return dict(compress(zip(names, values, strict=True), map(ne, values, defaults)))
 
 
 @cache
