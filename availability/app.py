@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 class Stated(Door, Protocol):
     """A ledger that says whether it may promise."""
 
+    @property
+    def ready(self) -> bool: ...
+
     def state(self) -> State: ...
 
 
@@ -56,6 +59,7 @@ class Api:
             reservations,
             low_stock=settings.low_stock,
             stale_after_ms=settings.stale_after_ms,
+            ready=self.ready,
             reasons=self.reasons,
             metrics=self.telemetry.page,
             jwks=lambda: self.tokens.keys.document,
@@ -63,6 +67,10 @@ class Api:
         )
         self.telemetry.queue_depth(lambda: ledger.state().queue_depth)
         self.asgi = service(self.edge, self.tokens, self.telemetry)
+
+    def ready(self) -> bool:
+        """Whether there are no ``reasons``, told cheaply."""
+        return self._ledger.ready and self.tokens.keys.loaded and not self.stopping
 
     def reasons(self) -> list[str]:
         """Why it is not ready; empty when it is."""
