@@ -89,6 +89,8 @@ class Coalescer:
         self._feeds: deque[Waiting] = deque()
         self._sending: asyncio.Task[None] | None = None
         self._closed = False
+        self.turn = 0
+        """Batches that have been taken out of the queues."""
 
     @property
     def depth(self) -> int:
@@ -134,6 +136,7 @@ class Coalescer:
         return self._feeds if isinstance(operation, (Apply, Count)) else self._checkout
 
     def _next_batch(self) -> list[Waiting]:
+        self.turn += 1
         batch: list[Waiting] = []
         self._take(self._checkout, batch, self._operations_max, self._weight_max)
         self._take(self._feeds, batch, self._operations_max + len(batch), BULK_WEIGHT_MAX)

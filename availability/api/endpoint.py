@@ -21,6 +21,7 @@ from availability.api.edge import Edge
 from availability.api.outcomes import failure
 from availability.api.problems import Fault, invalid, problem
 from availability.api.reading import QueryReader, idempotency_key, read_body
+from availability.api.sharing import Looks
 from availability.api.tokens import Principal, Tokens, Unauthenticated
 from ledger import LedgerError, Unavailable
 
@@ -94,6 +95,8 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     body_optional: bool = False
     query: type[Struct] | None = None
     keyed: bool = False
+    shared: bool = False
+    """Whether the answer is the same for all who ask the same, so that one may be told what another has asked."""
     decoder: msgspec.json.Decoder[Any] | None = None
     query_reader: QueryReader | None = None
 
@@ -117,6 +120,7 @@ def endpoint(
     body_optional: bool = False,
     query: type[Struct] | None = None,
     keyed: bool = False,
+    shared: bool = False,
 ) -> Callable[[Handler[Any]], Endpoint]:
     """Declare the decorated handler to be an endpoint."""
     assert scopes, f"{method} {path} does not say who may call it"
@@ -140,6 +144,7 @@ def endpoint(
             body_optional=body_optional,
             query=query,
             keyed=keyed,
+            shared=shared,
             decoder=None if body is None else msgspec.json.Decoder(body),
             query_reader=None if query is None else QueryReader.of(query),
         )
@@ -163,6 +168,7 @@ class Answering(Struct, frozen=True):
     edge: Edge
     tokens: Tokens
     body_deadlines: Deadlines
+    looks: Looks
 
 
 def answer_of(endpoint_: Endpoint, given: Answering, request: Request) -> Awaitable[Answer]:
@@ -211,13 +217,28 @@ async def _answer(endpoint_: Endpoint, given: Answering, request: Request) -> An
     key = _key(headers) if endpoint_.keyed else ""
     if isinstance(key, Answer):
         return key
-    if endpoint_.decoder is None or request.query:
-        form = _query(endpoint_, request.query)
-    else:
-        form = await _body(endpoint_, given.body_deadlines, request)
-    if isinstance(form, Answer):
-        return form
-    return await endpoint_.handler(given.edge, Call(principal, request.path, form, key))
+    has_body = endpoint_.decoder is not None and not request.query
+    told = await _body(endpoint_, given.body_deadlines, request) if has_body else request.query
+    if isinstance(told, Answer):
+        return told
+    if not endpoint_.shared:
+        return await _handled(endpoint_, given.edge, principal, request, told, key)
+    question = endpoint_.name, told
+    waiting = given.looks.join(question)
+    if waiting is not None:
+        return await waiting
+    return await given.looks.ask(question, _handled(endpoint_, given.edge, principal, request, told, key))
+
+
+async def _handled(
+    endpoint_: Endpoint, edge: Edge, principal: Principal, request: Request, told: bytes, key: str
+) -> Answer:
+    """The handler's answer to ``told``, the query or the body, if it has the declared form."""
+    decoder = endpoint_.decoder
+    form = _query(endpoint_, told) if decoder is None or request.query else read_body(decoder, told)
+    if isinstance(form, Fault):
+        return invalid(form)
+    return await endpoint_.handler(edge, Call(principal, request.path, form, key))
 
 
 def _principal(endpoint_: Endpoint, tokens: Tokens, headers: Headers) -> Principal | Answer:
@@ -247,19 +268,17 @@ def _key(headers: Headers) -> str | Answer:
 
 
 def _query(endpoint_: Endpoint, query: bytes) -> Any:
-    """The query as the declared form, or the ``Answer`` that refuses it."""
+    """The query as the declared form, or its fault."""
     if endpoint_.query_reader is not None:
-        form = endpoint_.query_reader.read(query)
-        return invalid(form) if isinstance(form, Fault) else form
+        return endpoint_.query_reader.read(query)
     if query:
         name = query.partition(b"=")[0][:64].decode("ascii", "backslashreplace")
-        return invalid(Fault(name, "is not a parameter of this call"))
+        return Fault(name, "is not a parameter of this call")
     return None
 
 
-async def _body(endpoint_: Endpoint, deadlines: Deadlines, request: Request) -> Any:
-    """The body as the declared form, or the ``Answer`` that refuses it."""
-    assert endpoint_.decoder is not None
+async def _body(endpoint_: Endpoint, deadlines: Deadlines, request: Request) -> bytes | Answer:
+    """The body, which says that it is JSON, or the answer that refuses it."""
     headers = request.headers
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length[:20]) > endpoint_.body_bytes_max:
@@ -276,11 +295,10 @@ async def _body(endpoint_: Endpoint, deadlines: Deadlines, request: Request) -> 
     if not isinstance(body, bytes):
         return body
     if not body and endpoint_.body_optional:
-        body = b"{}"
-    elif not _is_json(headers.get(b"content-type", b"")):
+        return b"{}"
+    if not _is_json(headers.get(b"content-type", b"")):
         return problem("unsupported-media-type", "send the body as Content-Type: application/json")
-    form = read_body(endpoint_.decoder, body)
-    return invalid(form) if isinstance(form, Fault) else form
+    return body
 
 
 async def _bytes(receive: Receive, bytes_max: int) -> bytes | Answer:

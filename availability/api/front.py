@@ -16,6 +16,7 @@ from availability.api.edge import Edge
 from availability.api.endpoint import Answering, Request, answer_of, headers_of
 from availability.api.problems import Fault, invalid, problem
 from availability.api.routing import Match, Routes
+from availability.api.sharing import Looks
 from availability.api.tokens import Tokens
 from availability.telemetry import Telemetry
 
@@ -31,7 +32,7 @@ class Front:
 
     def __init__(self, routes: Routes, edge: Edge, tokens: Tokens, telemetry: Telemetry) -> None:
         self._find, self._note = routes.find, telemetry.request
-        self._given = Answering(edge, tokens, Deadlines())
+        self._given = Answering(edge, tokens, Deadlines(), Looks(edge.ledger))
         # The path is matched as it was sent, see routing. Its segments can be anything, so Litestar must not look.
         mounted = asgi("/", is_mount=True, copy_scope=False)(self._behind_litestar)
         self._litestar = Litestar(
