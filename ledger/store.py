@@ -199,6 +199,10 @@ class Ledger:
         shard = shard_of(views.sku, self.shards)
         return cast(m.ViewList, await self._coalescers[shard].submit(views))
 
+    async def admit(self, admit: m.Admit) -> m.Admitted:
+        """A client's meter is where its name says, whichever shards its requests go to."""
+        return cast(m.Admitted, await self._coalescers[shard_of(admit.client, self.shards)].submit(admit))
+
     async def put_location(self, put_location: m.PutLocation) -> m.LocationStored:
         """Every shard has the locations. Repeating it is safe."""
         outcomes = await self._submit_all([(shard, put_location) for shard in range(self.shards)])

@@ -10,6 +10,7 @@ from availability.api.answer import Answer, ok
 from availability.api.problems import PROBLEMS, Fault, Retry, ShortLineJson, problem, retry_after
 from availability.shapes import reservation_json, time_text
 from ledger import (
+    Admitted,
     Applied,
     Busy,
     Counted,
@@ -76,6 +77,7 @@ ANSWERS: Final[dict[type, Row]] = {
     OperationsLimit: _refused("operations-limit"),
     OpenReservationsLimit: _refused("open-reservations-limit"),
     HeldUnitsLimit: _refused("held-units-limit"),
+    Admitted: Row(200),  # what the rate limits ask: no call of the API has it
     Applied: Row(200),
     Counted: Row(200),
     Positions: Row(200),

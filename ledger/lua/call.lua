@@ -30,7 +30,7 @@ local function begin(shard_key, argument)
   assert(prefix, 'the shard key has no hash tag')
   skus, records, windows, places, clients = {}, {}, {}, {}, {}
   journal, deadlines, counts, backlog_full = {}, {}, {}, nil
-  locks, marks, gone, part, kept, restoring = {}, {}, {}, nil, {}, false
+  locks, marks, gone, part, kept, restoring, meters = {}, {}, {}, nil, {}, false, {}
   local given_ms, expected_ms, caller_epoch, operations
   given_ms, expected_ms, caller_epoch, backlog_entries_max, low_stock, operations, look_only,
     client_open_reservations_max, client_held_units_max, shards = unpack(decode(argument))

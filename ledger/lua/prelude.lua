@@ -36,7 +36,7 @@ local call, encode, decode, floor, max, min
 local prefix, now_ms, clock_jumped, epoch, seq, shards, backlog_entries_max, low_stock
 local client_open_reservations_max, client_held_units_max
 local skus, records, windows, places, clients
-local locks, marks, gone, part, kept, restoring
+local locks, marks, gone, part, kept, restoring, meters
 local journal, deadlines, counts, backlog_full, due_left, overdue_left, look_only
 
 -- ---------------------------------------------------------------------------------------------------------------
