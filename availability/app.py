@@ -12,13 +12,15 @@ from granian.server.embed import Server
 from litestar import Litestar
 
 from availability.api.edge import Door, Edge, Searches, clock_ms
+from availability.api.gate import LOOK_S, Gate
 from availability.api.keyring import keep_fresh
+from availability.api.limits import RateLimits
 from availability.api.service import service
 from availability.api.tokens import Keys, Tokens
 from availability.feeds.intake import Keeps
 from availability.journal_watch import watched_ledger
 from availability.processes import stopped_by_signals
-from availability.settings import Settings
+from availability.settings import Rate, Settings
 from availability.telemetry import Telemetry
 from ledger import JOURNAL_FAILED, FeedStatus, Journal, Ledger, Quarantine, Reservations, State
 
@@ -55,6 +57,8 @@ class Api:
         self.stopping = False
         self.telemetry = telemetry or Telemetry()
         self.tokens = Tokens(Keys(), settings.token_issuer, settings.token_audience, lambda: now_ms() / 1_000)
+        self.gate = Gate(settings.overload_wait_ms)
+        rate = Rate(settings.client_requests_per_second, settings.client_requests_burst)
         self._ledger = ledger
         self.edge = Edge(
             ledger,
@@ -65,10 +69,11 @@ class Api:
             reasons=self.reasons,
             metrics=self.telemetry.page,
             jwks=lambda: self.tokens.keys.document,
+            limits=RateLimits(ledger.admit, rate, settings.client_rates),
             now_ms=now_ms,
         )
         self.telemetry.queue_depth(lambda: ledger.state().queue_depth)
-        self.asgi: Litestar = service(self.edge, self.tokens, self.telemetry)
+        self.asgi: Litestar = service(self.edge, self.tokens, self.gate, self.telemetry)
 
     def reasons(self) -> list[str]:
         """Why it is not ready; empty when it is."""
@@ -96,6 +101,7 @@ async def run(settings: Settings) -> None:
                 tasks.create_task(keep_fresh(api.tokens, settings.jwks_file, settings.jwks_url)),
                 tasks.create_task(_watch_ledger(ledger)),
                 tasks.create_task(_watch_journal(api, journal, feeds)),
+                tasks.create_task(_watch_gate(api.gate)),
             ]
             await _serve(api, settings.api_host, settings.api_port)
             for watcher in watchers:
@@ -122,6 +128,12 @@ async def _watch_ledger(ledger: Ledger) -> None:
     while True:
         await ledger.check()
         await asyncio.sleep(WATCH_S)
+
+
+async def _watch_gate(gate: Gate) -> None:
+    while True:
+        await asyncio.sleep(LOOK_S)
+        gate.look()
 
 
 async def _watch_journal(api: Api, journal: Journal, feeds: FeedStatus) -> None:

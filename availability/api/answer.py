@@ -11,6 +11,7 @@ PROBLEM_JSON: Final = b"application/problem+json"
 _encode = msgspec.json.Encoder().encode
 
 Headers = tuple[tuple[bytes, bytes], ...]
+NO_HEADERS: Final[Headers] = ()
 
 
 class Answer(NamedTuple):

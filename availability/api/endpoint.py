@@ -14,7 +14,7 @@ import msgspec
 from litestar.types import HTTPScope, Receive
 from msgspec import Struct
 
-from availability.api.answer import Answer
+from availability.api.answer import NO_HEADERS, Answer
 from availability.api.edge import Edge
 from availability.api.outcomes import failure
 from availability.api.problems import Fault, invalid, problem
@@ -152,13 +152,28 @@ def endpoint(
 async def answer_of(
     endpoint_: Endpoint, edge: Edge, tokens: Tokens, scope: HTTPScope, path: dict[str, str], receive: Receive
 ) -> Answer:
-    """The answer to a request for this endpoint."""
+    """The answer to a request for this endpoint; to a known client's, with how often it may come."""
+    told = NO_HEADERS
 
     async def answering() -> Answer:
-        call = await _call(endpoint_, tokens, scope, path, receive)
+        nonlocal told
+        headers = _headers(scope)
+        principal = _NOBODY if endpoint_.public else _principal(tokens, headers)
+        if isinstance(principal, Answer):
+            return principal
+        if not endpoint_.public:
+            # Before the body is read: who asks too often shall not cost more than this.
+            limited = edge.limits.take(principal.client)
+            if limited is None:
+                limited = await edge.limits.judge(principal.client)
+            if isinstance(limited, Answer):
+                return limited
+            told = limited
+        call = await _call(endpoint_, principal, headers, scope, path, receive)
         return await endpoint_.handler(edge, call) if isinstance(call, Call) else call
 
-    return await settled(endpoint_, answering())
+    answer = await settled(endpoint_, answering())
+    return answer._replace(headers=(*answer.headers, *told)) if told else answer
 
 
 async def settled(endpoint_: Endpoint, answering: Awaitable[Answer]) -> Answer:
@@ -178,13 +193,16 @@ _ONCE: Final = (b"authorization", b"idempotency-key", b"content-type", b"content
 
 
 async def _call(
-    endpoint_: Endpoint, tokens: Tokens, scope: HTTPScope, path: dict[str, str], receive: Receive
+    endpoint_: Endpoint,
+    principal: Principal,
+    headers: Headers,
+    scope: HTTPScope,
+    path: dict[str, str],
+    receive: Receive,
 ) -> Call[Any] | Answer:
     """What the handler gets, or the answer for a request that does not come to it."""
-    headers = _headers(scope)
-    principal = _NOBODY if endpoint_.public else _principal(endpoint_, tokens, headers)
-    if isinstance(principal, Answer):
-        return principal
+    if not endpoint_.public and principal.scopes.isdisjoint(endpoint_.scopes):
+        return _forbidden(endpoint_)
     key = _key(endpoint_, headers)
     if isinstance(key, Answer):
         return key
@@ -204,7 +222,7 @@ def _headers(scope: HTTPScope) -> dict[bytes, bytes]:
     return headers
 
 
-def _principal(endpoint_: Endpoint, tokens: Tokens, headers: Headers) -> Principal | Answer:
+def _principal(tokens: Tokens, headers: Headers) -> Principal | Answer:
     principal = tokens.authenticate(headers.get(b"authorization"))
     if isinstance(principal, Unauthenticated):
         challenge = b'Bearer realm="availability"'
@@ -213,8 +231,10 @@ def _principal(endpoint_: Endpoint, tokens: Tokens, headers: Headers) -> Princip
                 raise Unavailable("the issuer's keys are not loaded yet")
             challenge += b', error="invalid_token"'
         return problem("unauthenticated", principal.reason, headers=((b"www-authenticate", challenge),))
-    if not principal.scopes.isdisjoint(endpoint_.scopes):
-        return principal
+    return principal
+
+
+def _forbidden(endpoint_: Endpoint) -> Answer:
     needed = " or ".join(endpoint_.scopes)
     challenge = f'Bearer realm="availability", error="insufficient_scope", scope="{endpoint_.scopes[-1]}"'.encode()
     return problem("forbidden", f"this needs the scope {needed}", headers=((b"www-authenticate", challenge),))

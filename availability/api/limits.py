@@ -1,4 +1,4 @@
-"""How often a client may ask: the ledger's meter, shared by all processes, asked ahead so that few requests wait for it.
+"""How often a client may ask: the ledger's meter, shared by all processes, asked ahead so that few requests wait.
 
 A process leases requests of a busy client, about what it used in the last tenth of a second; what a lease has is spent
 without a word to the ledger. A client with a low limit gets no lease ahead: each of its requests is judged by itself.
@@ -10,16 +10,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from msgspec import Struct
-
 from availability.api.answer import Answer, Headers
 from availability.api.problems import problem, retry_after
+from availability.settings import Rate
 from ledger import Admit, Admitted, LedgerError
 
 AHEAD_S: Final = 0.1
 """So much of what a client uses is leased at once; half of it when the next lease is asked for."""
 AHEAD_LEAST: Final = 1_000
-"""One of so many requests of a burst is leased ahead in any case: nothing to speak of, and few waits for slow clients."""
+"""One of so many requests of a burst is leased ahead in any case, so that a client of few requests seldom waits."""
 AHEAD_MOST: Final = 10
 """No process leases more than one of so many requests of a burst."""
 LEASE_S: Final = 1.0
@@ -31,15 +30,8 @@ CLIENTS_MAX: Final = 10_000
 Ask = Callable[[Admit], Awaitable[Admitted]]
 
 
-class Rate(Struct, frozen=True, forbid_unknown_fields=True):
-    """So many requests ``per_second`` (0 = no limit), and ``burst`` at once."""
-
-    per_second: int
-    burst: int
-
-
 class _Lease:
-    """What a process may spend for a client, and who waits for more. ``stocked`` is what it had after the last answer."""
+    """What a process may spend for a client, and who waits for more. It had ``stocked`` after the last answer."""
 
     __slots__ = (
         *("asked_at_s", "asking", "client", "fields", "lately", "left", "low", "policy", "rate"),
@@ -152,7 +144,7 @@ class RateLimits:
                     admitted = await self._ask(Admit(lease.client, count, rate.per_second, rate.burst))
             except (LedgerError, TimeoutError):
                 # Nobody is refused because nobody can judge: a write is then refused for better reasons.
-                admitted = Admitted(max(rate.burst, len(lease.waiting)), rate.burst, 0, 0)
+                admitted = Admitted(max(rate.burst, len(lease.waiting)), 0, 0, 0)
             lease.share_out(admitted, self._now_s())
             if not lease.waiting:
                 break

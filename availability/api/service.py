@@ -22,6 +22,7 @@ from availability.api import (
 from availability.api.answer import Answer, respond
 from availability.api.edge import Edge
 from availability.api.endpoint import Endpoint, answer_of
+from availability.api.gate import Gate
 from availability.api.problems import Fault, invalid, problem
 from availability.api.routing import Routes
 from availability.api.tokens import Tokens
@@ -58,10 +59,11 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
 )
 
 
-def service(edge: Edge, tokens: Tokens, telemetry: Telemetry) -> Litestar:
+def service(edge: Edge, tokens: Tokens, gate: Gate, telemetry: Telemetry) -> Litestar:
     """The application; it starts and stops nothing."""
     edge.document = openapi.document(ENDPOINTS)
     routes = Routes(ENDPOINTS)
+    lanes = {endpoint.name: gate.lane_of(endpoint) for endpoint in ENDPOINTS}
 
     # The path is matched as it was sent, see routing. Its segments can be anything, so Litestar must not look at them.
     @asgi("/", is_mount=True, copy_scope=False)
@@ -74,7 +76,15 @@ def service(edge: Edge, tokens: Tokens, telemetry: Telemetry) -> Litestar:
             route, answer = "unmatched", found
         else:
             route = found.endpoint.name
-            answer = await answer_of(found.endpoint, edge, tokens, scope, found.path, receive)
+            lane = lanes[route]
+            refusal = lane.enter()
+            if refusal is None:
+                try:
+                    answer = await answer_of(found.endpoint, edge, tokens, scope, found.path, receive)
+                finally:
+                    lane.leave(time.perf_counter() - started_s)
+            else:
+                answer = refusal
         await respond(send, answer)
         telemetry.request(route, answer.outcome, time.perf_counter() - started_s)
 

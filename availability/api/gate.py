@@ -1,0 +1,111 @@
+"""Who is let in: requests of each kind have a lane with a bound in time, and what does not fit is refused at once.
+
+A lane is crowded when for a while not even its quickest request was answered within the bound, as CoDel judges queues.
+It then lets in only as many as it answers within the bound, by its own measured rate; a short burst or a hiccup refuses
+nobody. When a while passes without a refusal, the crowd is gone. Where the ledger is far away and even a lonely request
+takes longer, the bound is a few times what that one takes.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Final
+
+from availability.api.answer import Answer
+from availability.api.endpoint import Endpoint
+from availability.api.problems import problem, retry_after
+
+LOOK_S: Final = 0.1
+"""How long a while is."""
+UNDER_WAY_LEAST: Final = 32
+"""Requests that a crowded lane lets in whatever its rate: enough to fill calls, so that no stall locks a lane."""
+UNDER_WAY_MOST: Final = 512
+"""Requests that any lane lets in: a burst is not refused, and memory stays flat."""
+RATE_KEPT: Final = 0.7
+"""How much of a lane's rate is still believed a while later, so that a hiccup does not look like a slow service."""
+USUAL_TIMES: Final = 3
+"""A lane is not crowded where its requests take less than so many times what a lonely one does."""
+USUAL_FORGOTTEN: Final = 1.001
+"""By how much that may grow in a while: it doubles in about a minute."""
+
+_CROWDED: Final = problem("overloaded", "more comes than can be answered in time", headers=retry_after(1_000))
+
+
+LANES: Final = ("holds", "verbs", "reads", "searches", "stock")
+
+
+def lane_name(endpoint: Endpoint) -> str:
+    """A flood of one kind leaves the others room: a buyer who has held can pay, and a feed goes on while all look."""
+    if endpoint.only_looks:
+        return "searches" if endpoint.query is not None and "atp:read" not in endpoint.scopes else "reads"
+    if "reservations:write" in endpoint.scopes:
+        return "holds" if "{" not in endpoint.path else "verbs"
+    return "stock"
+
+
+class Lane:
+    """Requests of one kind. ``shed`` counts those refused."""
+
+    __slots__ = (
+        *("_answered", "_bound_s", "_most", "_most_ever", "_quickest_s", "_rate", "_shed_before", "_usual_s"),
+        *("limit", "name", "shed", "under_way"),
+    )
+
+    def __init__(self, name: str, bound_s: float, under_way_most: int = UNDER_WAY_MOST) -> None:
+        self.name, self._bound_s = name, bound_s
+        self.limit = self._most_ever = under_way_most
+        self.under_way = self.shed = self._shed_before = self._answered = self._most = 0
+        self._quickest_s = self._usual_s = float("inf")
+        self._rate = 0.0
+
+    def enter(self) -> Answer | None:
+        """The refusal, or None for a request that may go on; it must ``leave``."""
+        if self.under_way >= self.limit:
+            self.shed += 1
+            return _CROWDED
+        self.under_way += 1
+        self._most = max(self._most, self.under_way)
+        return None
+
+    def leave(self, seconds: float) -> None:
+        """A request was answered, so long after it had entered."""
+        self.under_way -= 1
+        self._answered += 1
+        self._quickest_s = min(self._quickest_s, seconds)
+
+    @property
+    def is_crowded(self) -> bool:
+        return self.limit < self._most_ever
+
+    def look(self, elapsed_s: float) -> None:
+        """Judge what happened since the last look, ``elapsed_s`` ago."""
+        self._rate = max(self._rate * RATE_KEPT, self._answered / elapsed_s)
+        self._usual_s = min(self._usual_s * USUAL_FORGOTTEN, self._quickest_s)
+        bound_s = self._bound_s if self._answered == 0 else max(self._bound_s, self._usual_s * USUAL_TIMES)
+        is_slow = self._quickest_s > bound_s and self._most >= UNDER_WAY_LEAST
+        if is_slow or self.shed > self._shed_before:
+            fitting = int(self._rate * bound_s)
+            self.limit = min(max(fitting, UNDER_WAY_LEAST), self._most_ever)
+        else:
+            self.limit = self._most_ever
+        self._answered, self._shed_before, self._quickest_s = 0, self.shed, float("inf")
+        self._most = self.under_way
+
+
+class Gate:
+    """The lanes of a process; ``look`` is to be called every ``LOOK_S``."""
+
+    def __init__(self, bound_ms: int, now_s: Callable[[], float] = time.monotonic) -> None:
+        self.lanes = {name: Lane(name, bound_ms / 1_000) for name in LANES}
+        self._now_s, self._looked_s = now_s, now_s()
+
+    def lane_of(self, endpoint: Endpoint) -> Lane:
+        """The lane of an endpoint's requests. What is public, as /health, is always answered."""
+        return Lane("public", float("inf"), sys.maxsize) if endpoint.public else self.lanes[lane_name(endpoint)]
+
+    def look(self) -> None:
+        """Judge every lane anew."""
+        now_s = self._now_s()
+        elapsed_s, self._looked_s = now_s - self._looked_s, now_s
+        for lane in self.lanes.values():
+            lane.look(max(elapsed_s, LOOK_S / 10))
