@@ -12,7 +12,7 @@ from granian.server.embed import Server
 from litestar import Litestar
 
 from availability.api.edge import Door, Edge, Searches, clock_ms
-from availability.api.gate import LOOK_S, Gate
+from availability.api.gate import TICK_S, Gate
 from availability.api.keyring import keep_fresh
 from availability.api.limits import RateLimits
 from availability.api.service import service
@@ -132,8 +132,8 @@ async def _watch_ledger(ledger: Ledger) -> None:
 
 async def _watch_gate(gate: Gate) -> None:
     while True:
-        await asyncio.sleep(LOOK_S)
-        gate.look()
+        await asyncio.sleep(TICK_S)
+        gate.tick()
 
 
 async def _watch_journal(api: Api, journal: Journal, feeds: FeedStatus) -> None:

@@ -15,12 +15,15 @@ from availability.api.answer import Answer
 from availability.api.endpoint import Endpoint
 from availability.api.problems import problem, retry_after
 
-LOOK_S: Final = 0.1
-"""How long a while is."""
+TICK_S: Final = 0.01
+TICKS_A_WHILE: Final = 10
+CROWD_LEAST: Final = 64
+"""So many requests under way at once are no crowd, however long they take."""
 UNDER_WAY_LEAST: Final = 32
 """Requests that a crowded lane lets in whatever its rate: enough to fill calls, so that no stall locks a lane."""
-UNDER_WAY_MOST: Final = 512
-"""Requests that any lane lets in: a burst is not refused, and memory stays flat."""
+BURST_LEAST: Final = 128
+BURST_BOUNDS: Final = 4
+"""A lane that is not crowded lets in what it answers in so many bounds: it has hiccups, and clients come in bursts."""
 RATE_KEPT: Final = 0.7
 """How much of a lane's rate is still believed a while later, so that a hiccup does not look like a slow service."""
 USUAL_TIMES: Final = 3
@@ -47,13 +50,13 @@ class Lane:
     """Requests of one kind. ``shed`` counts those refused."""
 
     __slots__ = (
-        *("_answered", "_bound_s", "_most", "_most_ever", "_quickest_s", "_rate", "_shed_before", "_usual_s"),
-        *("limit", "name", "shed", "under_way"),
+        *("_answered", "_bound_s", "_most", "_quickest_s", "_rate", "_shed_before", "_usual_s"),
+        *("is_crowded", "limit", "shed", "under_way"),
     )
 
-    def __init__(self, name: str, bound_s: float, under_way_most: int = UNDER_WAY_MOST) -> None:
-        self.name, self._bound_s = name, bound_s
-        self.limit = self._most_ever = under_way_most
+    def __init__(self, bound_s: float, limit: int = BURST_LEAST) -> None:
+        self._bound_s, self.limit = bound_s, limit
+        self.is_crowded = False
         self.under_way = self.shed = self._shed_before = self._answered = self._most = 0
         self._quickest_s = self._usual_s = float("inf")
         self._rate = 0.0
@@ -73,39 +76,41 @@ class Lane:
         self._answered += 1
         self._quickest_s = min(self._quickest_s, seconds)
 
-    @property
-    def is_crowded(self) -> bool:
-        return self.limit < self._most_ever
-
-    def look(self, elapsed_s: float) -> None:
-        """Judge what happened since the last look, ``elapsed_s`` ago."""
+    def look(self, elapsed_s: float, lag_s: float) -> None:
+        """Judge what happened since the last look, ``elapsed_s`` ago; requests waited for ``lag_s`` before they entered."""
         self._rate = max(self._rate * RATE_KEPT, self._answered / elapsed_s)
         self._usual_s = min(self._usual_s * USUAL_FORGOTTEN, self._quickest_s)
-        bound_s = self._bound_s if self._answered == 0 else max(self._bound_s, self._usual_s * USUAL_TIMES)
-        is_slow = self._quickest_s > bound_s and self._most >= UNDER_WAY_LEAST
-        if is_slow or self.shed > self._shed_before:
-            fitting = int(self._rate * bound_s)
-            self.limit = min(max(fitting, UNDER_WAY_LEAST), self._most_ever)
+        bound_s = max(self._bound_s, self._usual_s * USUAL_TIMES) if self._answered else self._bound_s
+        is_slow = self._quickest_s + lag_s > bound_s and self._most >= CROWD_LEAST
+        self.is_crowded = is_slow or (self.is_crowded and self.shed > self._shed_before)
+        if self.is_crowded:
+            self.limit = max(int(self._rate * max(bound_s - lag_s, bound_s / 4)), UNDER_WAY_LEAST)
         else:
-            self.limit = self._most_ever
+            self.limit = max(int(self._rate * bound_s * BURST_BOUNDS), BURST_LEAST)
         self._answered, self._shed_before, self._quickest_s = 0, self.shed, float("inf")
         self._most = self.under_way
 
 
 class Gate:
-    """The lanes of a process; ``look`` is to be called every ``LOOK_S``."""
+    """The lanes of a process; ``tick`` is to be called every ``TICK_S``, as far as the event loop finds the time."""
 
     def __init__(self, bound_ms: int, now_s: Callable[[], float] = time.monotonic) -> None:
-        self.lanes = {name: Lane(name, bound_ms / 1_000) for name in LANES}
-        self._now_s, self._looked_s = now_s, now_s()
+        self.lanes = {name: Lane(bound_ms / 1_000) for name in LANES}
+        self._now_s = now_s
+        self._looked_s = self._ticked_s = now_s()
+        self._ticks, self._lag_s = 0, 0.0
 
     def lane_of(self, endpoint: Endpoint) -> Lane:
         """The lane of an endpoint's requests. What is public, as /health, is always answered."""
-        return Lane("public", float("inf"), sys.maxsize) if endpoint.public else self.lanes[lane_name(endpoint)]
+        return Lane(float("inf"), sys.maxsize) if endpoint.public else self.lanes[lane_name(endpoint)]
 
-    def look(self) -> None:
-        """Judge every lane anew."""
+    def tick(self) -> None:
+        """Note how late this is, as late as whatever else waited for the event loop; judge every lane at times."""
         now_s = self._now_s()
-        elapsed_s, self._looked_s = now_s - self._looked_s, now_s
-        for lane in self.lanes.values():
-            lane.look(max(elapsed_s, LOOK_S / 10))
+        self._ticks += 1
+        self._lag_s += max(0.0, now_s - self._ticked_s - TICK_S)
+        self._ticked_s = now_s
+        if self._ticks >= TICKS_A_WHILE:
+            for lane in self.lanes.values():
+                lane.look(now_s - self._looked_s, self._lag_s / self._ticks)
+            self._looked_s, self._ticks, self._lag_s = now_s, 0, 0.0
