@@ -52,7 +52,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where ``ingest``, ``journal`` and ``keeper`` show /metrics; 0 = nowhere. The API shows it on its own port."""
 
     # Overload.
-    overload_wait_ms: Positive = 15
+    overload_wait_ms: Positive = 10
     """Requests beyond what is answered in this time get 503 at once, when more keep coming; a short burst does not."""
 
     # The ledger.
@@ -74,6 +74,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long one call to the ledger's server may take before its answer counts as lost."""
     queue_operations_max: Positive = 20_000
     """Operations that may wait for the ledger before new ones are refused with 503."""
+    queue_wait_ms_max: Positive = 100
+    """How long the oldest operation may have waited for its call before new ones of its kind are refused with 503."""
     shards: Annotated[int, Meta(ge=1, le=64)] = 1
     """Parts of the ledger, each on one server of a cluster; as it was filled, until ``availability rehome``."""
 

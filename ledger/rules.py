@@ -510,6 +510,12 @@ class RulesLedger:
     def state(self) -> State:
         return State(ready=True, reasons=[], queue_depth=0)
 
+    def queue_wait_s(self) -> float:
+        return 0.0
+
+    def refused(self) -> dict[str, int]:
+        return {}
+
     async def _decide(self, operation: m.Operation) -> Any:
         return self.rules.decide(operation, self._now_ms())
 

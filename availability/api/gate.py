@@ -22,8 +22,8 @@ CROWD_LEAST: Final = 64
 UNDER_WAY_LEAST: Final = 32
 """Requests that a crowded lane lets in whatever its rate: enough to fill calls, so that no stall locks a lane."""
 BURST_LEAST: Final = 128
-BURST_BOUNDS: Final = 4
-"""A lane that is not crowded lets in what it answers in so many bounds: it has hiccups, and clients come in bursts."""
+BURST_S: Final = 0.06
+"""A lane that is not crowded lets in what it answers in this time: there are hiccups, and clients come in bursts."""
 RATE_KEPT: Final = 0.7
 """How much of a lane's rate is still believed a while later, so that a hiccup does not look like a slow service."""
 USUAL_TIMES: Final = 3
@@ -77,7 +77,7 @@ class Lane:
         self._quickest_s = min(self._quickest_s, seconds)
 
     def look(self, elapsed_s: float, lag_s: float) -> None:
-        """Judge what happened since the last look, ``elapsed_s`` ago; requests waited for ``lag_s`` before they entered."""
+        """Judge what happened in the last ``elapsed_s``; requests waited for ``lag_s`` before they entered."""
         self._rate = max(self._rate * RATE_KEPT, self._answered / elapsed_s)
         self._usual_s = min(self._usual_s * USUAL_FORGOTTEN, self._quickest_s)
         bound_s = max(self._bound_s, self._usual_s * USUAL_TIMES) if self._answered else self._bound_s
@@ -86,7 +86,7 @@ class Lane:
         if self.is_crowded:
             self.limit = max(int(self._rate * max(bound_s - lag_s, bound_s / 4)), UNDER_WAY_LEAST)
         else:
-            self.limit = max(int(self._rate * bound_s * BURST_BOUNDS), BURST_LEAST)
+            self.limit = max(int(self._rate * max(bound_s, BURST_S)), BURST_LEAST)
         self._answered, self._shed_before, self._quickest_s = 0, self.shed, float("inf")
         self._most = self.under_way
 
