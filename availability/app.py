@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final, Protocol
 
 from granian.constants import HTTPModes, Interfaces
@@ -36,9 +37,11 @@ log = logging.getLogger(__name__)
 
 
 class Stated(Door, Protocol):
-    """A ledger that says whether it may promise."""
+    """A ledger that says whether it may promise, and how much waits for it."""
 
     def state(self) -> State: ...
+    def queue_wait_s(self) -> float: ...
+    def refused(self) -> dict[str, int]: ...
 
 
 class Api:
@@ -58,7 +61,11 @@ class Api:
         self.telemetry = telemetry or Telemetry()
         self.tokens = Tokens(Keys(), settings.token_issuer, settings.token_audience, lambda: now_ms() / 1_000)
         self.gate = Gate(settings.overload_wait_ms)
-        rate = Rate(settings.client_requests_per_second, settings.client_requests_burst)
+        limits = RateLimits(
+            ledger.admit,
+            Rate(settings.client_requests_per_second, settings.client_requests_burst),
+            settings.client_rates,
+        )
         self._ledger = ledger
         self.edge = Edge(
             ledger,
@@ -69,10 +76,15 @@ class Api:
             reasons=self.reasons,
             metrics=self.telemetry.page,
             jwks=lambda: self.tokens.keys.document,
-            limits=RateLimits(ledger.admit, rate, settings.client_rates),
+            limits=limits,
             now_ms=now_ms,
         )
-        self.telemetry.queue_depth(lambda: ledger.state().queue_depth)
+        self.telemetry.queue(lambda: ledger.state().queue_depth, ledger.queue_wait_s)
+        self.telemetry.shed(lambda: {**self.gate.refused(), **limits.refused(), **ledger.refused()})
+        for name, lane in self.gate.lanes.items():
+            self.telemetry.lane(
+                name, partial(getattr, lane, "under_way"), partial(getattr, lane, "limit"), self.gate.lag_s
+            )
         self.asgi: Litestar = service(self.edge, self.tokens, self.gate, self.telemetry)
 
     def reasons(self) -> list[str]:

@@ -1,6 +1,6 @@
 """The figures that a process shows to Prometheus, all named ``availability_…``; cheap to note on the hot path."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -12,12 +12,30 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from ledger import Status
 
 _REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5)
 _LEDGER_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class _Shed(Collector):
+    """What was refused because there was too much, counted by who refused it."""
+
+    def __init__(self, counted: Callable[[], Mapping[str, int]]) -> None:
+        self._counted = counted
+
+    def collect(self) -> Iterator[Metric]:
+        """The counts of now."""
+        shed = CounterMetricFamily(
+            "availability_shed", "Requests and operations refused because there was too much", labels=["reason"]
+        )
+        for reason, count in sorted(self._counted().items()):
+            shed.add_metric([reason], count)
+        yield shed
 
 
 class Telemetry:
@@ -50,6 +68,12 @@ class Telemetry:
             registry=self.registry,
         )
         self._queue_depth = self._gauge("availability_ledger_queue_depth", "Operations that wait for the next call")
+        self._queue_wait = self._gauge(
+            "availability_ledger_queue_wait_seconds", "How long the oldest operation has waited for its call"
+        )
+        self._under_way = self._gauge("availability_requests_under_way", "Requests let in and not yet answered", "lane")
+        self._limit = self._gauge("availability_requests_limit", "Requests that may be under way now", "lane")
+        self._loop_lag = self._gauge("availability_loop_lag_seconds", "How late the event loop is, in the last 0.1 s")
         self._journal_lag = self._gauge(
             "availability_journal_lag_seconds", "Age of the oldest entry that the journal has not got", "shard"
         )
@@ -86,9 +110,22 @@ class Telemetry:
         self._batch_size.observe(operations)
         self._ledger_seconds.observe(seconds)
 
-    def queue_depth(self, depth: Callable[[], int]) -> None:
-        """Whom to ask for the queue's depth when the figures are read."""
+    def queue(self, depth: Callable[[], int], wait_s: Callable[[], float]) -> None:
+        """Whom to ask for the queue's depth, and for how long its oldest operation waits, when the figures are read."""
         self._queue_depth.set_function(depth)
+        self._queue_wait.set_function(wait_s)
+
+    def shed(self, counted: Callable[[], Mapping[str, int]]) -> None:
+        """Whom to ask what was refused because there was too much, by reason."""
+        self.registry.register(_Shed(counted))
+
+    def lane(
+        self, name: str, under_way: Callable[[], int], limit: Callable[[], int], lag_s: Callable[[], float]
+    ) -> None:
+        """Whom to ask for the requests of a lane, and for how late the event loop is."""
+        self._under_way.labels(name).set_function(under_way)
+        self._limit.labels(name).set_function(limit)
+        self._loop_lag.set_function(lag_s)
 
     def status(self, status: Status, now_ms: int) -> None:
         """What the journal's database says of the journal, the feeds and the quarantine."""

@@ -98,7 +98,15 @@ class Gate:
         self.lanes = {name: Lane(bound_ms / 1_000) for name in LANES}
         self._now_s = now_s
         self._looked_s = self._ticked_s = now_s()
-        self._ticks, self._lag_s = 0, 0.0
+        self._ticks, self._lag_s, self._lag_before_s = 0, 0.0, 0.0
+
+    def refused(self) -> dict[str, int]:
+        """Requests not let in so far, by lane."""
+        return {name: lane.shed for name, lane in self.lanes.items()}
+
+    def lag_s(self) -> float:
+        """How late the event loop was, on average of the last while."""
+        return self._lag_before_s
 
     def lane_of(self, endpoint: Endpoint) -> Lane:
         """The lane of an endpoint's requests. What is public, as /health, is always answered."""
@@ -111,6 +119,7 @@ class Gate:
         self._lag_s += max(0.0, now_s - self._ticked_s - TICK_S)
         self._ticked_s = now_s
         if self._ticks >= TICKS_A_WHILE:
+            self._lag_before_s = self._lag_s / self._ticks
             for lane in self.lanes.values():
-                lane.look(now_s - self._looked_s, self._lag_s / self._ticks)
+                lane.look(now_s - self._looked_s, self._lag_before_s)
             self._looked_s, self._ticks, self._lag_s = now_s, 0, 0.0

@@ -103,6 +103,11 @@ class RateLimits:
     ) -> None:
         self._ask, self._rate, self._of_clients, self._now_s = ask, rate, of_clients, now_s
         self._leases: dict[str, _Lease] = {}
+        self._refused = 0
+
+    def refused(self) -> dict[str, int]:
+        """Requests refused so far."""
+        return {"rate-limited": self._refused}
 
     def take(self, client: str) -> Headers | Answer | None:
         """The fields for the answer of a request that may go on, or the refusal. None: only ``judge`` can tell."""
@@ -117,7 +122,10 @@ class RateLimits:
             if lease.left < lease.low and lease.asking is None:
                 lease.asking = asyncio.create_task(self._asking(lease))
             return lease.fields
-        return lease.refusal if now_s < lease.refused_until_s else None
+        if now_s >= lease.refused_until_s:
+            return None
+        self._refused += 1
+        return lease.refusal
 
     async def judge(self, client: str) -> Headers | Answer:
         """What ``take`` answers, once the ledger was asked."""
@@ -133,7 +141,9 @@ class RateLimits:
         lease.waiting.append(answer)
         if lease.asking is None:
             lease.asking = asyncio.create_task(self._asking(lease))
-        return await answer
+        judged = await answer
+        self._refused += isinstance(judged, Answer)
+        return judged
 
     async def _asking(self, lease: _Lease) -> None:
         """Ask until nobody waits."""
