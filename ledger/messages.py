@@ -109,8 +109,9 @@ class Reservation(Record, frozen=True, tag="hold"):
     @property
     def status(self) -> ReservationStatus:
         """DESIGN 9: held while any unit is, else committed while any is, else the ending of most units."""
-        if any(line.held for line in self.lines):
-            return "held"
+        for line in self.lines:
+            if line.held:
+                return "held"
         if any(line.committed or line.picked for line in self.lines):
             return "committed"
         endings: tuple[ReservationStatus, ...] = ("shipped", "returned", "cancelled", "released", "expired")
@@ -681,7 +682,8 @@ class PositionAt(Record, frozen=True):
     @property
     def left(self) -> int:
         """What can be promised here."""
-        return max(0, self.position.available) if self.enabled else 0
+        available = self.position.available
+        return available if available > 0 and self.enabled else 0
 
 
 class ItemPositions(Record, frozen=True):

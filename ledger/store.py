@@ -199,6 +199,8 @@ class Ledger:
 
     async def read(self, read: m.Read) -> m.Positions:
         """Many items are read in several calls, so not all of one instant; ``now_ms`` is of the first."""
+        if self.shards == 1 and len(read.items) <= PORTION_ITEMS_MAX:
+            return cast(m.Positions, await self._coalescers[0].submit(read))
         portions = self._portions(read.items, lambda item: item.sku, PORTION_ITEMS_MAX) or [(0, [])]
         outcomes = await self._submit_all(
             [(shard, m.Read([read.items[i] for i in chosen])) for shard, chosen in portions], any_failure=True

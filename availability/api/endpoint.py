@@ -7,14 +7,15 @@ which the OpenAPI document is made as well.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
-from litestar.types import HTTPScope, Receive
+from litestar.types import Receive
 from msgspec import Struct
 
 from availability.api.answer import NO_HEADERS, Answer
+from availability.api.deadlines import Deadlines
 from availability.api.edge import Edge
 from availability.api.outcomes import failure
 from availability.api.problems import Fault, invalid, problem
@@ -149,31 +150,47 @@ def endpoint(
     return declare
 
 
-async def answer_of(
-    endpoint_: Endpoint, edge: Edge, tokens: Tokens, scope: HTTPScope, path: dict[str, str], receive: Receive
-) -> Answer:
+class Request(NamedTuple):
+    """What came, as the server tells it; ``headers`` as ``headers_of`` makes them."""
+
+    headers: Headers
+    query: bytes
+    path: dict[str, str]
+    """The variable parts of the path, by their names in it."""
+    receive: Receive
+
+
+class Answering(NamedTuple):
+    """What endpoints are answered with."""
+
+    edge: Edge
+    tokens: Tokens
+    body_deadlines: Deadlines
+
+
+async def answer_of(endpoint_: Endpoint, given: Answering, request: Request) -> Answer:
     """The answer to a request for this endpoint; to a known client's, with how often it may come."""
     told = NO_HEADERS
 
     async def answering() -> Answer:
         nonlocal told
-        headers = _headers(scope)
-        principal = _NOBODY if endpoint_.public else _principal(tokens, headers)
+        if endpoint_.public:
+            return await _answer(endpoint_, given, request, _NOBODY)
+        principal = _principal(given.tokens, request.headers)
         if isinstance(principal, Answer):
             return principal
-        if not endpoint_.public:
-            # Before the body is read: who asks too often shall not cost more than this.
-            limited = edge.limits.take(principal.client)
-            if limited is None:
-                limited = await edge.limits.judge(principal.client)
-            if isinstance(limited, Answer):
-                return limited
-            told = limited
-        call = await _call(endpoint_, principal, headers, scope, path, receive)
-        return await endpoint_.handler(edge, call) if isinstance(call, Call) else call
+        # Before the body is read: who asks too often shall not cost more than this.
+        limits = given.edge.limits
+        limited = limits.take(principal.client)
+        if limited is None:
+            limited = await limits.judge(principal.client)
+        if isinstance(limited, Answer):
+            return limited
+        told = limited
+        return await _answer(endpoint_, given, request, principal)
 
     answer = await settled(endpoint_, answering())
-    return answer._replace(headers=(*answer.headers, *told)) if told else answer
+    return answer._replace(headers=answer.headers + told) if told else answer
 
 
 async def settled(endpoint_: Endpoint, answering: Awaitable[Answer]) -> Answer:
@@ -192,27 +209,8 @@ _NOBODY: Final = Principal("", frozenset(), None, 0.0)
 _ONCE: Final = (b"authorization", b"idempotency-key", b"content-type", b"content-length")
 
 
-async def _call(
-    endpoint_: Endpoint,
-    principal: Principal,
-    headers: Headers,
-    scope: HTTPScope,
-    path: dict[str, str],
-    receive: Receive,
-) -> Call[Any] | Answer:
-    """What the handler gets, or the answer for a request that does not come to it."""
-    if not endpoint_.public and principal.scopes.isdisjoint(endpoint_.scopes):
-        return _forbidden(endpoint_)
-    key = _key(endpoint_, headers)
-    if isinstance(key, Answer):
-        return key
-    form = await _form(endpoint_, scope, headers, receive)
-    return form if isinstance(form, Answer) else Call(principal, path, form, key)
-
-
-def _headers(scope: HTTPScope) -> dict[bytes, bytes]:
+def headers_of(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """The headers by name. One that we read and that is given twice is blanked: it is then refused as malformed."""
-    pairs = list(scope["headers"])
     headers = dict(pairs)
     if len(headers) != len(pairs):
         names = [name for name, _ in pairs]
@@ -220,6 +218,22 @@ def _headers(scope: HTTPScope) -> dict[bytes, bytes]:
             if names.count(name) > 1:
                 headers[name] = b""
     return headers
+
+
+async def _answer(endpoint_: Endpoint, given: Answering, request: Request, principal: Principal) -> Answer:
+    """The handler's answer, or that for a request that does not come to it."""
+    if not endpoint_.public and principal.scopes.isdisjoint(endpoint_.scopes):
+        return _forbidden(endpoint_)
+    key = _key(request.headers) if endpoint_.keyed else ""
+    if isinstance(key, Answer):
+        return key
+    if endpoint_.decoder is None or request.query:
+        form = _query(endpoint_, request.query)
+    else:
+        form = await _body(endpoint_, given.body_deadlines, request)
+    if isinstance(form, Answer):
+        return form
+    return await endpoint_.handler(given.edge, Call(principal, request.path, form, key))
 
 
 def _principal(tokens: Tokens, headers: Headers) -> Principal | Answer:
@@ -240,9 +254,7 @@ def _forbidden(endpoint_: Endpoint) -> Answer:
     return problem("forbidden", f"this needs the scope {needed}", headers=((b"www-authenticate", challenge),))
 
 
-def _key(endpoint_: Endpoint, headers: Headers) -> str | Answer:
-    if not endpoint_.keyed:
-        return ""
+def _key(headers: Headers) -> str | Answer:
     header = headers.get(b"idempotency-key")
     if header is None:
         return problem("missing-idempotency-key", "give each operation a key of its own, of 1..255 characters")
@@ -252,18 +264,33 @@ def _key(endpoint_: Endpoint, headers: Headers) -> str | Answer:
     return key
 
 
-async def _form(endpoint_: Endpoint, scope: HTTPScope, headers: Headers, receive: Receive) -> Any:
-    """The query or the body as the declared form, or the ``Answer`` that refuses it."""
-    query = scope["query_string"]
+def _query(endpoint_: Endpoint, query: bytes) -> Any:
+    """The query as the declared form, or the ``Answer`` that refuses it."""
     if endpoint_.query_reader is not None:
         form = endpoint_.query_reader.read(query)
         return invalid(form) if isinstance(form, Fault) else form
     if query:
         name = query.partition(b"=")[0][:64].decode("ascii", "backslashreplace")
         return invalid(Fault(name, "is not a parameter of this call"))
-    if endpoint_.decoder is None:
-        return None
-    body = await _body(endpoint_, headers, receive)
+    return None
+
+
+async def _body(endpoint_: Endpoint, deadlines: Deadlines, request: Request) -> Any:
+    """The body as the declared form, or the ``Answer`` that refuses it."""
+    assert endpoint_.decoder is not None
+    headers = request.headers
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length[:20]) > endpoint_.body_bytes_max:
+        return too_large(endpoint_.body_bytes_max)
+    reading = deadlines.start(BODY_TIMEOUT_S)
+    try:
+        body = await _bytes(request.receive, endpoint_.body_bytes_max)
+    except asyncio.CancelledError:
+        if deadlines.end(reading):
+            return problem("request-timeout", f"the body took longer than {BODY_TIMEOUT_S:.0f} s")
+        raise
+    finally:
+        deadlines.end(reading)
     if not isinstance(body, bytes):
         return body
     if not body and endpoint_.body_optional:
@@ -274,37 +301,29 @@ async def _form(endpoint_: Endpoint, scope: HTTPScope, headers: Headers, receive
     return invalid(form) if isinstance(form, Fault) else form
 
 
+async def _bytes(receive: Receive, bytes_max: int) -> bytes | Answer:
+    """All of the body, never more than allowed, whatever the client said of its length."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            # The client left, or its chunks make no sense: the server does not tell which.
+            return invalid(Fault("body", "must arrive whole"))._replace(outcome="gone")
+        parts.append(message["body"])
+        size += len(parts[-1])
+        if size > bytes_max:
+            return too_large(bytes_max)
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 def _is_json(content_type: bytes) -> bool:
     if content_type == b"application/json":
         return True
     essence, _, parameters = content_type.lower().partition(b";")
     charset = parameters.strip().replace(b'"', b"")
     return essence.strip() == b"application/json" and charset in (b"", b"charset=utf-8")
-
-
-async def _body(endpoint_: Endpoint, headers: Headers, receive: Receive) -> bytes | Answer:
-    """All of the body, never more than allowed, whatever the client said of its length."""
-    bytes_max = endpoint_.body_bytes_max
-    length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length[:20]) > bytes_max:
-        return too_large(bytes_max)
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            while True:
-                message = await receive()
-                if message["type"] != "http.request":
-                    # The client left, or its chunks make no sense: the server does not tell which.
-                    return invalid(Fault("body", "must arrive whole"))._replace(outcome="gone")
-                parts.append(message["body"])
-                size += len(parts[-1])
-                if size > bytes_max:
-                    return too_large(bytes_max)
-                if not message.get("more_body"):
-                    return parts[0] if len(parts) == 1 else b"".join(parts)
-    except TimeoutError:
-        return problem("request-timeout", f"the body took longer than {BODY_TIMEOUT_S:.0f} s")
 
 
 def too_large(bytes_max: int) -> Answer:
