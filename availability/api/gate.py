@@ -16,7 +16,8 @@ from availability.api.endpoint import Endpoint
 from availability.api.problems import problem, retry_after
 
 TICK_S: Final = 0.01
-TICKS_A_WHILE: Final = 10
+LOOK_S: Final = 0.1
+"""How long a while is."""
 CROWD_LEAST: Final = 64
 """So many requests under way at once are no crowd, however long they take."""
 UNDER_WAY_LEAST: Final = 32
@@ -65,6 +66,8 @@ class Lane:
         """The refusal, or None for a request that may go on; it must ``leave``."""
         if self.under_way >= self.limit:
             self.shed += 1
+            if not self.is_crowded:
+                self.is_crowded, self.limit = True, self._fitting(self._bound_s)
             return _CROWDED
         self.under_way += 1
         self._most = max(self._most, self.under_way)
@@ -82,13 +85,17 @@ class Lane:
         self._usual_s = min(self._usual_s * USUAL_FORGOTTEN, self._quickest_s)
         bound_s = max(self._bound_s, self._usual_s * USUAL_TIMES) if self._answered else self._bound_s
         is_slow = self._quickest_s + lag_s > bound_s and self._most >= CROWD_LEAST
-        self.is_crowded = is_slow or (self.is_crowded and self.shed > self._shed_before)
+        self.is_crowded = is_slow or self.shed > self._shed_before
         if self.is_crowded:
-            self.limit = max(int(self._rate * max(bound_s - lag_s, bound_s / 4)), UNDER_WAY_LEAST)
+            self.limit = self._fitting(max(bound_s - lag_s, bound_s / 4))
         else:
             self.limit = max(int(self._rate * max(bound_s, BURST_S)), BURST_LEAST)
         self._answered, self._shed_before, self._quickest_s = 0, self.shed, float("inf")
         self._most = self.under_way
+
+    def _fitting(self, seconds: float) -> int:
+        """How many are answered in this time."""
+        return max(int(self._rate * seconds), UNDER_WAY_LEAST)
 
 
 class Gate:
@@ -118,7 +125,7 @@ class Gate:
         self._ticks += 1
         self._lag_s += max(0.0, now_s - self._ticked_s - TICK_S)
         self._ticked_s = now_s
-        if self._ticks >= TICKS_A_WHILE:
+        if now_s - self._looked_s >= LOOK_S:
             self._lag_before_s = self._lag_s / self._ticks
             for lane in self.lanes.values():
                 lane.look(now_s - self._looked_s, self._lag_before_s)
