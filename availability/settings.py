@@ -52,7 +52,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where ``ingest``, ``journal`` and ``keeper`` show /metrics; 0 = nowhere. The API shows it on its own port."""
 
     # Overload.
-    overload_wait_ms: Positive = 10
+    overload_wait_ms: Positive = 8
     """Requests beyond what is answered in this time get 503 at once, when more keep coming; a short burst does not."""
 
     # The ledger.

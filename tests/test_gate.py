@@ -8,7 +8,7 @@ import pytest
 
 from availability.api.gate import BURST_LEAST, TICK_S, UNDER_WAY_LEAST, Gate, Lane
 
-BOUND_MS = 10
+BOUND_MS = 8
 COST_S, REFUSAL_S, CALL_S = 120e-6, 40e-6, 0.001
 """Of the process for an answer and for a refusal, as measured; of the ledger for a call."""
 CAPACITY = 1 / COST_S
@@ -124,7 +124,7 @@ def test_a_flood_of_one_kind_refuses_no_other(flooded: str, other: str) -> None:
 def test_a_hiccup_refuses_nobody_where_there_is_room() -> None:
     process = Process()
     process.run(steady(0.6 * CAPACITY, 0, 1))
-    process.stalled_until_s = process.now_s + 0.05
+    process.stalled_until_s = process.now_s + 0.08
     process.run(steady(0.6 * CAPACITY, process.now_s, process.now_s + 1))
 
     assert process.between(0, 3, refused) == []
@@ -137,25 +137,25 @@ def test_a_ledger_that_stands_still_is_waited_for_by_few_and_the_others_are_told
     process.stalled_until_s = start_s + 2
     process.run(steady(0.6 * CAPACITY, start_s, start_s + 4))
 
-    assert len(process.between(start_s, start_s + 2, let_in)) < 0.06 * CAPACITY + BURST_LEAST
+    assert len(process.between(start_s, start_s + 2, let_in)) < 0.1 * CAPACITY + BURST_LEAST
     assert p99(process.between(start_s, start_s + 2, refused)) < 0.001
     assert process.between(start_s + 2.3, start_s + 4, refused) == []
 
 
 def test_a_far_away_ledger_is_no_crowd() -> None:
     """Every call takes longer than the bound: that is how it is, not how much there is to do."""
-    lane = Lane(0.010)
+    lane = Lane(0.008)
     for _ in range(20):
         assert [lane.enter() for _ in range(100)] == [None] * 100
         for _ in range(100):
             lane.leave(0.025)
-        lane.look(0.1, 0.0)
+        lane.look(0.1, 0.0, 0.0)
 
     assert not lane.is_crowded
 
 
 def test_a_burst_from_nothing_is_let_in_up_to_a_bound() -> None:
-    lane = Lane(0.010)
+    lane = Lane(0.008)
     assert [lane.enter() for _ in range(BURST_LEAST)] == [None] * BURST_LEAST
     refusal = lane.enter()
 
@@ -165,26 +165,26 @@ def test_a_burst_from_nothing_is_let_in_up_to_a_bound() -> None:
 
 
 def test_a_crowded_lane_lets_in_what_it_answers_in_time_but_never_nobody() -> None:
-    lane = Lane(0.010)
+    lane = Lane(0.008)
     limits = []
     assert lane.enter() is None
     lane.leave(0.002)
-    lane.look(0.1, 0.0)
-    for answered in (800, 800, 80, 80, 80, 80, 80, 80, 80):
+    lane.look(0.1, 0.0, 0.0)
+    for answered in (800, 800, *[80] * 9):
         while lane.enter() is None:
             pass
         for _ in range(answered):
             lane.leave(0.020)
         lane.under_way += answered  # others came at once
-        lane.look(0.1, 0.0)
+        lane.look(0.1, 0.0, 0.0)
         limits.append(lane.limit)
 
-    assert limits[0] == 80
+    assert limits[0] == 64
     assert all(later <= sooner for sooner, later in pairwise(limits))
     assert limits[-1] == UNDER_WAY_LEAST
     lane.under_way = 0
-    lane.look(0.1, 0.0)
-    lane.look(0.1, 0.0)
+    lane.look(0.1, 0.0, 0.0)
+    lane.look(0.1, 0.0, 0.0)
     assert not lane.is_crowded
     assert lane.limit >= BURST_LEAST
 

@@ -23,9 +23,9 @@ CROWD_LEAST: Final = 64
 UNDER_WAY_LEAST: Final = 32
 """Requests that a crowded lane lets in whatever its rate: enough to fill calls, so that no stall locks a lane."""
 BURST_LEAST: Final = 128
-BURST_S: Final = 0.06
+BURST_S: Final = 0.1
 """A lane that is not crowded lets in what it answers in this time: there are hiccups, and clients come in bursts."""
-RATE_KEPT: Final = 0.7
+RATE_KEPT: Final = 0.9
 """How much of a lane's rate is still believed a while later, so that a hiccup does not look like a slow service."""
 USUAL_TIMES: Final = 3
 """A lane is not crowded where its requests take less than so many times what a lonely one does."""
@@ -79,12 +79,12 @@ class Lane:
         self._answered += 1
         self._quickest_s = min(self._quickest_s, seconds)
 
-    def look(self, elapsed_s: float, lag_s: float) -> None:
-        """Judge what happened in the last ``elapsed_s``; requests waited for ``lag_s`` before they entered."""
+    def look(self, elapsed_s: float, lag_s: float, least_lag_s: float) -> None:
+        """Judge the last ``elapsed_s``; before requests entered they waited for ``lag_s``, on average."""
         self._rate = max(self._rate * RATE_KEPT, self._answered / elapsed_s)
         self._usual_s = min(self._usual_s * USUAL_FORGOTTEN, self._quickest_s)
         bound_s = max(self._bound_s, self._usual_s * USUAL_TIMES) if self._answered else self._bound_s
-        is_slow = self._quickest_s + lag_s > bound_s and self._most >= CROWD_LEAST
+        is_slow = self._quickest_s + least_lag_s > bound_s and self._most >= CROWD_LEAST
         self.is_crowded = is_slow or self.shed > self._shed_before
         if self.is_crowded:
             self.limit = self._fitting(max(bound_s - lag_s, bound_s / 4))
@@ -105,7 +105,8 @@ class Gate:
         self.lanes = {name: Lane(bound_ms / 1_000) for name in LANES}
         self._now_s = now_s
         self._looked_s = self._ticked_s = now_s()
-        self._ticks, self._lag_s, self._lag_before_s = 0, 0.0, 0.0
+        self._lags_s: list[float] = []
+        self._lag_before_s = 0.0
 
     def refused(self) -> dict[str, int]:
         """Requests not let in so far, by lane."""
@@ -122,11 +123,10 @@ class Gate:
     def tick(self) -> None:
         """Note how late this is, as late as whatever else waited for the event loop; judge every lane at times."""
         now_s = self._now_s()
-        self._ticks += 1
-        self._lag_s += max(0.0, now_s - self._ticked_s - TICK_S)
+        self._lags_s.append(max(0.0, now_s - self._ticked_s - TICK_S))
         self._ticked_s = now_s
         if now_s - self._looked_s >= LOOK_S:
-            self._lag_before_s = self._lag_s / self._ticks
+            self._lag_before_s = sum(self._lags_s) / len(self._lags_s)
             for lane in self.lanes.values():
-                lane.look(now_s - self._looked_s, self._lag_before_s)
-            self._looked_s, self._ticks, self._lag_s = now_s, 0, 0.0
+                lane.look(now_s - self._looked_s, self._lag_before_s, min(self._lags_s))
+            self._looked_s, self._lags_s = now_s, []
