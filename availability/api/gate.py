@@ -1,6 +1,7 @@
 """Who is let in: requests of each kind have a lane with a bound in time, and what does not fit is refused at once.
 
-A lane is crowded when for a while not even its quickest request was answered within the bound, as CoDel judges queues.
+A lane is crowded when for two whiles not even its quickest request was answered within the bound, as CoDel judges
+queues, or when it is full.
 It then lets in only as many as it answers within the bound, by its own measured rate; a short burst or a hiccup refuses
 nobody. When a while passes without a refusal, the crowd is gone. Where the ledger is far away and even a lonely request
 takes longer, the bound is a few times what that one takes.
@@ -51,13 +52,13 @@ class Lane:
     """Requests of one kind. ``shed`` counts those refused."""
 
     __slots__ = (
-        *("_answered", "_bound_s", "_most", "_quickest_s", "_rate", "_shed_before", "_usual_s"),
+        *("_answered", "_bound_s", "_most", "_quickest_s", "_rate", "_shed_before", "_usual_s", "_was_slow"),
         *("is_crowded", "limit", "shed", "under_way"),
     )
 
     def __init__(self, bound_s: float, limit: int = BURST_LEAST) -> None:
         self._bound_s, self.limit = bound_s, limit
-        self.is_crowded = False
+        self.is_crowded = self._was_slow = False
         self.under_way = self.shed = self._shed_before = self._answered = self._most = 0
         self._quickest_s = self._usual_s = float("inf")
         self._rate = 0.0
@@ -85,13 +86,13 @@ class Lane:
         self._usual_s = min(self._usual_s * USUAL_FORGOTTEN, self._quickest_s)
         bound_s = max(self._bound_s, self._usual_s * USUAL_TIMES) if self._answered else self._bound_s
         is_slow = self._quickest_s + least_lag_s > bound_s and self._most >= CROWD_LEAST
-        self.is_crowded = is_slow or self.shed > self._shed_before
+        self.is_crowded = (is_slow and self._was_slow) or self.shed > self._shed_before
         if self.is_crowded:
             self.limit = self._fitting(max(bound_s - lag_s, bound_s / 4))
         else:
             self.limit = max(int(self._rate * max(bound_s, BURST_S)), BURST_LEAST)
         self._answered, self._shed_before, self._quickest_s = 0, self.shed, float("inf")
-        self._most = self.under_way
+        self._was_slow, self._most = is_slow, self.under_way
 
     def _fitting(self, seconds: float) -> int:
         """How many are answered in this time."""
