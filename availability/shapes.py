@@ -122,6 +122,10 @@ def _second_text(second: int) -> str:
     return (_EPOCH + timedelta(seconds=second)).isoformat(timespec="seconds").removesuffix("+00:00")
 
 
+as_of_text = lru_cache(16_384)(time_text)
+"""The same for times that are told again and again: a position's, until the next event reaches it."""
+
+
 @lru_cache(1_024)
 def day_text(day: int) -> str:
     """``YYYY-MM-DD`` of a day counted since 1970."""
@@ -143,7 +147,7 @@ def reservation_json(reservation_id: str, shard: int, reservation: Reservation) 
     )
 
 
-def location_entry(entry: PositionAt, *, now_ms: int, stale_after_ms: int) -> LocationEntryJson:
+def location_entry(entry: PositionAt, now_ms: int, stale_after_ms: int) -> LocationEntryJson:
     """The position as seen at ``now_ms``; one that no stock event ever reached is stale."""
     position = entry.position
     as_of_ms = position.as_of_ms
@@ -159,7 +163,7 @@ def location_entry(entry: PositionAt, *, now_ms: int, stale_after_ms: int) -> Lo
         position.damaged,
         position.quality_hold,
         position.in_transit,
-        time_text(as_of_ms) if as_of_ms > 0 else None,
+        as_of_text(as_of_ms) if as_of_ms > 0 else None,
         age_ms,
         age_ms is None or age_ms > stale_after_ms,
     )
@@ -167,7 +171,7 @@ def location_entry(entry: PositionAt, *, now_ms: int, stale_after_ms: int) -> Lo
 
 def position_json(sku: str, location: str, position: Position, *, now_ms: int, stale_after_ms: int) -> PositionJson:
     """The position as the event ``availability.stock.changed`` shows it."""
-    entry = location_entry(PositionAt(location, position), now_ms=now_ms, stale_after_ms=stale_after_ms)
+    entry = location_entry(PositionAt(location, position), now_ms, stale_after_ms)
     return PositionJson(**structs.asdict(entry), sku=sku)
 
 

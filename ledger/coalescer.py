@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from ledger.errors import Overloaded
 from ledger.messages import (
@@ -68,27 +68,22 @@ def crowd_of(operation: Operation) -> str | None:
 
 
 class Queue:
-    """Operations of one kind, first come, first sent; ``of_sku`` counts the holds by the SKU that they come for."""
+    """Operations of one kind, first come, first sent."""
 
     def __init__(self) -> None:
         self.waiting: deque[Waiting] = deque()
-        self.of_sku: Counter[str] = Counter()
+        self._crowds: Counter[str | None] | None = None
+        """How many wait for each SKU: counted when somebody asks, and then kept until some are sent."""
 
     def put(self, waiting: Waiting) -> None:
         self.waiting.append(waiting)
-        sku = crowd_of(waiting.operation)
-        if sku is not None:
-            self.of_sku[sku] += 1
+        if self._crowds is not None:
+            self._crowds[crowd_of(waiting.operation)] += 1
 
     def take(self) -> Waiting:
         """The first one."""
-        waiting = self.waiting.popleft()
-        sku = crowd_of(waiting.operation)
-        if sku is not None:
-            self.of_sku[sku] -= 1
-            if not self.of_sku[sku]:
-                del self.of_sku[sku]
-        return waiting
+        self._crowds = None
+        return self.waiting.popleft()
 
     def age_s(self, now_s: float) -> float:
         """How long the oldest has waited."""
@@ -96,24 +91,35 @@ class Queue:
 
     def is_crowded_by(self, sku: str | None) -> bool:
         """Whether most of those who wait came for this SKU."""
-        return sku is not None and self.of_sku[sku] >= max(CROWD_LEAST, len(self.waiting) / 2)
+        if self._crowds is None:
+            self._crowds = Counter(crowd_of(waiting.operation) for waiting in self.waiting)
+        return sku is not None and self._crowds[sku] >= max(CROWD_LEAST, len(self.waiting) / 2)
 
 
 def weight(operation: Operation) -> int:
     """About how many positions the operation touches: what bounds the time of one call."""
-    match operation:
-        case Hold(lines=lines):
-            return sum(ITEM_WEIGHT if line.location is None else 1 for line in lines)
-        case Prepare(lines=things) | Apply(events=things) | Count(events=things) | PutSafetyStock(items=things):
-            return len(things)
-        case Part(operation=whole):
-            return weight(whole)
-        case Read(items=items):
-            return sum(ITEM_WEIGHT if item.locations is None else len(item.locations) for item in items)
-        case Views(location=None):
-            return ITEM_WEIGHT
-        case _:
-            return 1
+    weigh = _WEIGHTS.get(type(operation))
+    return 1 if weigh is None else weigh(operation)
+
+
+def _weight_of_hold(hold: Hold) -> int:
+    lines = hold.lines
+    if len(lines) == 1:
+        return 1 if lines[0].location is not None else ITEM_WEIGHT
+    return sum(ITEM_WEIGHT if line.location is None else 1 for line in lines)
+
+
+_WEIGHTS: dict[type, Callable[[Any], int]] = {
+    Hold: _weight_of_hold,
+    Prepare: lambda prepare: len(prepare.lines),
+    Apply: lambda apply: len(apply.events),
+    Count: lambda count: len(count.events),
+    PutSafetyStock: lambda put: len(put.items),
+    Part: lambda part: weight(part.operation),
+    Read: lambda read: sum(ITEM_WEIGHT if item.locations is None else len(item.locations) for item in read.items),
+    Views: lambda views: ITEM_WEIGHT if views.location is None else 1,
+}
+"""Of each kind that does not weigh 1."""
 
 
 class Coalescer:
@@ -148,7 +154,7 @@ class Coalescer:
     @property
     def depth(self) -> int:
         """Operations that wait for the next call."""
-        return sum(len(queue.waiting) for queue in self._queues)
+        return len(self._checkout.waiting) + len(self._looks.waiting) + len(self._feeds.waiting)
 
     @property
     def wait_s(self) -> float:
@@ -161,18 +167,16 @@ class Coalescer:
 
         Cancelling the future does not take the operation back: it may be on its way.
         """
-        return self.submit_all([operation])[0]
+        now_s = self._insist_on_room((operation,))
+        waiting = Waiting(operation, asyncio.get_running_loop().create_future(), now_s)
+        self._queue_of(operation).put(waiting)
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._empty_queues())
+        return waiting.answer
 
     def submit_all(self, operations: Sequence[Operation]) -> "list[asyncio.Future[Outcome]]":
         """Queues all of them or, with Overloaded, none."""
-        if self._closed:
-            raise Overloaded("the ledger is closing")
-        if self.depth + len(operations) > self._queue_operations_max:
-            self.refused["queue-full"] += 1
-            raise Overloaded("too many operations wait for the ledger")
-        now_s = self._now_s()
-        for operation in operations:
-            self._refuse_if_slow(operation, now_s)
+        now_s = self._insist_on_room(operations)
         loop = asyncio.get_running_loop()
         waiting = [Waiting(operation, loop.create_future(), now_s) for operation in operations]
         for each in waiting:
@@ -187,17 +191,29 @@ class Coalescer:
         if self._sending is not None:
             await self._sending
 
+    def _insist_on_room(self, operations: Sequence[Operation]) -> float:
+        """Raises Overloaded when there is none; what time it is."""
+        if self._closed:
+            raise Overloaded("the ledger is closing")
+        if self.depth + len(operations) > self._queue_operations_max:
+            self.refused["queue-full"] += 1
+            raise Overloaded("too many operations wait for the ledger")
+        now_s = self._now_s()
+        for operation in operations:
+            queue = self._queue_of(operation)
+            if queue.waiting and now_s - queue.waiting[0].since_s > self._wait_s_max / 2:
+                self._refuse_if_slow(operation, queue, now_s)
+        return now_s
+
     def _queue_of(self, operation: Operation) -> Queue:
-        if isinstance(operation, Apply | Count):
+        if isinstance(operation, (Apply, Count)):
             return self._feeds
         return self._looks if isinstance(operation, LOOKING) else self._checkout
 
-    def _refuse_if_slow(self, operation: Operation, now_s: float) -> None:
-        queue = self._queue_of(operation)
-        age_s = queue.age_s(now_s)
-        if age_s <= self._wait_s_max / 2 or not isinstance(operation, BEGINNING):
+    def _refuse_if_slow(self, operation: Operation, queue: Queue, now_s: float) -> None:
+        if not isinstance(operation, BEGINNING):
             return
-        if age_s > self._wait_s_max:
+        if queue.age_s(now_s) > self._wait_s_max:
             self.refused["queue-slow"] += 1
             raise Overloaded("operations wait too long for the ledger")
         if queue.is_crowded_by(crowd_of(operation)):

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from availability.api.gate import BURST_LEAST, TICK_S, UNDER_WAY_LEAST, Gate, Lane
+from availability.api.gate import TICK_S, Gate
+from availability.api.lanes import BURST_LEAST, UNDER_WAY_LEAST, Lane
 
 BOUND_MS = 8
 COST_S, REFUSAL_S, CALL_S = 120e-6, 40e-6, 0.001

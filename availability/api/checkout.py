@@ -19,6 +19,7 @@ from ledger import (
     Find,
     Found,
     Hold,
+    HoldLine,
     NotFound,
     Positions,
     Read,
@@ -59,9 +60,9 @@ class OperationJson(Struct, frozen=True):
 async def atp(edge: Edge, call: Call[forms.AtpQuery]) -> Answer:
     """One SKU."""
     asked = call.form
-    if past_day(asked.by, edge.now_ms()):
+    if asked.by is not None and past_day(asked.by, edge.now_ms()):
         return invalid(_IN_THE_PAST)
-    locations = list(dict.fromkeys(asked.location))
+    locations = list(dict.fromkeys(asked.location)) if len(asked.location) > 1 else asked.location
     found = await edge.ledger.read(Read([ReadItem(asked.sku, locations or None)]))
     (item,) = _items(edge, [Asked(asked.sku, asked.quantity, locations, asked.channel)], found)
     return ok(item)
@@ -80,7 +81,7 @@ async def atp(edge: Edge, call: Call[forms.AtpQuery]) -> Answer:
 async def atp_many(edge: Edge, call: Call[forms.AtpForm]) -> Answer:
     """Many SKUs."""
     form = call.form
-    if past_day(form.by, edge.now_ms()):
+    if form.by is not None and past_day(form.by, edge.now_ms()):
         return invalid(_IN_THE_PAST)
     asked = [
         Asked(item.sku, item.quantity, [] if item.location is None else [item.location], form.channel)
@@ -118,13 +119,14 @@ async def hold(edge: Edge, call: Call[forms.HoldForm]) -> Answer:
     form, client = call.form, call.principal.client
     identity = operation_id(client, call.key)
     # A replay is answered as ever, even when its day has passed meanwhile.
-    if past_day(form.by, edge.now_ms()) and isinstance(await edge.ledger.find(Find(identity, client)), NotFound):
+    is_past = form.by is not None and past_day(form.by, edge.now_ms())
+    if is_past and isinstance(await edge.ledger.find(Find(identity, client)), NotFound):
         return invalid(_IN_THE_PAST)
     operation = Hold(
         id=identity,
         fingerprint=fingerprint("hold", given_fields(form)),
         client=client,
-        lines=[line.line() for line in form.lines],
+        lines=[HoldLine(line.sku, line.quantity, line.location) for line in form.lines],
         ttl_ms=form.ttl_seconds * 1_000,
         mode=form.mode,
         channel=form.channel,

@@ -7,16 +7,20 @@ which the OpenAPI document is made as well.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from litestar.types import Receive
 from msgspec import Struct
+from msgspec.structs import replace
 
 from availability.api.answer import NO_HEADERS, Answer
+from availability.api.answer import Headers as AnswerHeaders
 from availability.api.deadlines import Deadlines
 from availability.api.edge import Edge
+from availability.api.lanes import Lane
 from availability.api.outcomes import failure
 from availability.api.problems import Fault, invalid, problem
 from availability.api.reading import QueryReader, idempotency_key, read_body
@@ -77,7 +81,11 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
     method: str
     path: str
+    name: str
+    """How metrics and logs call it."""
     scopes: tuple[str, ...]
+    public: bool
+    """Whether it needs no token."""
     handler: Handler[Any]
     summary: str
     success: Success
@@ -93,19 +101,9 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     query_reader: QueryReader | None = None
 
     @property
-    def name(self) -> str:
-        """How metrics and logs call it."""
-        return f"{self.method} {self.path}"
-
-    @property
     def only_looks(self) -> bool:
         """Whether it changes nothing, so that there is nothing to be unknown about."""
         return self.method == "GET" or self.scopes == ("atp:read",)
-
-    @property
-    def public(self) -> bool:
-        """Whether it needs no token."""
-        return self.scopes == (PUBLIC,)
 
 
 def endpoint(
@@ -131,7 +129,9 @@ def endpoint(
         return Endpoint(
             method=method,
             path=path,
+            name=f"{method} {path}",
             scopes=scopes,
+            public=scopes == (PUBLIC,),
             handler=handler,
             summary=summary,
             success=success,
@@ -150,47 +150,40 @@ def endpoint(
     return declare
 
 
-class Request(NamedTuple):
-    """What came, as the server tells it; ``headers`` as ``headers_of`` makes them."""
+class Request(Struct):
+    """What came, as the server tells it; ``headers`` as ``headers_of`` makes them.
+
+    ``told`` is what its answer says besides, once it is known whose it is: how often that client may come.
+    """
 
     headers: Headers
     query: bytes
     path: dict[str, str]
     """The variable parts of the path, by their names in it."""
     receive: Receive
+    told: AnswerHeaders = NO_HEADERS
 
 
-class Answering(NamedTuple):
+class Answering(Struct, frozen=True):
     """What endpoints are answered with."""
 
     edge: Edge
     tokens: Tokens
     body_deadlines: Deadlines
+    lanes: Mapping[str, Lane]
 
 
 async def answer_of(endpoint_: Endpoint, given: Answering, request: Request) -> Answer:
-    """The answer to a request for this endpoint; to a known client's, with how often it may come."""
-    told = NO_HEADERS
-
-    async def answering() -> Answer:
-        nonlocal told
-        if endpoint_.public:
-            return await _answer(endpoint_, given, request, _NOBODY)
-        principal = _principal(given.tokens, request.headers)
-        if isinstance(principal, Answer):
-            return principal
-        # Before the body is read: who asks too often shall not cost more than this.
-        limits = given.edge.limits
-        limited = limits.take(principal.client)
-        if limited is None:
-            limited = await limits.judge(principal.client)
-        if isinstance(limited, Answer):
-            return limited
-        told = limited
-        return await _answer(endpoint_, given, request, principal)
-
-    answer = await settled(endpoint_, answering())
-    return answer._replace(headers=answer.headers + told) if told else answer
+    """The answer to a request for this endpoint."""
+    lane = given.lanes[endpoint_.name]
+    refusal = lane.enter()
+    if refusal is not None:
+        return refusal
+    entered_s = time.perf_counter()
+    try:
+        return await settled(endpoint_, _answer(endpoint_, given, request))
+    finally:
+        lane.leave(time.perf_counter() - entered_s)
 
 
 async def settled(endpoint_: Endpoint, answering: Awaitable[Answer]) -> Answer:
@@ -220,11 +213,25 @@ def headers_of(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return headers
 
 
-async def _answer(endpoint_: Endpoint, given: Answering, request: Request, principal: Principal) -> Answer:
+async def _answer(endpoint_: Endpoint, given: Answering, request: Request) -> Answer:
     """The handler's answer, or that for a request that does not come to it."""
-    if not endpoint_.public and principal.scopes.isdisjoint(endpoint_.scopes):
-        return _forbidden(endpoint_)
-    key = _key(request.headers) if endpoint_.keyed else ""
+    headers, principal = request.headers, _NOBODY
+    if not endpoint_.public:
+        known = _principal(given.tokens, headers)
+        if isinstance(known, Answer):
+            return known
+        principal = known
+        # Before the body is read: who asks too often shall not cost more than this.
+        limits = given.edge.limits
+        told = limits.take(principal.client)
+        if told is None:
+            told = await limits.judge(principal.client)
+        if isinstance(told, Answer):
+            return told
+        request.told = told
+        if principal.scopes.isdisjoint(endpoint_.scopes):
+            return _forbidden(endpoint_)
+    key = _key(headers) if endpoint_.keyed else ""
     if isinstance(key, Answer):
         return key
     if endpoint_.decoder is None or request.query:
@@ -303,19 +310,17 @@ async def _body(endpoint_: Endpoint, deadlines: Deadlines, request: Request) -> 
 
 async def _bytes(receive: Receive, bytes_max: int) -> bytes | Answer:
     """All of the body, never more than allowed, whatever the client said of its length."""
-    parts: list[bytes] = []
-    size = 0
+    body = b""
     while True:
         message = await receive()
         if message["type"] != "http.request":
             # The client left, or its chunks make no sense: the server does not tell which.
-            return invalid(Fault("body", "must arrive whole"))._replace(outcome="gone")
-        parts.append(message["body"])
-        size += len(parts[-1])
-        if size > bytes_max:
+            return replace(invalid(Fault("body", "must arrive whole")), outcome="gone")
+        body = body + message["body"] if body else message["body"]
+        if len(body) > bytes_max:
             return too_large(bytes_max)
         if not message.get("more_body"):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+            return body
 
 
 def _is_json(content_type: bytes) -> bool:

@@ -15,7 +15,7 @@ from availability.api.answer import respond
 from availability.api.deadlines import Deadlines
 from availability.api.edge import Edge
 from availability.api.endpoint import Answering, Request, answer_of, headers_of
-from availability.api.gate import Lane
+from availability.api.lanes import Lane
 from availability.api.problems import Fault, invalid, problem
 from availability.api.routing import Match, Routes
 from availability.api.tokens import Tokens
@@ -34,8 +34,8 @@ class Front:
     def __init__(
         self, routes: Routes, edge: Edge, tokens: Tokens, lanes: Mapping[str, Lane], telemetry: Telemetry
     ) -> None:
-        self._find, self._note, self._lanes = routes.find, telemetry.request, lanes
-        self._given = Answering(edge, tokens, Deadlines())
+        self._find, self._note = routes.find, telemetry.request
+        self._given = Answering(edge, tokens, Deadlines(), lanes)
         # The path is matched as it was sent, see routing. Its segments can be anything, so Litestar must not look.
         mounted = asgi("/", is_mount=True, copy_scope=False)(self._behind_litestar)
         self._litestar = Litestar(
@@ -46,37 +46,31 @@ class Front:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_s = time.perf_counter()
         scope = cast(HTTPScope, scope)  # the server takes no websockets
         found = self._find(scope["method"], scope["raw_path"])
         pairs = cast("list[tuple[bytes, bytes]]", scope["headers"])
         headers = dict(pairs)
         if isinstance(found, Match) and len(headers) == len(pairs) and _is_plain(headers.get(b"host", b"-")):
-            await self._answer(found, Request(headers, scope["query_string"], found.path, receive), send)
+            request = Request(headers, scope["query_string"], found.path, receive)
+            answer = await answer_of(found.endpoint, self._given, request)
+            await respond(send, answer, request.told)
+            self._note(found.endpoint.name, answer.outcome, time.perf_counter() - started_s)
         else:
             await self._litestar(scope, receive, send)
 
     async def _behind_litestar(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope = cast(HTTPScope, scope)
         started_s = time.perf_counter()
+        scope = cast(HTTPScope, scope)
         found = self._find(scope["method"], scope["raw_path"])
         if isinstance(found, Match):
             request = Request(headers_of(list(scope["headers"])), scope["query_string"], found.path, receive)
-            await self._answer(found, request, send)
+            route, answer = found.endpoint.name, await answer_of(found.endpoint, self._given, request)
+            await respond(send, answer, request.told)
         else:
-            await respond(send, found)
-            self._note("unmatched", found.outcome, time.perf_counter() - started_s)
-
-    async def _answer(self, found: Match, request: Request, send: Send) -> None:
-        started_s = time.perf_counter()
-        lane = self._lanes[found.endpoint.name]
-        answer = lane.enter()
-        if answer is None:
-            try:
-                answer = await answer_of(found.endpoint, self._given, request)
-            finally:
-                lane.leave(time.perf_counter() - started_s)
-        await respond(send, answer)
-        self._note(found.endpoint.name, answer.outcome, time.perf_counter() - started_s)
+            route, answer = "unmatched", found
+            await respond(send, answer)
+        self._note(route, answer.outcome, time.perf_counter() - started_s)
 
 
 @lru_cache(1_024)

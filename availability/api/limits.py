@@ -23,7 +23,7 @@ AHEAD_MOST: Final = 10
 """No process leases more than one of so many requests of a burst."""
 LEASE_S: Final = 1.0
 """What is not used for so long is dropped: another process may need it."""
-ASK_S: Final = 0.1
+ASK_S: Final = 0.25
 """A ledger that takes longer judges nobody: its client is let through, as when it is away."""
 CLIENTS_MAX: Final = 10_000
 
@@ -100,7 +100,9 @@ class RateLimits:
         of_clients: Mapping[str, Rate],
         *,
         now_s: Callable[[], float] = time.monotonic,
+        ask_s: float = ASK_S,
     ) -> None:
+        self._ask_s = ask_s
         self._ask, self._rate, self._of_clients, self._now_s = ask, rate, of_clients, now_s
         self._leases: dict[str, _Lease] = {}
         self._refused = 0
@@ -150,11 +152,11 @@ class RateLimits:
         while True:
             count, rate = lease.wanted(self._now_s()), lease.rate
             try:
-                async with asyncio.timeout(ASK_S):
+                async with asyncio.timeout(self._ask_s):
                     admitted = await self._ask(Admit(lease.client, count, rate.per_second, rate.burst))
             except (LedgerError, TimeoutError):
                 # Nobody is refused because nobody can judge: a write is then refused for better reasons.
-                admitted = Admitted(max(rate.burst, len(lease.waiting)), 0, 0, 0)
+                admitted = Admitted(max(count, len(lease.waiting)), 0, 0, 0)
             lease.share_out(admitted, self._now_s())
             if not lease.waiting:
                 break

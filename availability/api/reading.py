@@ -1,7 +1,10 @@
 """From bytes to a form or to what is wrong with them: bodies, query parameters, path segments, idempotency keys."""
 
 import re
+from collections.abc import Callable
 from functools import cache
+from itertools import compress
+from operator import attrgetter, ne
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -65,8 +68,8 @@ class QueryReader(Struct, frozen=True):
     def read(self, query: bytes) -> Any:
         """The form that a query string is, or its fault."""
         given: dict[str, object] = {}
-        for pair in query.split(b"&") if query else ():
-            name_bytes, _, value_bytes = pair.replace(b"+", b" ").partition(b"=")
+        for pair in query.replace(b"+", b" ").split(b"&") if query else ():
+            name_bytes, _, value_bytes = pair.partition(b"=")
             name, value = unescape(name_bytes), unescape(value_bytes)
             if name is None or value is None:
                 return Fault("query", "must be percent-encoded UTF-8")
@@ -86,9 +89,11 @@ class QueryReader(Struct, frozen=True):
 
 def unescape(segment: bytes) -> str | None:
     """A percent-encoded part of a URL as text; None when it is not well formed."""
-    if _BAD_ESCAPE.search(segment):
-        return None
     try:
+        if b"%" not in segment:
+            return segment.decode("utf-8")
+        if _BAD_ESCAPE.search(segment):
+            return None
         return unquote_to_bytes(segment).decode("utf-8")
     except UnicodeDecodeError:
         return None
@@ -107,12 +112,18 @@ def is_reservation_id(text: str) -> bool:
 
 def given_fields(form: Struct) -> dict[str, object]:
     """The fields of a form that differ from their defaults: what its fingerprint is taken of."""
-    return {name: value for name, default in _defaults(type(form)) if (value := getattr(form, name)) != default}
+    names, values_of, defaults = _fields(type(form))
+    values = values_of(form)
+    return dict(compress(zip(names, values, strict=True), map(ne, values, defaults)))
 
 
 @cache
-def _defaults(form: type[Struct]) -> tuple[tuple[str, object], ...]:
-    return tuple((field.name, field.default) for field in msgspec.structs.fields(form))
+def _fields(form: type[Struct]) -> tuple[list[str], Callable[[Struct], tuple[object, ...]], list[object]]:
+    """The names of a form's fields, how to get their values, and their defaults."""
+    fields = msgspec.structs.fields(form)
+    names = [field.name for field in fields]
+    values_of = (lambda form: (getattr(form, names[0]),)) if len(names) == 1 else attrgetter(*names)
+    return names, values_of, [field.default for field in fields]
 
 
 def path_name(path: dict[str, str], field: str, form: Any) -> str | Fault:
