@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 class Stated(Door, Protocol):
     """A ledger that says whether it may promise, and how much waits for it."""
 
+    @property
+    def ready(self) -> bool: ...
+
     def state(self) -> State: ...
     def queue_wait_s(self) -> float: ...
     def refused(self) -> dict[str, int]: ...
@@ -67,6 +70,7 @@ class Api:
             reservations,
             low_stock=settings.low_stock,
             stale_after_ms=settings.stale_after_ms,
+            ready=self.ready,
             reasons=self.reasons,
             metrics=self.telemetry.page,
             jwks=lambda: self.tokens.keys.document,
@@ -79,6 +83,10 @@ class Api:
             self.telemetry.lane(name, partial(getattr, lane, "under_way"), partial(getattr, lane, "limit"))
         self.telemetry.loop_lag(self.gate.lag_s)
         self.asgi = service(self.edge, self.tokens, self.gate, self.telemetry)
+
+    def ready(self) -> bool:
+        """Whether there are no ``reasons``, told cheaply."""
+        return self._ledger.ready and self.tokens.keys.loaded and not self.stopping
 
     def reasons(self) -> list[str]:
         """Why it is not ready; empty when it is."""

@@ -507,6 +507,10 @@ class RulesLedger:
         self.rules = Rules(**options)
         self._now_ms = now_ms
 
+    @property
+    def ready(self) -> bool:
+        return self.state().ready
+
     def state(self) -> State:
         return State(ready=True, reasons=[], queue_depth=0)
 

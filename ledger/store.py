@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Self, TypeVar, cast
 
@@ -99,6 +99,11 @@ class Ledger:
             await self._submit_all([(shard, m.Read([])) for shard in range(self.shards)])
         return self.state()
 
+    @property
+    def ready(self) -> bool:
+        """Whether it may promise, as the last call left it; ``state`` says why not."""
+        return not any(shard.not_ready() for shard in self._shards)
+
     def state(self) -> State:
         """As the last call left it."""
         reasons = [
@@ -120,10 +125,11 @@ class Ledger:
         """How far a shard has come, and what it has at a place of its journal."""
         return await self._shards[shard].standing(at)
 
-    async def hold(self, hold: m.Hold) -> m.HoldOutcome:
+    def hold(self, hold: m.Hold) -> Awaitable[m.HoldOutcome]:
+        """With one shard the hold is queued by the call itself, so that many need no task each."""
         if self._spanning is not None:
-            return await self._spanning.hold(hold)
-        return cast(m.HoldOutcome, await self._coalescers[0].submit(hold))
+            return self._spanning.hold(hold)
+        return cast("Awaitable[m.HoldOutcome]", self._coalescers[0].submit(hold))
 
     async def _change(self, change: m.Change) -> Any:
         if self._spanning is not None:

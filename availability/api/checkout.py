@@ -20,6 +20,7 @@ from ledger import (
     Found,
     Hold,
     HoldLine,
+    HoldOutcome,
     NotFound,
     Positions,
     Read,
@@ -93,7 +94,7 @@ async def atp_many(edge: Edge, call: Call[forms.AtpForm]) -> Answer:
 
 def _items(edge: Edge, asked: list[Asked], found: Positions) -> list[AtpItem]:
     # What is read while the service is not ready is marked stale, whatever its age (P9).
-    view = View(found.now_ms, edge.low_stock, -1 if edge.reasons() else edge.stale_after_ms)
+    view = View(found.now_ms, edge.low_stock, edge.stale_after_ms if edge.ready() else -1)
     return [atp_item(item, positions, view) for item, positions in zip(asked, found.items, strict=True)]
 
 
@@ -117,14 +118,19 @@ def _items(edge: Edge, asked: list[Asked], found: Positions) -> list[AtpItem]:
 async def hold(edge: Edge, call: Call[forms.HoldForm]) -> Answer:
     """Hold."""
     form, client = call.form, call.principal.client
-    identity = operation_id(client, call.key)
+    operation = hold_operation(form, client, call.key)
     # A replay is answered as ever, even when its day has passed meanwhile.
     is_past = form.by is not None and past_day(form.by, edge.now_ms())
-    if is_past and isinstance(await edge.ledger.find(Find(identity, client)), NotFound):
+    if is_past and isinstance(await edge.ledger.find(Find(operation.id, client)), NotFound):
         return invalid(_IN_THE_PAST)
-    operation = Hold(
-        id=identity,
-        fingerprint=fingerprint("hold", given_fields(form)),
+    return hold_answer(operation, await edge.ledger.hold(operation))
+
+
+def hold_operation(form: forms.HoldForm, client: str, key: str) -> Hold:
+    """What the ledger is asked to do for the client, under its key."""
+    return Hold(
+        id=operation_id(client, key),
+        fingerprint=fingerprint("hold", given_fields(form, forms.HoldForm)),
         client=client,
         lines=[HoldLine(line.sku, line.quantity, line.location) for line in form.lines],
         ttl_ms=form.ttl_seconds * 1_000,
@@ -135,7 +141,10 @@ async def hold(edge: Edge, call: Call[forms.HoldForm]) -> Answer:
         max_splits=form.max_splits,
         near=None if form.near is None else (form.near.lat, form.near.lon),
     )
-    outcome = await edge.ledger.hold(operation)
+
+
+def hold_answer(operation: Hold, outcome: HoldOutcome) -> Answer:
+    """What is told of its outcome."""
     if isinstance(outcome, Done):
         return reservation_answer(201, "held", outcome)
     return refusal(outcome, operation.fingerprint)

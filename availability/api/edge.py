@@ -1,7 +1,7 @@
 """What the handlers work with: ledger, quarantine, search and clock, and why the service is not ready."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from availability.api.limits import RateLimits
@@ -48,7 +48,7 @@ from ledger import (
 class Door(Protocol):
     """The ledger, as far as the API asks it; raises ``ledger.LedgerError`` when it gives no answer."""
 
-    async def hold(self, operation: Hold, /) -> HoldOutcome: ...
+    def hold(self, operation: Hold, /) -> Awaitable[HoldOutcome]: ...
     async def extend(self, operation: Extend, /) -> VerbOutcome: ...
     async def commit(self, operation: Commit, /) -> CommitOutcome: ...
     async def release(self, operation: Release, /) -> VerbOutcome: ...
@@ -96,6 +96,7 @@ class Edge:
         *,
         low_stock: int,
         stale_after_ms: int,
+        ready: Callable[[], bool],
         reasons: Callable[[], list[str]],
         metrics: Callable[[], bytes],
         jwks: Callable[[], bytes],
@@ -103,7 +104,7 @@ class Edge:
         now_ms: Callable[[], int] = clock_ms,
     ) -> None:
         self.low_stock, self.stale_after_ms, self.now_ms = low_stock, stale_after_ms, now_ms
-        self.reasons, self.metrics, self.jwks = reasons, metrics, jwks
+        self.ready, self.reasons, self.metrics, self.jwks = ready, reasons, metrics, jwks
         self.limits = limits
         self.document = b""
         self.ledger, self.quarantine, self.reservations = ledger, quarantine, reservations

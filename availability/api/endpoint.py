@@ -190,12 +190,17 @@ async def settled(endpoint_: Endpoint, answering: Awaitable[Answer]) -> Answer:
     """Its answer or, where it fails, the problem that tells so."""
     try:
         return await answering
-    except LedgerError as error:
+    except Exception as error:  # noqa: BLE001 - it is told and logged
+        return failed(endpoint_, error)
+
+
+def failed(endpoint_: Endpoint, error: BaseException) -> Answer:
+    """The problem that tells of a failure on the way to an answer; one that nobody foresaw goes to the log."""
+    if isinstance(error, LedgerError):
         return failure(error, keyed=endpoint_.keyed, only_looks=endpoint_.only_looks)
-    except Exception:
-        log.exception("%s failed", endpoint_.name)
-        advice = "GET /v1/operations/{key} tells whether it was done" if endpoint_.keyed else "the cause is in the log"
-        return problem("internal-error", advice)
+    log.error("%s failed", endpoint_.name, exc_info=error)
+    advice = "GET /v1/operations/{key} tells whether it was done" if endpoint_.keyed else "the cause is in the log"
+    return problem("internal-error", advice)
 
 
 _NOBODY: Final = Principal("", frozenset(), None, 0.0)

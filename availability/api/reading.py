@@ -110,9 +110,12 @@ def is_reservation_id(text: str) -> bool:
     return _RESERVATION_ID.match(text) is not None
 
 
-def given_fields(form: Struct) -> dict[str, object]:
-    """The fields of a form that differ from their defaults: what its fingerprint is taken of."""
-    names, values_of, defaults = _fields(type(form))
+def given_fields(form: Struct, kind: type[Struct] | None = None) -> dict[str, object]:
+    """The fields of a form that differ from their defaults: what its fingerprint is taken of.
+
+    ``kind`` is one that the form's own is made from, where only its fields count.
+    """
+    names, values_of, defaults = _fields(kind or type(form))
     values = values_of(form)
     return dict(compress(zip(names, values, strict=True), map(ne, values, defaults)))
 
