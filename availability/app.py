@@ -5,17 +5,20 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final, Protocol
 
 from availability.api.edge import Door, Edge, Searches, clock_ms
+from availability.api.gate import TICK_S, Gate
 from availability.api.keyring import keep_fresh
+from availability.api.limits import RateLimits
 from availability.api.service import service
 from availability.api.tokens import Keys, Tokens
 from availability.feeds.intake import Keeps
 from availability.http_server import http_server
 from availability.journal_watch import watched_ledger
 from availability.processes import stopped_by_signals
-from availability.settings import Settings
+from availability.settings import Rate, Settings
 from availability.telemetry import Telemetry
 from ledger import JOURNAL_FAILED, FeedStatus, Journal, Ledger, Quarantine, Reservations, State
 
@@ -28,12 +31,14 @@ log = logging.getLogger(__name__)
 
 
 class Stated(Door, Protocol):
-    """A ledger that says whether it may promise."""
+    """A ledger that says whether it may promise, and how much waits for it."""
 
     @property
     def ready(self) -> bool: ...
 
     def state(self) -> State: ...
+    def queue_wait_s(self) -> float: ...
+    def refused(self) -> dict[str, int]: ...
 
 
 class Api:
@@ -52,6 +57,12 @@ class Api:
         self.stopping = False
         self.telemetry = telemetry or Telemetry()
         self.tokens = Tokens(Keys(), settings.token_issuer, settings.token_audience, lambda: now_ms() / 1_000)
+        self.gate = Gate(settings.overload_wait_ms)
+        limits = RateLimits(
+            ledger.admit,
+            Rate(settings.client_requests_per_second, settings.client_requests_burst),
+            settings.client_rates,
+        )
         self._ledger = ledger
         self.edge = Edge(
             ledger,
@@ -63,10 +74,15 @@ class Api:
             reasons=self.reasons,
             metrics=self.telemetry.page,
             jwks=lambda: self.tokens.keys.document,
+            limits=limits,
             now_ms=now_ms,
         )
-        self.telemetry.queue_depth(lambda: ledger.state().queue_depth)
-        self.asgi = service(self.edge, self.tokens, self.telemetry)
+        self.telemetry.queue(lambda: ledger.state().queue_depth, ledger.queue_wait_s)
+        self.telemetry.shed(lambda: {**self.gate.refused(), **limits.refused(), **ledger.refused()})
+        for name, lane in self.gate.lanes.items():
+            self.telemetry.lane(name, partial(getattr, lane, "under_way"), partial(getattr, lane, "limit"))
+        self.telemetry.loop_lag(self.gate.lag_s)
+        self.asgi = service(self.edge, self.tokens, self.gate, self.telemetry)
 
     def ready(self) -> bool:
         """Whether there are no ``reasons``, told cheaply."""
@@ -98,6 +114,7 @@ async def run(settings: Settings) -> None:
                 tasks.create_task(keep_fresh(api.tokens, settings.jwks_file, settings.jwks_url)),
                 tasks.create_task(_watch_ledger(ledger)),
                 tasks.create_task(_watch_journal(api, journal, feeds)),
+                tasks.create_task(_watch_gate(api.gate)),
             ]
             _collect_seldom()
             await _serve(api, settings.api_host, settings.api_port)
@@ -125,6 +142,12 @@ async def _watch_ledger(ledger: Ledger) -> None:
     while True:
         await ledger.check()
         await asyncio.sleep(WATCH_S)
+
+
+async def _watch_gate(gate: Gate) -> None:
+    while True:
+        await asyncio.sleep(TICK_S)
+        gate.tick()
 
 
 async def _watch_journal(api: Api, journal: Journal, feeds: FeedStatus) -> None:

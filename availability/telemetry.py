@@ -1,7 +1,7 @@
 """The figures that a process shows to Prometheus, all named ``availability_…``; cheap to note on the hot path."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 
 from prometheus_client import (
@@ -55,6 +55,22 @@ class _Requests(Collector):
         yield timed
 
 
+class _Shed(Collector):
+    """What was refused because there was too much, counted by who refused it."""
+
+    def __init__(self, counted: Callable[[], Mapping[str, int]]) -> None:
+        self._counted = counted
+
+    def collect(self) -> Iterator[Metric]:
+        """The counts of now."""
+        shed = CounterMetricFamily(
+            "availability_shed", "Requests and operations refused because there was too much", labels=["reason"]
+        )
+        for reason, count in sorted(self._counted().items()):
+            shed.add_metric([reason], count)
+        yield shed
+
+
 class Telemetry:
     """The API's figures."""
 
@@ -79,6 +95,12 @@ class Telemetry:
             registry=self.registry,
         )
         self._queue_depth = self._gauge("availability_ledger_queue_depth", "Operations that wait for the next call")
+        self._queue_wait = self._gauge(
+            "availability_ledger_queue_wait_seconds", "How long the oldest operation has waited for its call"
+        )
+        self._under_way = self._gauge("availability_requests_under_way", "Requests let in and not yet answered", "lane")
+        self._limit = self._gauge("availability_requests_limit", "Requests that may be under way now", "lane")
+        self._loop_lag = self._gauge("availability_loop_lag_seconds", "How late the event loop is, in the last 0.1 s")
         self._journal_lag = self._gauge(
             "availability_journal_lag_seconds", "Age of the oldest entry that the journal has not got", "shard"
         )
@@ -105,9 +127,23 @@ class Telemetry:
         self._batch_size.observe(operations)
         self._ledger_seconds.observe(seconds)
 
-    def queue_depth(self, depth: Callable[[], int]) -> None:
-        """Whom to ask for the queue's depth when the figures are read."""
+    def queue(self, depth: Callable[[], int], wait_s: Callable[[], float]) -> None:
+        """Whom to ask for the queue's depth, and for how long its oldest operation waits, when the figures are read."""
         self._queue_depth.set_function(depth)
+        self._queue_wait.set_function(wait_s)
+
+    def shed(self, counted: Callable[[], Mapping[str, int]]) -> None:
+        """Whom to ask what was refused because there was too much, by reason."""
+        self.registry.register(_Shed(counted))
+
+    def lane(self, name: str, under_way: Callable[[], int], limit: Callable[[], int]) -> None:
+        """Whom to ask for the requests of a lane."""
+        self._under_way.labels(name).set_function(under_way)
+        self._limit.labels(name).set_function(limit)
+
+    def loop_lag(self, lag_s: Callable[[], float]) -> None:
+        """Whom to ask for how late the event loop is."""
+        self._loop_lag.set_function(lag_s)
 
     def status(self, status: Status, now_ms: int) -> None:
         """What the journal's database says of the journal, the feeds and the quarantine."""

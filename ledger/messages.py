@@ -18,6 +18,8 @@ LINES_MAX = 100
 CLIENT_OPEN_RESERVATIONS_MAX = 1_000_000
 CLIENT_HELD_UNITS_MAX = 10_000_000
 """A web shop is one client, so these only stop one that hoards or has gone mad, unless they are set lower."""
+ADMITTED_MAX = 1_000_000
+"""Requests of a client, in a second or at once."""
 TIME_MS_MAX = 253_402_300_799_999
 """The last millisecond of the year 9999: what RFC 3339 can write."""
 
@@ -201,7 +203,10 @@ class UnitsOfLine(Record, frozen=True):
 
 
 class Hold(Record, frozen=True, tag="hold"):
-    """Claim units for a buyer until ``ttl_ms`` from now. ``id`` names the operation and the reservation alike."""
+    """Claim units for a buyer until ``ttl_ms`` from now. ``id`` names the operation and the reservation alike.
+
+    It travels packed (``ledger.packing``).
+    """
 
     id: str
     fingerprint: str
@@ -347,6 +352,18 @@ class Views(Record, frozen=True, tag="views"):
 
     sku: str
     location: str | None = None
+
+
+class Admit(Record, frozen=True, tag="admit"):
+    """Let up to ``count`` requests of a client through: it may have ``per_second``, and ``burst`` at once.
+
+    All three are 1 to ``ADMITTED_MAX``.
+    """
+
+    client: str
+    count: int
+    per_second: int
+    burst: int
 
 
 class Find(Record, frozen=True, tag="find"):
@@ -543,6 +560,7 @@ Operation = (
     | Count
     | Read
     | Views
+    | Admit
     | Find
     | PutLocation
     | PutSafetyStock
@@ -562,6 +580,10 @@ class Done(Record, frozen=True, tag="done"):
     reservation: Reservation
     shard: int = 0
     """Whose journal has the receipt."""
+
+
+class Granted(Record, frozen=True, tag="granted"):
+    """A hold was granted just as it was asked for: how a call says ``Done`` of it (``ledger.packing``)."""
 
 
 class ShortLine(Record, frozen=True):
@@ -707,6 +729,18 @@ class ViewList(Record, frozen=True, tag="view-list"):
     views: list[View]
 
 
+class Admitted(Record, frozen=True, tag="admitted"):
+    """So many requests were ``granted``, and ``remaining`` more would be now.
+
+    The next one is granted after ``retry_after_ms`` (0 where some remain), the whole burst after ``full_after_ms``.
+    """
+
+    granted: int
+    remaining: int
+    retry_after_ms: int
+    full_after_ms: int
+
+
 class Found(Record, frozen=True, tag="found"):
     """The operation ``verb`` and the reservation that it was done to, as it is now."""
 
@@ -793,6 +827,7 @@ CountOutcome = Counted | KeyReused | UnknownLocation
 SafetyStockOutcome = SafetyStockStored | UnknownLocation
 Outcome = (
     Done
+    | Granted
     | Insufficient
     | UnknownSku
     | UnknownLocation
@@ -807,6 +842,7 @@ Outcome = (
     | Counted
     | Positions
     | ViewList
+    | Admitted
     | Found
     | Expired
     | LocationStored
@@ -844,12 +880,12 @@ class JournalOperation(Record, frozen=True):
     """One operation that changed something.
 
     ``subject`` is the reservation's id, ``sku@location`` or the location's id; ``operation_id`` and ``fingerprint``
-    are the operation's own. ``body`` is the record after it: a ``Reservation`` for the verbs and ``expire``, a
-    ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for ``put_location``, the ``EventResult`` list for
-    ``count``, a ``SafetyStock`` for ``put_safety_stock``, an ``Overcommitted`` for ``overcommitted``, which is
-    nobody's: the ledger itself found that. When a ledger is filled anew: a ``Reservation`` for ``restore``, a
-    ``Location`` for ``restore_location``, the operation's own verb for ``restore_operation``; the entry has what
-    ``restore_stock`` and ``restore_keys`` mean.
+    are the operation's own, and empty for a hold, whose record has them. ``body`` is the record after it: a
+    ``Reservation`` for the verbs and ``expire``, a ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for
+    ``put_location``, the ``EventResult`` list for ``count``, a ``SafetyStock`` for ``put_safety_stock``, an
+    ``Overcommitted`` for ``overcommitted``, which is nobody's: the ledger itself found that. When a ledger is filled
+    anew: a ``Reservation`` for ``restore``, a ``Location`` for ``restore_location``, the operation's own verb for
+    ``restore_operation``; the entry has what ``restore_stock`` and ``restore_keys`` mean.
     """
 
     verb: str

@@ -1,6 +1,7 @@
 """The ledger on Valkey or Redis servers: one method a verb. With one shard, each is one call of its coalescer."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Self, TypeVar, cast
@@ -39,6 +40,7 @@ class Ledger:
         shards: int = 1,
         operations_max: int = 256,
         queue_operations_max: int = 20_000,
+        queue_wait_ms_max: int = 2_000,
         backlog_entries_max: int = 200_000,
         low_stock: int = 5,
         timeout_ms: int = 2_000,
@@ -69,6 +71,7 @@ class Ledger:
                 operations_max=operations_max,
                 weight_max=BATCH_WEIGHT_MAX,
                 queue_operations_max=queue_operations_max,
+                queue_wait_ms_max=queue_wait_ms_max,
             )
             for shard in self._shards
         ]
@@ -114,6 +117,14 @@ class Ledger:
             for reason in shard.not_ready()
         ]
         return State(not reasons, reasons, sum(coalescer.depth for coalescer in self._coalescers))
+
+    def queue_wait_s(self) -> float:
+        """How long the oldest operation has waited for its call."""
+        return max(coalescer.wait_s for coalescer in self._coalescers)
+
+    def refused(self) -> dict[str, int]:
+        """Operations that were not taken because too much waits, so far, by reason."""
+        return dict(sum((coalescer.refused for coalescer in self._coalescers), Counter[str]()))
 
     async def standing(self, shard: int, at: Place) -> Standing:
         """How far a shard has come, and what it has at a place of its journal."""
@@ -211,6 +222,10 @@ class Ledger:
     async def views(self, views: m.Views) -> m.ViewList:
         shard = shard_of(views.sku, self.shards)
         return cast(m.ViewList, await self._coalescers[shard].submit(views))
+
+    async def admit(self, admit: m.Admit) -> m.Admitted:
+        """A client's meter is where its name says, whichever shards its requests go to."""
+        return cast(m.Admitted, await self._coalescers[shard_of(admit.client, self.shards)].submit(admit))
 
     async def put_location(self, put_location: m.PutLocation) -> m.LocationStored:
         """Every shard has the locations. Repeating it is safe."""

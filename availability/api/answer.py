@@ -12,6 +12,7 @@ PROBLEM_JSON: Final = b"application/problem+json"
 _encode = msgspec.json.Encoder().encode
 
 Headers = tuple[tuple[bytes, bytes], ...]
+NO_HEADERS: Final[Headers] = ()
 
 
 class Answer(Struct, frozen=True):
@@ -29,8 +30,8 @@ def ok(shape: object, outcome: str = "ok", status: int = 200, headers: Headers =
     return Answer(status, _encode(shape), outcome, JSON, headers)
 
 
-async def respond(send: Send, answer: Answer) -> None:
-    """Send the answer. No answer may be stored by a cache or taken for another type than it says."""
+async def respond(send: Send, answer: Answer, told: Headers = NO_HEADERS) -> None:
+    """Send the answer and the headers ``told`` besides. No cache may store it, or a reader take it for another type."""
     await send(
         {
             "type": "http.response.start",
@@ -41,6 +42,7 @@ async def respond(send: Send, answer: Answer) -> None:
                 (b"cache-control", b"no-store"),
                 (b"x-content-type-options", b"nosniff"),
                 *answer.headers,
+                *told,
             ],
         }
     )

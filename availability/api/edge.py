@@ -4,8 +4,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from availability.api.limits import RateLimits
 from availability.feeds.intake import Keeps
 from ledger import (
+    Admit,
+    Admitted,
     Applied,
     Apply,
     Cancel,
@@ -61,6 +64,7 @@ class Door(Protocol):
     async def count(self, operation: Count, /) -> CountOutcome: ...
     async def read(self, operation: Read, /) -> Positions: ...
     async def views(self, operation: Views, /) -> ViewList: ...
+    async def admit(self, operation: Admit, /) -> Admitted: ...
     async def find(self, operation: Find, /) -> Found | NotFound: ...
     async def put_location(self, operation: PutLocation, /) -> LocationStored: ...
     async def put_safety_stock(self, operation: PutSafetyStock, /) -> SafetyStockOutcome: ...
@@ -99,10 +103,12 @@ class Edge:
         reasons: Callable[[], list[str]],
         metrics: Callable[[], bytes],
         jwks: Callable[[], bytes],
+        limits: RateLimits,
         now_ms: Callable[[], int] = clock_ms,
     ) -> None:
         self.low_stock, self.stale_after_ms, self.now_ms = low_stock, stale_after_ms, now_ms
         self.ready, self.reasons, self.metrics, self.jwks = ready, reasons, metrics, jwks
+        self.limits = limits
         self.document = b""
         self.ledger, self.quarantine, self.reservations = ledger, quarantine, reservations
         self._heard: dict[str, int] = {}

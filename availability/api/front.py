@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, cast
 
@@ -11,9 +12,10 @@ from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, Receive, Scope, Send
 
 from availability.api.answer import respond
+from availability.api.answering import Answering, Request, answer_of, headers_of
 from availability.api.deadlines import Deadlines
 from availability.api.edge import Edge
-from availability.api.endpoint import Answering, Request, answer_of, headers_of
+from availability.api.lanes import Lane
 from availability.api.problems import Fault, invalid, problem
 from availability.api.routing import Match, Routes
 from availability.api.sharing import Looks
@@ -30,9 +32,11 @@ class Front:
     declared, headers given twice, and hosts that only it can judge.
     """
 
-    def __init__(self, routes: Routes, edge: Edge, tokens: Tokens, telemetry: Telemetry) -> None:
+    def __init__(
+        self, routes: Routes, edge: Edge, tokens: Tokens, lanes: Mapping[str, Lane], telemetry: Telemetry
+    ) -> None:
         self._find, self._note = routes.find, telemetry.request
-        self._given = Answering(edge, tokens, Deadlines(), Looks(edge.ledger))
+        self._given = Answering(edge, tokens, Deadlines(), Looks(edge.ledger), lanes)
         # The path is matched as it was sent, see routing. Its segments can be anything, so Litestar must not look.
         mounted = asgi("/", is_mount=True, copy_scope=False)(self._behind_litestar)
         self._litestar = Litestar(
@@ -51,7 +55,7 @@ class Front:
         if isinstance(found, Match) and len(headers) == len(pairs) and _is_plain(headers.get(b"host", b"-")):
             request = Request(headers, scope["query_string"], found.path, receive)
             answer = await answer_of(found.endpoint, self._given, request)
-            await respond(send, answer)
+            await respond(send, answer, request.told)
             self._note(found.endpoint.name, answer.outcome, time.perf_counter() - started_s)
         else:
             await self._litestar(scope, receive, send)
@@ -63,9 +67,10 @@ class Front:
         if isinstance(found, Match):
             request = Request(headers_of(list(scope["headers"])), scope["query_string"], found.path, receive)
             route, answer = found.endpoint.name, await answer_of(found.endpoint, self._given, request)
+            await respond(send, answer, request.told)
         else:
             route, answer = "unmatched", found
-        await respond(send, answer)
+            await respond(send, answer)
         self._note(route, answer.outcome, time.perf_counter() - started_s)
 
 

@@ -17,6 +17,7 @@ from availability.api import (
 from availability.api.edge import Edge
 from availability.api.endpoint import Endpoint
 from availability.api.front import Front
+from availability.api.gate import Gate
 from availability.api.routing import Routes
 from availability.api.tokens import Tokens
 from availability.telemetry import Telemetry
@@ -52,7 +53,8 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
 )
 
 
-def service(edge: Edge, tokens: Tokens, telemetry: Telemetry) -> Front:
+def service(edge: Edge, tokens: Tokens, gate: Gate, telemetry: Telemetry) -> Front:
     """The application; it starts and stops nothing."""
     edge.document = openapi.document(ENDPOINTS)
-    return Front(Routes(ENDPOINTS), edge, tokens, telemetry)
+    lanes = {endpoint.name: gate.lane_of(endpoint) for endpoint in ENDPOINTS}
+    return Front(Routes(ENDPOINTS), edge, tokens, lanes, telemetry)
