@@ -62,17 +62,11 @@ async def answer_of(endpoint_: Endpoint, given: Answering, request: Request) -> 
         return refusal
     entered_s = time.perf_counter()
     try:
-        return await settled(endpoint_, _answer(endpoint_, given, request))
-    finally:
-        lane.leave(time.perf_counter() - entered_s)
-
-
-async def settled(endpoint_: Endpoint, answering: Awaitable[Answer]) -> Answer:
-    """Its answer or, where it fails, the problem that tells so."""
-    try:
-        return await answering
+        return await _answer(endpoint_, given, request)
     except Exception as error:  # noqa: BLE001 - it is told and logged
         return failed(endpoint_, error)
+    finally:
+        lane.leave(time.perf_counter() - entered_s)
 
 
 def failed(endpoint_: Endpoint, error: BaseException) -> Answer:
@@ -101,9 +95,18 @@ def headers_of(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 async def _answer(endpoint_: Endpoint, given: Answering, request: Request) -> Answer:
     """The handler's answer, or that for a request that does not come to it."""
-    principal = _NOBODY if endpoint_.public else await _admitted(endpoint_, given, request)
+    principal = _NOBODY if endpoint_.public else _principal(given.tokens, request.headers)
     if isinstance(principal, Answer):
         return principal
+    if not endpoint_.public:
+        # Before the body is read: who asks too often shall not cost more than this.
+        limits = given.edge.limits
+        told = limits.take(principal.client)
+        if told is None:
+            told = await limits.judge(principal.client)
+        refused = _refused(endpoint_, principal, request, told)
+        if refused is not None:
+            return refused
     key = _key(request.headers) if endpoint_.keyed else ""
     if isinstance(key, Answer):
         return key
@@ -111,39 +114,32 @@ async def _answer(endpoint_: Endpoint, given: Answering, request: Request) -> An
     asked = await _body(endpoint_, given.body_deadlines, request) if has_body else request.query
     if isinstance(asked, Answer):
         return asked
-    if endpoint_.shared:
-        question = endpoint_.name, asked
-        joined = given.looks.join(question)
-        handling = joined or given.looks.ask(question, _handled(endpoint_, given.edge, principal, request, asked, key))
-        return await handling
-    return await _handled(endpoint_, given.edge, principal, request, asked, key)
+    handling = _handling(endpoint_, given, request, Call(principal, request.path, asked, key))
+    return handling if isinstance(handling, Answer) else await handling
 
 
-async def _admitted(endpoint_: Endpoint, given: Answering, request: Request) -> Principal | Answer:
-    """Who is asking, or the refusal of one who may not."""
-    principal = _principal(given.tokens, request.headers)
-    if isinstance(principal, Answer):
-        return principal
-    # Before the body is read: who asks too often shall not cost more than this.
-    limits = given.edge.limits
-    told = limits.take(principal.client)
-    if told is None:
-        told = await limits.judge(principal.client)
+def _refused(
+    endpoint_: Endpoint, principal: Principal, request: Request, told: AnswerHeaders | Answer
+) -> Answer | None:
+    """The refusal of one who asks too often, or for what he may not; what he is told of how often he may is noted."""
     if isinstance(told, Answer):
         return told
     request.told = told
-    return _forbidden(endpoint_) if principal.scopes.isdisjoint(endpoint_.scopes) else principal
+    return _forbidden(endpoint_) if principal.scopes.isdisjoint(endpoint_.scopes) else None
 
 
-async def _handled(
-    endpoint_: Endpoint, edge: Edge, principal: Principal, request: Request, asked: bytes, key: str
-) -> Answer:
-    """The handler's answer to ``asked``, the query or the body, if it has the declared form."""
+def _handling(endpoint_: Endpoint, given: Answering, request: Request, call: Call[bytes]) -> Awaitable[Answer] | Answer:
+    """The answer of the handler, or of another's that was asked the same, to the query or the body in ``call``."""
+    question = (endpoint_.name, call.form) if endpoint_.shared else None
+    joined = given.looks.join(question) if question else None
+    if joined is not None:
+        return joined
     decoder = endpoint_.decoder
-    form = _query(endpoint_, asked) if decoder is None or request.query else read_body(decoder, asked)
+    form = _query(endpoint_, call.form) if decoder is None or request.query else read_body(decoder, call.form)
     if isinstance(form, Fault):
         return invalid(form)
-    return await endpoint_.handler(edge, Call(principal, request.path, form, key))
+    handling = endpoint_.handler(given.edge, Call(call.principal, call.path, form, call.key))
+    return given.looks.ask(question, handling) if question else handling
 
 
 def _principal(tokens: Tokens, headers: Headers) -> Principal | Answer:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from itertools import compress
 from operator import attrgetter, ne
 from typing import Any, Final, TypeVar
@@ -16,6 +16,8 @@ from availability.api.problems import Fault
 Form = TypeVar("Form")
 
 _RULE_LENGTH_MAX: Final = 300
+_AGAIN_BYTES_MAX: Final = 256
+"""A query up to this length is remembered."""
 _NAMED_FIELD: Final = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`\Z", re.DOTALL)
 _WHOLE_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\Z")
 _RESERVATION_ID: Final = re.compile(r"[a-z2-7]{24}\Z")
@@ -49,7 +51,7 @@ def fault_of(error: msgspec.ValidationError, root: str = "body") -> Fault:
     return Fault((field or root)[:_RULE_LENGTH_MAX], rule[:_RULE_LENGTH_MAX])
 
 
-class QueryReader(Struct, frozen=True):
+class QueryReader(Struct, frozen=True, cache_hash=True):
     """Reads a query string into ``form``: the rules of a body, and whole numbers and lists written the way of URLs."""
 
     form: type[Struct]
@@ -67,6 +69,10 @@ class QueryReader(Struct, frozen=True):
 
     def read(self, query: bytes) -> Any:
         """The form that a query string is, or its fault."""
+        return _read_again(self, query) if len(query) <= _AGAIN_BYTES_MAX else self.read_anew(query)
+
+    def read_anew(self, query: bytes) -> Any:
+        """The same, never remembered."""
         given: dict[str, object] = {}
         for pair in query.replace(b"+", b" ").split(b"&") if query else ():
             name_bytes, _, value_bytes = pair.partition(b"=")
@@ -85,6 +91,12 @@ class QueryReader(Struct, frozen=True):
             return msgspec.convert(given, self.form)
         except msgspec.ValidationError as error:
             return fault_of(error, "query")
+
+
+# Many ask the same. Of what is remembered, nothing can be changed by whoever gets it.
+@lru_cache(4_096)
+def _read_again(reader: QueryReader, query: bytes) -> Any:
+    return reader.read_anew(query)
 
 
 def unescape(segment: bytes) -> str | None:
