@@ -150,6 +150,8 @@ class Coalescer:
         self._checkout, self._looks, self._feeds = self._queues = Queue(), Queue(), Queue()
         self._sending: asyncio.Task[None] | None = None
         self._closed = False
+        self.turn = 0
+        """Batches that have been taken out of the queues."""
         self.refused: Counter[str] = Counter()
 
     @property
@@ -222,6 +224,7 @@ class Coalescer:
             raise Overloaded("most of those who wait for the ledger want this SKU")
 
     def _next_batch(self) -> list[Waiting]:
+        self.turn += 1
         batch: list[Waiting] = []
         self._take(self._checkout, batch, self._weight_max)
         self._take(self._looks, batch, self._weight_max)

@@ -511,6 +511,11 @@ class RulesLedger:
     def ready(self) -> bool:
         return self.state().ready
 
+    @property
+    def turn(self) -> int:
+        """Nothing waits here."""
+        return 0
+
     def state(self) -> State:
         return State(ready=True, reasons=[], queue_depth=0)
 

@@ -104,6 +104,11 @@ class Ledger:
         """Whether it may promise, as the last call left it; ``state`` says why not."""
         return not any(shard.not_ready() for shard in self._shards)
 
+    @property
+    def turn(self) -> int:
+        """Counts the batches that have left: while it stays, what was asked since the last one has yet to be sent."""
+        return sum([coalescer.turn for coalescer in self._coalescers])
+
     def state(self) -> State:
         """As the last call left it."""
         reasons = [

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 from api_world import World
 
-from availability.api import endpoint
+from availability.api import answering
 from availability.api.outcomes import ANSWERS
 from availability.api.problems import PROBLEMS
 from ledger import (
@@ -145,7 +145,7 @@ async def test_no_answer_is_to_be_stored_or_sniffed(world: World) -> None:
 async def test_a_body_that_does_not_come_is_not_waited_for_forever(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "BODY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(answering, "BODY_TIMEOUT_S", 0.01)
     never = asyncio.Event()
 
     status = await world.asgi("POST", "/v1/atp", receive=never.wait)

@@ -9,8 +9,9 @@ from msgspec import Meta, Raw, Struct
 
 from availability.api import checkout, examples, forms
 from availability.api.answer import Answer, ok
+from availability.api.answering import failed, too_large
 from availability.api.edge import Edge
-from availability.api.endpoint import LARGE_BODY_BYTES_MAX, Call, Success, endpoint, failed, too_large
+from availability.api.endpoint import LARGE_BODY_BYTES_MAX, Call, Success, endpoint
 from availability.api.openapi import any_answer_of
 from availability.api.outcomes import is_replay
 from availability.api.problems import PROBLEMS, Fault, invalid, problem

@@ -56,6 +56,7 @@ class OperationJson(Struct, frozen=True):
     summary="How many of a SKU can be promised: over all enabled locations, or those named. A location that has no "
     "position of the SKU is answered with zeros.",
     query=forms.AtpQuery,
+    shared=True,
     success=Success("What can be promised", examples.ATP_ITEM),
 )
 async def atp(edge: Edge, call: Call[forms.AtpQuery]) -> Answer:
@@ -77,6 +78,7 @@ async def atp(edge: Edge, call: Call[forms.AtpQuery]) -> Answer:
     body=forms.AtpForm,
     body_example={"items": [{"sku": "SHOE-42", "quantity": 2}, {"sku": "SHOE-43", "location": "STORE-7"}]},
     body_bytes_max=LARGE_BODY_BYTES_MAX,
+    shared=True,
     success=Success("What can be promised of each", AtpItems([examples.ATP_ITEM])),
 )
 async def atp_many(edge: Edge, call: Call[forms.AtpForm]) -> Answer:

@@ -12,12 +12,13 @@ from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, Receive, Scope, Send
 
 from availability.api.answer import respond
+from availability.api.answering import Answering, Request, answer_of, headers_of
 from availability.api.deadlines import Deadlines
 from availability.api.edge import Edge
-from availability.api.endpoint import Answering, Request, answer_of, headers_of
 from availability.api.lanes import Lane
 from availability.api.problems import Fault, invalid, problem
 from availability.api.routing import Match, Routes
+from availability.api.sharing import Looks
 from availability.api.tokens import Tokens
 from availability.telemetry import Telemetry
 
@@ -35,7 +36,7 @@ class Front:
         self, routes: Routes, edge: Edge, tokens: Tokens, lanes: Mapping[str, Lane], telemetry: Telemetry
     ) -> None:
         self._find, self._note = routes.find, telemetry.request
-        self._given = Answering(edge, tokens, Deadlines(), lanes)
+        self._given = Answering(edge, tokens, Deadlines(), Looks(edge.ledger), lanes)
         # The path is matched as it was sent, see routing. Its segments can be anything, so Litestar must not look.
         mounted = asgi("/", is_mount=True, copy_scope=False)(self._behind_litestar)
         self._litestar = Litestar(

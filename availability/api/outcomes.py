@@ -18,6 +18,7 @@ from ledger import (
     Expired,
     Finished,
     Found,
+    Granted,
     HeldUnitsLimit,
     Insufficient,
     JournalFull,
@@ -67,6 +68,7 @@ def _refused(name: str) -> Row:
 
 ANSWERS: Final[dict[type, Row]] = {
     Done: Row(200),  # 201 for a hold
+    Granted: Row(200),  # how the ledger's server says Done of a plain hold: no call of the API has it
     Insufficient: _refused("insufficient-stock"),
     UnknownSku: _refused("unknown-sku"),
     UnknownLocation: _refused("unknown-location"),  # 404 where the location is the request's own path
