@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 from ledger.errors import Overloaded
 from ledger.messages import (
+    Admit,
     Apply,
     Busy,
     Change,
@@ -42,7 +43,7 @@ BULK_WEIGHT_MAX = 512
 """Positions of feeds in one call: some 10 ms, which is what a hold may have to wait for them."""
 BUSY_TRIES_MAX = 100
 """Each try ends some 2,000 overdue holds; 200,000 at once at one position is more than any sale has."""
-BEGINNING = (Hold, *get_args(Change), Look, Read, Views, Find, Locations)
+BEGINNING = (Hold, *get_args(Change), Look, Read, Views, Find, Locations, Admit)
 """What is refused while the queue is slow. Not what goes on with an operation that has begun, nor what feeds and the
 keeper do: they come again by themselves."""
 LOOKING = (Read, Views, Find, Locations)

@@ -163,6 +163,7 @@ def test_a_burst_from_nothing_is_let_in_up_to_a_bound() -> None:
     assert refusal is not None
     assert (refusal.status, dict(refusal.headers)) == (503, {b"retry-after": b"1"})
     assert (lane.under_way, lane.shed) == (BURST_LEAST, 1)
+    assert (lane.is_crowded, lane.limit) == (True, UNDER_WAY_LEAST)  # from now on, not from the next look
 
 
 def test_a_crowded_lane_lets_in_what_it_answers_in_time_but_never_nobody() -> None:

@@ -23,8 +23,8 @@ AHEAD_MOST: Final = 10
 """No process leases more than one of so many requests of a burst."""
 LEASE_S: Final = 1.0
 """What is not used for so long is dropped: another process may need it."""
-ASK_S: Final = 0.25
-"""A ledger that takes longer judges nobody: its client is let through, as when it is away."""
+ASK_S: Final = 0.05
+"""A ledger that takes longer judges nobody: for a second the client is let through, as when there is no ledger."""
 CLIENTS_MAX: Final = 10_000
 
 Ask = Callable[[Admit], Awaitable[Admitted]]
@@ -156,7 +156,7 @@ class RateLimits:
                     admitted = await self._ask(Admit(lease.client, count, rate.per_second, rate.burst))
             except (LedgerError, TimeoutError):
                 # Nobody is refused because nobody can judge: a write is then refused for better reasons.
-                admitted = Admitted(max(count, len(lease.waiting)), 0, 0, 0)
+                admitted = Admitted(max(count, len(lease.waiting), rate.per_second), 0, 0, 0)
             lease.share_out(admitted, self._now_s())
             if not lease.waiting:
                 break
