@@ -125,6 +125,33 @@ async def test_a_request_whose_client_left_makes_room(stuck: Stuck) -> None:
     assert (await stuck.world.call("POST", "/v1/reservations", HOLD)).status_code == 201
 
 
+async def test_bodies_that_come_slowly_keep_nobody_out() -> None:
+    world = World()
+    await world.stock(quantity=1_000)
+    lane, arrive, reading = world.api.gate.lanes["holds"], asyncio.Event(), 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal reading
+        reading += 1
+        await arrive.wait()
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def all_read() -> bool:
+        return reading == BURST_LEAST
+
+    tasks = [asyncio.create_task(world.asgi("POST", "/v1/reservations", receive)) for _ in range(BURST_LEAST)]
+    await wait_until(all_read)
+    assert (await world.call("POST", "/v1/reservations", HOLD)).status_code == 503
+    for under_way in (BURST_LEAST, 0, 0):
+        lane.look(0.1, 0.0, 0.0)
+        assert lane.under_way == under_way
+    assert (await world.call("POST", "/v1/reservations", HOLD)).status_code == 201
+
+    arrive.set()
+    assert await asyncio.gather(*tasks) == [400] * BURST_LEAST
+    assert lane.under_way == 0
+
+
 async def test_every_endpoint_that_needs_a_token_has_a_lane() -> None:
     lanes: dict[str, set[str]] = {}
     for endpoint in ENDPOINTS:

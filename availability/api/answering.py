@@ -111,7 +111,7 @@ async def _answer(endpoint_: Endpoint, given: Answering, request: Request) -> An
     if isinstance(key, Answer):
         return key
     has_body = endpoint_.decoder is not None and not request.query
-    asked = await _body(endpoint_, given.body_deadlines, request) if has_body else request.query
+    asked = await _body(endpoint_, given, request) if has_body else request.query
     if isinstance(asked, Answer):
         return asked
     handling = _handling(endpoint_, given, request, Call(principal, request.path, asked, key))
@@ -180,13 +180,14 @@ def _query(endpoint_: Endpoint, query: bytes) -> Any:
     return None
 
 
-async def _body(endpoint_: Endpoint, deadlines: Deadlines, request: Request) -> bytes | Answer:
+async def _body(endpoint_: Endpoint, given: Answering, request: Request) -> bytes | Answer:
     """The body, which says that it is JSON, or the answer that refuses it."""
     headers = request.headers
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length[:20]) > endpoint_.body_bytes_max:
         return too_large(endpoint_.body_bytes_max)
-    reading = deadlines.start(BODY_TIMEOUT_S)
+    deadlines, lane = given.body_deadlines, given.lanes[endpoint_.name]
+    reading, since = deadlines.start(BODY_TIMEOUT_S), lane.begin_to_read()
     try:
         body = await _bytes(request.receive, endpoint_.body_bytes_max)
     except asyncio.CancelledError:
@@ -195,6 +196,7 @@ async def _body(endpoint_: Endpoint, deadlines: Deadlines, request: Request) -> 
         raise
     finally:
         deadlines.end(reading)
+        lane.has_read(since)
     if not isinstance(body, bytes):
         return body
     if not body and endpoint_.body_optional:

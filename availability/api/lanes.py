@@ -33,6 +33,7 @@ class Lane:
 
     __slots__ = (
         *("_answered", "_bound_s", "_most", "_quickest_s", "_rate", "_shed_before", "_usual_s", "_was_slow"),
+        *("_reading", "_reading_long", "_while"),
         *("is_crowded", "limit", "shed", "under_way"),
     )
 
@@ -42,6 +43,7 @@ class Lane:
         self.under_way = self.shed = self._shed_before = self._answered = self._most = 0
         self._quickest_s = self._usual_s = float("inf")
         self._rate = 0.0
+        self._while = self._reading = self._reading_long = 0
 
     def enter(self) -> Answer | None:
         """The refusal, or None for a request that may go on; it must ``leave``."""
@@ -60,6 +62,20 @@ class Lane:
         self._answered += 1
         self._quickest_s = min(self._quickest_s, seconds)
 
+    def begin_to_read(self) -> int:
+        """A request waits for its body; what to call ``has_read`` with."""
+        self._reading += 1
+        return self._while
+
+    def has_read(self, since: int) -> None:
+        """The body is there, or will not come. Who has sent it for longer than a while was not under way meanwhile."""
+        if since == self._while:
+            self._reading -= 1
+        elif since == self._while - 1:
+            self._reading_long -= 1
+        else:
+            self.under_way += 1
+
     def look(self, elapsed_s: float, lag_s: float, least_lag_s: float) -> None:
         """Judge the last ``elapsed_s``; before requests entered they waited for ``lag_s``, on average."""
         self._rate = max(self._rate * RATE_KEPT, self._answered / elapsed_s)
@@ -72,6 +88,10 @@ class Lane:
         else:
             self.limit = max(int(self._rate * max(bound_s, BURST_S)), BURST_LEAST)
         self._answered, self._shed_before, self._quickest_s = 0, self.shed, float("inf")
+        # Or a few clients that send slowly would keep all others out.
+        self.under_way -= self._reading_long
+        self._reading_long, self._reading = self._reading, 0
+        self._while += 1
         self._was_slow, self._most = is_slow, self.under_way
 
     def _fitting(self, seconds: float) -> int:
