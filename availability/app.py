@@ -1,42 +1,44 @@
 """The process ``serve``: puts the API together, serves it, and watches what it stands on until it is told to stop."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final, Protocol
 
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.server.embed import Server
-from litestar import Litestar
-
 from availability.api.edge import Door, Edge, Searches, clock_ms
+from availability.api.gate import TICK_S, Gate
 from availability.api.keyring import keep_fresh
+from availability.api.limits import RateLimits
 from availability.api.service import service
 from availability.api.tokens import Keys, Tokens
 from availability.feeds.intake import Keeps
+from availability.http_server import http_server
 from availability.journal_watch import watched_ledger
 from availability.processes import stopped_by_signals
-from availability.settings import Settings
+from availability.settings import Rate, Settings
 from availability.telemetry import Telemetry
 from ledger import JOURNAL_FAILED, FeedStatus, Journal, Ledger, Quarantine, Reservations, State
 
 WATCH_S: Final = 1.0
+COLLECTED_EVERY_OBJECTS: Final = 20_000
 STOP_S: Final = 5.0
 """After this long a request that was under way is given up; its outcome is then unknown to its client."""
-CONNECTIONS_MAX: Final = 4_096
-HEADERS_BYTES_MAX: Final = 65_536
-HEADERS_MS_MAX: Final = 30_000
-"""For the head of a request, and for silence between requests: a proxy in front lets go of a connection sooner."""
 
 log = logging.getLogger(__name__)
 
 
 class Stated(Door, Protocol):
-    """A ledger that says whether it may promise."""
+    """A ledger that says whether it may promise, and how much waits for it."""
+
+    @property
+    def ready(self) -> bool: ...
 
     def state(self) -> State: ...
+    def queue_wait_s(self) -> float: ...
+    def refused(self) -> dict[str, int]: ...
 
 
 class Api:
@@ -55,6 +57,12 @@ class Api:
         self.stopping = False
         self.telemetry = telemetry or Telemetry()
         self.tokens = Tokens(Keys(), settings.token_issuer, settings.token_audience, lambda: now_ms() / 1_000)
+        self.gate = Gate(settings.overload_wait_ms)
+        limits = RateLimits(
+            ledger.admit,
+            Rate(settings.client_requests_per_second, settings.client_requests_burst),
+            settings.client_rates,
+        )
         self._ledger = ledger
         self.edge = Edge(
             ledger,
@@ -62,13 +70,23 @@ class Api:
             reservations,
             low_stock=settings.low_stock,
             stale_after_ms=settings.stale_after_ms,
+            ready=self.ready,
             reasons=self.reasons,
             metrics=self.telemetry.page,
             jwks=lambda: self.tokens.keys.document,
+            limits=limits,
             now_ms=now_ms,
         )
-        self.telemetry.queue_depth(lambda: ledger.state().queue_depth)
-        self.asgi: Litestar = service(self.edge, self.tokens, self.telemetry)
+        self.telemetry.queue(lambda: ledger.state().queue_depth, ledger.queue_wait_s)
+        self.telemetry.shed(lambda: {**self.gate.refused(), **limits.refused(), **ledger.refused()})
+        for name, lane in self.gate.lanes.items():
+            self.telemetry.lane(name, partial(getattr, lane, "under_way"), partial(getattr, lane, "limit"))
+        self.telemetry.loop_lag(self.gate.lag_s)
+        self.asgi = service(self.edge, self.tokens, self.gate, self.telemetry)
+
+    def ready(self) -> bool:
+        """Whether there are no ``reasons``, told cheaply."""
+        return self._ledger.ready and self.tokens.keys.loaded and not self.stopping
 
     def reasons(self) -> list[str]:
         """Why it is not ready; empty when it is."""
@@ -96,7 +114,9 @@ async def run(settings: Settings) -> None:
                 tasks.create_task(keep_fresh(api.tokens, settings.jwks_file, settings.jwks_url)),
                 tasks.create_task(_watch_ledger(ledger)),
                 tasks.create_task(_watch_journal(api, journal, feeds)),
+                tasks.create_task(_watch_gate(api.gate)),
             ]
+            _collect_seldom()
             await _serve(api, settings.api_host, settings.api_port)
             for watcher in watchers:
                 watcher.cancel()
@@ -124,6 +144,12 @@ async def _watch_ledger(ledger: Ledger) -> None:
         await asyncio.sleep(WATCH_S)
 
 
+async def _watch_gate(gate: Gate) -> None:
+    while True:
+        await asyncio.sleep(TICK_S)
+        gate.tick()
+
+
 async def _watch_journal(api: Api, journal: Journal, feeds: FeedStatus) -> None:
     """Show how the journal, the feeds and the quarantine do, and note which sources the API heard."""
     reachable = True
@@ -145,20 +171,16 @@ async def _watch_journal(api: Api, journal: Journal, feeds: FeedStatus) -> None:
         await asyncio.sleep(WATCH_S)
 
 
+def _collect_seldom() -> None:
+    """Look for cycles where few requests pay for it: what serves is never garbage, and answers make no cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECTED_EVERY_OBJECTS, 20, 20)
+
+
 async def _serve(api: Api, host: str, port: int) -> None:
     """Serve until a signal; several processes can share the port (SO_REUSEPORT). Raises when the server just ends."""
-    server = Server(
-        api.asgi,
-        address=host,
-        port=port,
-        interface=Interfaces.ASGINL,
-        http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(header_read_timeout=HEADERS_MS_MAX, max_buffer_size=HEADERS_BYTES_MAX),
-        websockets=False,
-        backlog=CONNECTIONS_MAX,
-        backpressure=CONNECTIONS_MAX,
-        log_enabled=False,
-    )
+    server = http_server(api.asgi, host, port)
     asked = asyncio.Event()
     end_server: Callable[[], None] = server.stop
 

@@ -52,6 +52,7 @@ def ledger_of(
         shards=settings.shards,
         operations_max=settings.batch_operations_max,
         queue_operations_max=settings.queue_operations_max,
+        queue_wait_ms_max=settings.queue_wait_ms_max,
         backlog_entries_max=settings.journal_backlog_entries_max,
         low_stock=settings.low_stock,
         timeout_ms=settings.ledger_timeout_ms,

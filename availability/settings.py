@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from ledger import CLIENT_HELD_UNITS_MAX, CLIENT_OPEN_RESERVATIONS_MAX
+from ledger import ADMITTED_MAX, CLIENT_HELD_UNITS_MAX, CLIENT_OPEN_RESERVATIONS_MAX
 
 PREFIX = "AVAILABILITY_"
+TABLES = frozenset({"client_rates"})
 SECRETS = frozenset({"nats_url", "postgres_url", "redis_url"})
 """Settings that hold credentials: never shown, and readable from a file that ``<name>_file`` names."""
 
@@ -31,6 +32,13 @@ class SettingsError(Exception):
         self.problems = problems
 
 
+class Rate(Struct, frozen=True, forbid_unknown_fields=True):
+    """So many requests ``per_second`` (0 = no limit), and ``burst`` at once."""
+
+    per_second: Annotated[int, Meta(ge=0, le=ADMITTED_MAX)]
+    burst: Annotated[int, Meta(ge=1, le=ADMITTED_MAX)]
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set. An empty text means "not set". config/availability.toml documents the same list."""
 
@@ -43,11 +51,21 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metrics_port: Port = 0
     """Where ``ingest``, ``journal`` and ``keeper`` show /metrics; 0 = nowhere. The API shows it on its own port."""
 
+    # Overload.
+    overload_wait_ms: Positive = 8
+    """Requests beyond what is answered in this time get 503 at once, when more keep coming; a short burst does not."""
+
     # The ledger.
     batch_operations_max: Positive = 256
     """Operations in one call to the ledger's server."""
     client_held_units_max: Positive = CLIENT_HELD_UNITS_MAX
     """Units that one client may hold, in each shard, before its holds are refused: a guard against hoarding."""
+    client_rates: dict[str, Rate] = {}
+    """Clients that have a limit of their own, by their names in tokens; a variable has it as JSON."""
+    client_requests_burst: Annotated[int, Meta(ge=1, le=ADMITTED_MAX)] = 20_000
+    """Requests of a client at once, of all API processes together."""
+    client_requests_per_second: Annotated[int, Meta(ge=0, le=ADMITTED_MAX)] = 20_000
+    """Requests of a client in a second, of all API processes together; 0 = no limit."""
     client_open_reservations_max: Positive = CLIENT_OPEN_RESERVATIONS_MAX
     """Reservations with held, committed or picked units that one client may have, in each shard."""
     journal_backlog_entries_max: Positive = 200_000
@@ -56,6 +74,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long one call to the ledger's server may take before its answer counts as lost."""
     queue_operations_max: Positive = 20_000
     """Operations that may wait for the ledger before new ones are refused with 503."""
+    queue_wait_ms_max: Positive = 100
+    """How long the oldest operation may have waited for its call before new ones of its kind are refused with 503."""
     shards: Annotated[int, Meta(ge=1, le=64)] = 1
     """Parts of the ledger, each on one server of a cluster; as it was filled, until ``availability rehome``."""
 
@@ -118,11 +138,20 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
 def environment_of_child(settings: Settings) -> dict[str, str]:
     """Our environment for a child process, with exactly these settings in it."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    return ours | {PREFIX + name.upper(): str(getattr(settings, name)) for name in settings.changed()}
+    return ours | {PREFIX + name.upper(): _text(name, getattr(settings, name)) for name in settings.changed()}
+
+
+def _text(name: str, value: object) -> str:
+    return msgspec.json.encode(value).decode() if name in TABLES else str(value)
 
 
 def _field(name: str, value: object, *, strict: bool) -> object:
     """The value as its field's type; a variable is text, and means the number that it spells."""
+    if isinstance(value, str) and name in TABLES:
+        try:
+            value = msgspec.json.decode(value)
+        except msgspec.DecodeError as error:
+            raise msgspec.ValidationError(f"not JSON: {error}") from error
     return getattr(msgspec.convert({name: value}, Settings, strict=strict), name)
 
 

@@ -112,15 +112,21 @@ def _claim_json(claimed: ClaimedLine) -> ClaimJson:
 
 def time_text(at_ms: int) -> str:
     """RFC 3339 in UTC with milliseconds, as in ``2026-11-23T10:00:00.000Z``; ``at_ms`` from 0 to TIME_MS_MAX."""
-    return f"{_second_text(at_ms // 1_000)}.{at_ms % 1_000:03}Z"
+    seconds, milliseconds = divmod(at_ms, 1_000)
+    return f"{_second_text(seconds)}.{milliseconds:03}Z"
 
 
-@lru_cache(maxsize=4_096)
-def _second_text(at_s: int) -> str:
-    """Without fraction and zone. Most times that are told are of the same few seconds."""
-    return (_EPOCH + timedelta(seconds=at_s)).isoformat()[: -len("+00:00")]
+# What is told at once is mostly of the same seconds and days.
+@lru_cache(4_096)
+def _second_text(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).isoformat(timespec="seconds").removesuffix("+00:00")
 
 
+as_of_text = lru_cache(16_384)(time_text)
+"""The same for times that are told again and again: a position's, until the next event reaches it."""
+
+
+@lru_cache(1_024)
 def day_text(day: int) -> str:
     """``YYYY-MM-DD`` of a day counted since 1970."""
     return (_EPOCH_DAY + timedelta(days=day)).isoformat()
@@ -128,60 +134,61 @@ def day_text(day: int) -> str:
 
 def reservation_json(reservation_id: str, shard: int, reservation: Reservation) -> ReservationJson:
     """The reservation as HTTP answers and events show it."""
+    # By position: with the names, it is the dearest part of the answer to a hold.
     return ReservationJson(
-        id=reservation_id,
-        status=reservation.status,
-        expires_at=time_text(reservation.expires_at_ms),
-        order_id=reservation.order_id,
-        channel=reservation.channel,
-        customer=reservation.customer,
-        lines=[_line_json(number, line) for number, line in zip(reservation.numbers, reservation.lines, strict=True)],
-        receipt=ReceiptJson(shard=shard, epoch=reservation.epoch, seq=reservation.seq),
+        reservation_id,
+        reservation.status,
+        time_text(reservation.expires_at_ms),
+        reservation.order_id,
+        reservation.channel,
+        reservation.customer,
+        [_line_json(number, line) for number, line in zip(reservation.numbers, reservation.lines, strict=True)],
+        ReceiptJson(shard, reservation.epoch, reservation.seq),
     )
 
 
-def location_entry(entry: PositionAt, *, now_ms: int, stale_after_ms: int) -> LocationEntryJson:
+def location_entry(entry: PositionAt, now_ms: int, stale_after_ms: int) -> LocationEntryJson:
     """The position as seen at ``now_ms``; one that no stock event ever reached is stale."""
     position = entry.position
-    known = position.as_of_ms > 0
-    age_ms = max(0, now_ms - position.as_of_ms) if known else None
+    as_of_ms = position.as_of_ms
+    age_ms = max(0, now_ms - as_of_ms) if as_of_ms > 0 else None
     return LocationEntryJson(
-        location=entry.location,
-        available=entry.left,
-        on_hand=position.on_hand,
-        held=position.held,
-        committed=position.committed,
-        picked=position.picked,
-        safety_stock=position.safety_stock,
-        damaged=position.damaged,
-        quality_hold=position.quality_hold,
-        in_transit=position.in_transit,
-        as_of=time_text(position.as_of_ms) if known else None,
-        age_ms=age_ms,
-        stale=age_ms is None or age_ms > stale_after_ms,
+        entry.location,
+        entry.left,
+        position.on_hand,
+        position.held,
+        position.committed,
+        position.picked,
+        position.safety_stock,
+        position.damaged,
+        position.quality_hold,
+        position.in_transit,
+        as_of_text(as_of_ms) if as_of_ms > 0 else None,
+        age_ms,
+        age_ms is None or age_ms > stale_after_ms,
     )
 
 
 def position_json(sku: str, location: str, position: Position, *, now_ms: int, stale_after_ms: int) -> PositionJson:
     """The position as the event ``availability.stock.changed`` shows it."""
-    entry = location_entry(PositionAt(location, position), now_ms=now_ms, stale_after_ms=stale_after_ms)
+    entry = location_entry(PositionAt(location, position), now_ms, stale_after_ms)
     return PositionJson(**structs.asdict(entry), sku=sku)
 
 
 def _line_json(number: int, line: ReservationLine) -> LineJson:
     return LineJson(
-        line=number,
-        sku=line.sku,
-        quantity=line.quantity,
-        location=line.location,
-        promise_date=day_text(line.promise_day),
-        requested=line.requested,
-        held=line.held,
-        committed=line.committed,
-        picked=line.picked,
-        shipped=line.shipped,
-        released=line.released,
-        expired=line.expired,
-        cancelled=line.cancelled,
-        returned=line.returned,
+        number,
+        line.sku,
+        line.quantity,
+        line.location,
+        day_text(line.promise_day),
+        line.requested,
+        line.held,
+        line.committed,
+        line.picked,
+        line.shipped,
+        line.released,
+        line.expired,
+        line.cancelled,
+        line.returned,
     )

@@ -49,12 +49,15 @@ from ledger.journal import (
 )
 from ledger.keyspace import KEYSPACE_FAILED
 from ledger.messages import (
+    ADMITTED_MAX,
     CLIENT_HELD_UNITS_MAX,
     CLIENT_OPEN_RESERVATIONS_MAX,
     LINES_MAX,
     QUANTITY_MAX,
     STOCK_QUANTITY_MAX,
     TIME_MS_MAX,
+    Admit,
+    Admitted,
     Applied,
     Apply,
     Bucket,
@@ -75,6 +78,7 @@ from ledger.messages import (
     Find,
     Finished,
     Found,
+    Granted,
     HeldUnitsLimit,
     Hold,
     HoldLine,
@@ -147,6 +151,7 @@ from ledger.state import Standing, State
 from ledger.store import Ledger
 
 __all__ = [
+    "ADMITTED_MAX",
     "CLIENT_HELD_UNITS_MAX",
     "CLIENT_OPEN_RESERVATIONS_MAX",
     "JOURNAL_FAILED",
@@ -155,6 +160,8 @@ __all__ = [
     "QUANTITY_MAX",
     "STOCK_QUANTITY_MAX",
     "TIME_MS_MAX",
+    "Admit",
+    "Admitted",
     "Applied",
     "Apply",
     "BadCursor",
@@ -187,6 +194,7 @@ __all__ = [
     "Follower",
     "Found",
     "FoundReservation",
+    "Granted",
     "HeldUnitsLimit",
     "Hold",
     "HoldLine",

@@ -18,6 +18,8 @@ LINES_MAX = 100
 CLIENT_OPEN_RESERVATIONS_MAX = 1_000_000
 CLIENT_HELD_UNITS_MAX = 10_000_000
 """A web shop is one client, so these only stop one that hoards or has gone mad, unless they are set lower."""
+ADMITTED_MAX = 1_000_000
+"""Requests of a client, in a second or at once."""
 TIME_MS_MAX = 253_402_300_799_999
 """The last millisecond of the year 9999: what RFC 3339 can write."""
 
@@ -111,8 +113,9 @@ class Reservation(Record, frozen=True, tag="hold"):
     @property
     def status(self) -> ReservationStatus:
         """DESIGN 9: held while any unit is, else committed while any is, else the ending of most units."""
-        if any(line.held for line in self.lines):
-            return "held"
+        for line in self.lines:
+            if line.held:
+                return "held"
         if any(line.committed or line.picked for line in self.lines):
             return "committed"
         endings: tuple[ReservationStatus, ...] = ("shipped", "returned", "cancelled", "released", "expired")
@@ -355,6 +358,18 @@ class Views(Record, frozen=True, tag="views"):
     location: str | None = None
 
 
+class Admit(Record, frozen=True, tag="admit"):
+    """Let up to ``count`` requests of a client through: it may have ``per_second``, and ``burst`` at once.
+
+    All three are 1 to ``ADMITTED_MAX``.
+    """
+
+    client: str
+    count: int
+    per_second: int
+    burst: int
+
+
 class Find(Record, frozen=True, tag="find"):
     """An operation or a reservation by its id, if it is this client's."""
 
@@ -549,6 +564,7 @@ Operation = (
     | Count
     | Read
     | Views
+    | Admit
     | Find
     | PutLocation
     | PutSafetyStock
@@ -677,7 +693,8 @@ class PositionAt(Record, frozen=True):
     @property
     def left(self) -> int:
         """What can be promised here."""
-        return max(0, self.position.available) if self.enabled else 0
+        available = self.position.available
+        return available if available > 0 and self.enabled else 0
 
 
 class ItemPositions(Record, frozen=True):
@@ -714,6 +731,18 @@ class ViewList(Record, frozen=True, tag="view-list"):
     """Views by location, then by source."""
 
     views: list[View]
+
+
+class Admitted(Record, frozen=True, tag="admitted"):
+    """So many requests were ``granted``, and ``remaining`` more would be now.
+
+    The next one is granted after ``retry_after_ms`` (0 where some remain), the whole burst after ``full_after_ms``.
+    """
+
+    granted: int
+    remaining: int
+    retry_after_ms: int
+    full_after_ms: int
 
 
 class Found(Record, frozen=True, tag="found"):
@@ -817,6 +846,7 @@ Outcome = (
     | Counted
     | Positions
     | ViewList
+    | Admitted
     | Found
     | Expired
     | LocationStored

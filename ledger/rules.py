@@ -15,6 +15,7 @@ from ledger import messages as m
 from ledger.claims import BECOMES, OPERATIONS_MAX, Claim, Line, Place, Taken, verb_of
 from ledger.convergence import BUCKETS, OURS, History, Views
 from ledger.planning import Part, plan_of, stock_status, unknown_in
+from ledger.rates import Meter, admit
 from ledger.state import State
 
 DAY_MS = 24 * 3_600_000
@@ -72,6 +73,7 @@ class Rules:
         self.counts: dict[tuple[str, str, str, int], str] = {}
         self.safety_stock: dict[Place, int] = {}
         self.overcommitted: dict[Place, Shortage] = {}
+        self.meters: dict[str, Meter] = {}
 
     def decide(self, operation: m.Operation, now_ms: int) -> m.Outcome:
         """What the operation comes to at ``now_ms``, which never runs back behind the last change."""
@@ -100,6 +102,9 @@ class Rules:
                 outcome = self._put_location(operation)
             case m.PutSafetyStock():
                 outcome = self._put_safety_stock(operation)
+            case m.Admit():
+                meter = self.meters.get(operation.client, Meter())
+                self.meters[operation.client], outcome = admit(meter, operation, self.now_ms)
             case m.Read() | m.Views() | m.Find() | m.Locations():
                 outcome = self._look(operation)
         return outcome
@@ -502,14 +507,29 @@ class RulesLedger:
         self.rules = Rules(**options)
         self._now_ms = now_ms
 
+    @property
+    def ready(self) -> bool:
+        return self.state().ready
+
+    @property
+    def turn(self) -> int:
+        """Nothing waits here."""
+        return 0
+
     def state(self) -> State:
         return State(ready=True, reasons=[], queue_depth=0)
+
+    def queue_wait_s(self) -> float:
+        return 0.0
+
+    def refused(self) -> dict[str, int]:
+        return {}
 
     async def _decide(self, operation: m.Operation) -> Any:
         return self.rules.decide(operation, self._now_ms())
 
     hold = extend = commit = release = pick = ship = cancel = return_ = move = _decide
-    expire = apply = count = read = views = find = put_location = put_safety_stock = locations = _decide
+    expire = apply = count = read = views = admit = find = put_location = put_safety_stock = locations = _decide
 
     async def close(self) -> None:
         """Nothing to close."""

@@ -1,7 +1,8 @@
 """The ledger on Valkey or Redis servers: one method a verb. With one shard, each is one call of its coalescer."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Self, TypeVar, cast
 
@@ -39,6 +40,7 @@ class Ledger:
         shards: int = 1,
         operations_max: int = 256,
         queue_operations_max: int = 20_000,
+        queue_wait_ms_max: int = 2_000,
         backlog_entries_max: int = 200_000,
         low_stock: int = 5,
         timeout_ms: int = 2_000,
@@ -69,6 +71,7 @@ class Ledger:
                 operations_max=operations_max,
                 weight_max=BATCH_WEIGHT_MAX,
                 queue_operations_max=queue_operations_max,
+                queue_wait_ms_max=queue_wait_ms_max,
             )
             for shard in self._shards
         ]
@@ -96,6 +99,16 @@ class Ledger:
             await self._submit_all([(shard, m.Read([])) for shard in range(self.shards)])
         return self.state()
 
+    @property
+    def ready(self) -> bool:
+        """Whether it may promise, as the last call left it; ``state`` says why not."""
+        return not any(shard.not_ready() for shard in self._shards)
+
+    @property
+    def turn(self) -> int:
+        """Counts the batches that have left: while it stays, what was asked since the last one has yet to be sent."""
+        return sum([coalescer.turn for coalescer in self._coalescers])
+
     def state(self) -> State:
         """As the last call left it."""
         reasons = [
@@ -105,14 +118,23 @@ class Ledger:
         ]
         return State(not reasons, reasons, sum(coalescer.depth for coalescer in self._coalescers))
 
+    def queue_wait_s(self) -> float:
+        """How long the oldest operation has waited for its call."""
+        return max(coalescer.wait_s for coalescer in self._coalescers)
+
+    def refused(self) -> dict[str, int]:
+        """Operations that were not taken because too much waits, so far, by reason."""
+        return dict(sum((coalescer.refused for coalescer in self._coalescers), Counter[str]()))
+
     async def standing(self, shard: int, at: Place) -> Standing:
         """How far a shard has come, and what it has at a place of its journal."""
         return await self._shards[shard].standing(at)
 
-    async def hold(self, hold: m.Hold) -> m.HoldOutcome:
+    def hold(self, hold: m.Hold) -> Awaitable[m.HoldOutcome]:
+        """With one shard the hold is queued by the call itself, so that many need no task each."""
         if self._spanning is not None:
-            return await self._spanning.hold(hold)
-        return cast(m.HoldOutcome, await self._coalescers[0].submit(hold))
+            return self._spanning.hold(hold)
+        return cast("Awaitable[m.HoldOutcome]", self._coalescers[0].submit(hold))
 
     async def _change(self, change: m.Change) -> Any:
         if self._spanning is not None:
@@ -188,6 +210,8 @@ class Ledger:
 
     async def read(self, read: m.Read) -> m.Positions:
         """Many items are read in several calls, so not all of one instant; ``now_ms`` is of the first."""
+        if self.shards == 1 and len(read.items) <= PORTION_ITEMS_MAX:
+            return cast(m.Positions, await self._coalescers[0].submit(read))
         portions = self._portions(read.items, lambda item: item.sku, PORTION_ITEMS_MAX) or [(0, [])]
         outcomes = await self._submit_all(
             [(shard, m.Read([read.items[i] for i in chosen])) for shard, chosen in portions], any_failure=True
@@ -198,6 +222,10 @@ class Ledger:
     async def views(self, views: m.Views) -> m.ViewList:
         shard = shard_of(views.sku, self.shards)
         return cast(m.ViewList, await self._coalescers[shard].submit(views))
+
+    async def admit(self, admit: m.Admit) -> m.Admitted:
+        """A client's meter is where its name says, whichever shards its requests go to."""
+        return cast(m.Admitted, await self._coalescers[shard_of(admit.client, self.shards)].submit(admit))
 
     async def put_location(self, put_location: m.PutLocation) -> m.LocationStored:
         """Every shard has the locations. Repeating it is safe."""

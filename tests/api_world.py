@@ -5,7 +5,7 @@ Every answer is held to the OpenAPI document: its status, its problem and its sh
 
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -149,14 +149,15 @@ class World:
     """A ledger, the API over it, and a clock that stands still until it is moved.
 
     With a ``door`` the API is over that ledger instead; ``everything`` and the search then know nothing of it.
+    ``set_to`` are settings.
     """
 
-    def __init__(self, door: Stated | None = None, **limits: int) -> None:
+    def __init__(self, door: Stated | None = None, set_to: Mapping[str, Any] | None = None, **limits: int) -> None:
         self.now_ms = START_MS
         self.ledger = RulesLedger(now_ms=lambda: self.now_ms, **limits)
         self.quarantine = KeptQuarantine()
         self.issuer = Issuer()
-        settings = Settings(token_issuer=ISSUER, token_audience=AUDIENCE)
+        settings = Settings(token_issuer=ISSUER, token_audience=AUDIENCE, **(set_to or {}))
         self.api = Api(settings, door or self.ledger, self.quarantine, SearchOfRules(self), now_ms=lambda: self.now_ms)
         self.api.tokens.keys.load(self.issuer.jwks)
         self._keys = 0

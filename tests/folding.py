@@ -16,7 +16,7 @@ from ledger.journal.fold import Fold
 from ledger.messages import JournalEntry, Location, Position, Reservation
 
 unpack = msgspec.msgpack.decode
-PASSING = ("lock", "spanning", "deadlines", "held", "journal", "shard")
+PASSING = ("lock", "spanning", "deadlines", "held", "journal", "shard", "rate")
 
 
 def folded(entries: Iterable[JournalEntry]) -> Fold:

@@ -293,6 +293,18 @@ class Agreement(RuleBasedStateMachine):
         for item in items:
             self.step(m.Views(item.sku, item.locations[0] if item.locations else None))
 
+    @rule(
+        client=clients,
+        count=st.integers(1, 9),
+        per_second=st.sampled_from([1, 3, 7, 1_000]),
+        burst=st.sampled_from([1, 5, 20]),
+        milliseconds=st.sampled_from([0, 1, 142, 143, 333]),
+    )
+    def admit(self, client: str, count: int, per_second: int, burst: int, milliseconds: int) -> None:
+        self.step(m.Admit(client, count, per_second, burst))
+        self.clock[0] += milliseconds
+        self.step(m.Admit(client, 1, per_second, burst))
+
     @rule(client=clients, key=keys)
     def find(self, client: str, key: str) -> None:
         self.step(m.Find(operation_id(client, key), client))

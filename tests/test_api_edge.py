@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 from api_world import World
 
-from availability.api import endpoint
+from availability.api import answering
 from availability.api.outcomes import ANSWERS
 from availability.api.problems import PROBLEMS
 from ledger import (
@@ -145,7 +145,7 @@ async def test_no_answer_is_to_be_stored_or_sniffed(world: World) -> None:
 async def test_a_body_that_does_not_come_is_not_waited_for_forever(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "BODY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(answering, "BODY_TIMEOUT_S", 0.01)
     never = asyncio.Event()
 
     status = await world.asgi("POST", "/v1/atp", receive=never.wait)
@@ -183,6 +183,14 @@ async def test_it_is_live_whatever_it_stands_on_and_ready_only_when_it_may_decid
     assert (503, reasons) == (not_ready.status_code, not_ready.json()["reasons"])
     assert not_ready.headers["Retry-After"]
     assert live.status_code == 200
+
+
+async def test_what_is_read_while_it_is_not_ready_is_marked_stale(world: World) -> None:
+    fresh = await world.call("GET", "/v1/atp?sku=SHOE")
+    world.api.stopping = True
+    stale = await world.call("GET", "/v1/atp?sku=SHOE")
+
+    assert [answer.json()["stale"] for answer in (fresh, stale)] == [False, True]
 
 
 async def test_a_ledger_that_refuses_changes_is_read_and_not_changed(world: World) -> None:

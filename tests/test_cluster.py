@@ -39,7 +39,9 @@ class OneShard:
         self.shard = Shard(
             url, number, limits(), now_ms=None, observe=lambda _operations, _seconds: None, refusal=refusal
         )
-        self._coalescer = Coalescer(self.shard.send, operations_max=256, weight_max=4_096, queue_operations_max=20_000)
+        self._coalescer = Coalescer(
+            self.shard.send, operations_max=256, weight_max=4_096, queue_operations_max=20_000, queue_wait_ms_max=2_000
+        )
 
     def __getattr__(self, _verb: str) -> Callable[[m.Operation], Awaitable[m.Outcome]]:
         return self._coalescer.submit

@@ -1,9 +1,10 @@
 """What a handler gives back: status and bytes, ready to be sent."""
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from litestar.types import Send
+from msgspec import Struct
 
 JSON: Final = b"application/json"
 PROBLEM_JSON: Final = b"application/problem+json"
@@ -11,9 +12,10 @@ PROBLEM_JSON: Final = b"application/problem+json"
 _encode = msgspec.json.Encoder().encode
 
 Headers = tuple[tuple[bytes, bytes], ...]
+NO_HEADERS: Final[Headers] = ()
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True):
     """An answer; ``outcome`` is one word for the metrics: a problem's name, or what was done."""
 
     status: int
@@ -28,8 +30,8 @@ def ok(shape: object, outcome: str = "ok", status: int = 200, headers: Headers =
     return Answer(status, _encode(shape), outcome, JSON, headers)
 
 
-async def respond(send: Send, answer: Answer) -> None:
-    """Send the answer. No answer may be stored by a cache or taken for another type than it says."""
+async def respond(send: Send, answer: Answer, told: Headers = NO_HEADERS) -> None:
+    """Send the answer and the headers ``told`` besides. No cache may store it, or a reader take it for another type."""
     await send(
         {
             "type": "http.response.start",
@@ -40,6 +42,7 @@ async def respond(send: Send, answer: Answer) -> None:
                 (b"cache-control", b"no-store"),
                 (b"x-content-type-options", b"nosniff"),
                 *answer.headers,
+                *told,
             ],
         }
     )

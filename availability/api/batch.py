@@ -1,6 +1,7 @@
 """Many holds in one call, each answered as if it had come alone (DESIGN 9)."""
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Annotated, Final
 
 import msgspec
@@ -8,12 +9,15 @@ from msgspec import Meta, Raw, Struct
 
 from availability.api import checkout, examples, forms
 from availability.api.answer import Answer, ok
+from availability.api.answering import failed, too_large
 from availability.api.edge import Edge
-from availability.api.endpoint import LARGE_BODY_BYTES_MAX, Call, Success, endpoint, settled, too_large
+from availability.api.endpoint import LARGE_BODY_BYTES_MAX, Call, Success, endpoint
 from availability.api.openapi import any_answer_of
 from availability.api.outcomes import is_replay
 from availability.api.problems import PROBLEMS, Fault, invalid, problem
 from availability.api.reading import read_body
+from availability.api.tokens import Principal
+from ledger import Hold, HoldOutcome, LedgerError
 
 _one: Final = checkout.hold
 _items: Final = msgspec.json.Decoder(forms.BatchItemForm)
@@ -66,17 +70,45 @@ async def hold_many(edge: Edge, call: Call[forms.BatchForm]) -> Answer:
         turn: dict[str, int] = {}
         for index, item in waiting.items():
             turn.setdefault(item.key, index)
-        answered = await asyncio.gather(*(_alone(edge, call, waiting.pop(index)) for index in turn.values()))
-        answers.update(zip(turn.values(), answered, strict=True))
+        told = await _alone(edge, call.principal, [waiting.pop(index) for index in turn.values()])
+        answers.update(zip(turn.values(), told, strict=True))
     in_order = [answers[index] for index in read]
     results = [BatchResult(answer.status, Raw(answer.body), is_replay(answer)) for answer in in_order]
     words = {answer.outcome for answer in in_order}
     return ok(BatchResults(results), words.pop() if len(words) == 1 else "mixed")
 
 
-async def _alone(edge: Edge, call: Call[forms.BatchForm], item: forms.BatchItemForm) -> Answer:
-    """What the call for one hold answers."""
-    return await settled(_one, _one.handler(edge, Call(call.principal, {}, item.hold(), item.key)))
+async def _alone(edge: Edge, principal: Principal, items: list[forms.BatchItemForm]) -> list[Answer]:
+    """What the call for one hold answers to each."""
+    asked: list[Awaitable[Answer | HoldOutcome]] = []
+    operations: list[Hold] = []
+    for item in items:
+        operation = checkout.hold_operation(item, principal.client, item.key)
+        operations.append(operation)
+        if item.by is None:
+            asked.append(_ask(edge, operation))
+        else:  # which may need more than one question
+            asked.append(_one.handler(edge, Call(principal, {}, item, item.key)))
+    told = await asyncio.gather(*asked, return_exceptions=True)
+    return [_answer(operation, outcome) for operation, outcome in zip(operations, told, strict=True)]
+
+
+def _ask(edge: Edge, operation: Hold) -> Awaitable[HoldOutcome]:
+    """The ledger is asked at once: many holds need no task each."""
+    try:
+        return edge.ledger.hold(operation)
+    except LedgerError as error:
+        refused = asyncio.get_running_loop().create_future()
+        refused.set_exception(error)
+        return refused
+
+
+def _answer(operation: Hold, outcome: Answer | HoldOutcome | BaseException) -> Answer:
+    if isinstance(outcome, Answer):
+        return outcome
+    if isinstance(outcome, BaseException):
+        return failed(_one, outcome)
+    return checkout.hold_answer(operation, outcome)
 
 
 def _read(raw: Raw) -> forms.BatchItemForm | Answer:

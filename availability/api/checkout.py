@@ -19,6 +19,8 @@ from ledger import (
     Find,
     Found,
     Hold,
+    HoldLine,
+    HoldOutcome,
     NotFound,
     Positions,
     Read,
@@ -54,14 +56,15 @@ class OperationJson(Struct, frozen=True):
     summary="How many of a SKU can be promised: over all enabled locations, or those named. A location that has no "
     "position of the SKU is answered with zeros.",
     query=forms.AtpQuery,
+    shared=True,
     success=Success("What can be promised", examples.ATP_ITEM),
 )
 async def atp(edge: Edge, call: Call[forms.AtpQuery]) -> Answer:
     """One SKU."""
     asked = call.form
-    if past_day(asked.by, edge.now_ms()):
+    if asked.by is not None and past_day(asked.by, edge.now_ms()):
         return invalid(_IN_THE_PAST)
-    locations = list(dict.fromkeys(asked.location))
+    locations = list(dict.fromkeys(asked.location)) if len(asked.location) > 1 else asked.location
     found = await edge.ledger.read(Read([ReadItem(asked.sku, locations or None)]))
     (item,) = _items(edge, [Asked(asked.sku, asked.quantity, locations, asked.channel)], found)
     return ok(item)
@@ -75,12 +78,13 @@ async def atp(edge: Edge, call: Call[forms.AtpQuery]) -> Answer:
     body=forms.AtpForm,
     body_example={"items": [{"sku": "SHOE-42", "quantity": 2}, {"sku": "SHOE-43", "location": "STORE-7"}]},
     body_bytes_max=LARGE_BODY_BYTES_MAX,
+    shared=True,
     success=Success("What can be promised of each", AtpItems([examples.ATP_ITEM])),
 )
 async def atp_many(edge: Edge, call: Call[forms.AtpForm]) -> Answer:
     """Many SKUs."""
     form = call.form
-    if past_day(form.by, edge.now_ms()):
+    if form.by is not None and past_day(form.by, edge.now_ms()):
         return invalid(_IN_THE_PAST)
     asked = [
         Asked(item.sku, item.quantity, [] if item.location is None else [item.location], form.channel)
@@ -92,7 +96,7 @@ async def atp_many(edge: Edge, call: Call[forms.AtpForm]) -> Answer:
 
 def _items(edge: Edge, asked: list[Asked], found: Positions) -> list[AtpItem]:
     # What is read while the service is not ready is marked stale, whatever its age (P9).
-    view = View(found.now_ms, edge.low_stock, -1 if edge.reasons() else edge.stale_after_ms)
+    view = View(found.now_ms, edge.low_stock, edge.stale_after_ms if edge.ready() else -1)
     return [atp_item(item, positions, view) for item, positions in zip(asked, found.items, strict=True)]
 
 
@@ -116,15 +120,21 @@ def _items(edge: Edge, asked: list[Asked], found: Positions) -> list[AtpItem]:
 async def hold(edge: Edge, call: Call[forms.HoldForm]) -> Answer:
     """Hold."""
     form, client = call.form, call.principal.client
-    identity = operation_id(client, call.key)
+    operation = hold_operation(form, client, call.key)
     # A replay is answered as ever, even when its day has passed meanwhile.
-    if past_day(form.by, edge.now_ms()) and isinstance(await edge.ledger.find(Find(identity, client)), NotFound):
+    is_past = form.by is not None and past_day(form.by, edge.now_ms())
+    if is_past and isinstance(await edge.ledger.find(Find(operation.id, client)), NotFound):
         return invalid(_IN_THE_PAST)
-    operation = Hold(
-        id=identity,
-        fingerprint=fingerprint("hold", given_fields(form)),
+    return hold_answer(operation, await edge.ledger.hold(operation))
+
+
+def hold_operation(form: forms.HoldForm, client: str, key: str) -> Hold:
+    """What the ledger is asked to do for the client, under its key."""
+    return Hold(
+        id=operation_id(client, key),
+        fingerprint=fingerprint("hold", given_fields(form, forms.HoldForm)),
         client=client,
-        lines=[line.line() for line in form.lines],
+        lines=[HoldLine(line.sku, line.quantity, line.location) for line in form.lines],
         ttl_ms=form.ttl_seconds * 1_000,
         mode=form.mode,
         channel=form.channel,
@@ -133,7 +143,10 @@ async def hold(edge: Edge, call: Call[forms.HoldForm]) -> Answer:
         max_splits=form.max_splits,
         near=None if form.near is None else (form.near.lat, form.near.lon),
     )
-    outcome = await edge.ledger.hold(operation)
+
+
+def hold_answer(operation: Hold, outcome: HoldOutcome) -> Answer:
+    """What is told of its outcome."""
     if isinstance(outcome, Done):
         return reservation_answer(201, "held", outcome)
     return refusal(outcome, operation.fingerprint)

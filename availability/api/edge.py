@@ -1,11 +1,14 @@
 """What the handlers work with: ledger, quarantine, search and clock, and why the service is not ready."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from availability.api.limits import RateLimits
 from availability.feeds.intake import Keeps
 from ledger import (
+    Admit,
+    Admitted,
     Applied,
     Apply,
     Cancel,
@@ -45,7 +48,10 @@ from ledger import (
 class Door(Protocol):
     """The ledger, as far as the API asks it; raises ``ledger.LedgerError`` when it gives no answer."""
 
-    async def hold(self, operation: Hold, /) -> HoldOutcome: ...
+    @property
+    def turn(self) -> int: ...
+
+    def hold(self, operation: Hold, /) -> Awaitable[HoldOutcome]: ...
     async def extend(self, operation: Extend, /) -> VerbOutcome: ...
     async def commit(self, operation: Commit, /) -> CommitOutcome: ...
     async def release(self, operation: Release, /) -> VerbOutcome: ...
@@ -58,6 +64,7 @@ class Door(Protocol):
     async def count(self, operation: Count, /) -> CountOutcome: ...
     async def read(self, operation: Read, /) -> Positions: ...
     async def views(self, operation: Views, /) -> ViewList: ...
+    async def admit(self, operation: Admit, /) -> Admitted: ...
     async def find(self, operation: Find, /) -> Found | NotFound: ...
     async def put_location(self, operation: PutLocation, /) -> LocationStored: ...
     async def put_safety_stock(self, operation: PutSafetyStock, /) -> SafetyStockOutcome: ...
@@ -92,13 +99,16 @@ class Edge:
         *,
         low_stock: int,
         stale_after_ms: int,
+        ready: Callable[[], bool],
         reasons: Callable[[], list[str]],
         metrics: Callable[[], bytes],
         jwks: Callable[[], bytes],
+        limits: RateLimits,
         now_ms: Callable[[], int] = clock_ms,
     ) -> None:
         self.low_stock, self.stale_after_ms, self.now_ms = low_stock, stale_after_ms, now_ms
-        self.reasons, self.metrics, self.jwks = reasons, metrics, jwks
+        self.ready, self.reasons, self.metrics, self.jwks = ready, reasons, metrics, jwks
+        self.limits = limits
         self.document = b""
         self.ledger, self.quarantine, self.reservations = ledger, quarantine, reservations
         self._heard: dict[str, int] = {}

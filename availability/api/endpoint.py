@@ -1,30 +1,23 @@
-"""One declaration an endpoint, and the one way from a request to its answer: token, scope, key, form, handler, problem.
+"""One declaration an endpoint: who may call it, what it takes, and what it answers.
 
 An endpoint is a function ``async (edge, call) -> Answer`` under ``@endpoint(...)``. All that it does not decide itself
 (who may call it, how long a body may be, what a field may hold, how failures are told) stands in the declaration, from
 which the OpenAPI document is made as well.
 """
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
-from litestar.types import HTTPScope, Receive
 from msgspec import Struct
 
 from availability.api.answer import Answer
 from availability.api.edge import Edge
-from availability.api.outcomes import failure
-from availability.api.problems import Fault, invalid, problem
-from availability.api.reading import QueryReader, idempotency_key, read_body
-from availability.api.tokens import Principal, Tokens, Unauthenticated
-from ledger import LedgerError, Unavailable
+from availability.api.reading import QueryReader
+from availability.api.tokens import Principal
 
 BODY_BYTES_MAX: Final = 65_536
 LARGE_BODY_BYTES_MAX: Final = 2_097_152
-BODY_TIMEOUT_S: Final = 10.0
 
 PUBLIC: Final = "public"
 """The scope of what needs no token. There is no default: whoever declares an endpoint says who may call it."""
@@ -39,9 +32,6 @@ SCOPES: Final = (
 )
 
 FormT = TypeVar("FormT")
-Headers = Mapping[bytes, bytes]
-
-log = logging.getLogger(__name__)
 
 
 class Call(Struct, Generic[FormT], frozen=True):
@@ -76,7 +66,11 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
     method: str
     path: str
+    name: str
+    """How metrics and logs call it."""
     scopes: tuple[str, ...]
+    public: bool
+    """Whether it needs no token."""
     handler: Handler[Any]
     summary: str
     success: Success
@@ -88,23 +82,15 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     body_optional: bool = False
     query: type[Struct] | None = None
     keyed: bool = False
+    shared: bool = False
+    """Whether the answer is the same for all who ask the same, so that one may be told what another has asked."""
     decoder: msgspec.json.Decoder[Any] | None = None
     query_reader: QueryReader | None = None
-
-    @property
-    def name(self) -> str:
-        """How metrics and logs call it."""
-        return f"{self.method} {self.path}"
 
     @property
     def only_looks(self) -> bool:
         """Whether it changes nothing, so that there is nothing to be unknown about."""
         return self.method == "GET" or self.scopes == ("atp:read",)
-
-    @property
-    def public(self) -> bool:
-        """Whether it needs no token."""
-        return self.scopes == (PUBLIC,)
 
 
 def endpoint(
@@ -121,6 +107,7 @@ def endpoint(
     body_optional: bool = False,
     query: type[Struct] | None = None,
     keyed: bool = False,
+    shared: bool = False,
 ) -> Callable[[Handler[Any]], Endpoint]:
     """Declare the decorated handler to be an endpoint."""
     assert scopes, f"{method} {path} does not say who may call it"
@@ -130,7 +117,9 @@ def endpoint(
         return Endpoint(
             method=method,
             path=path,
+            name=f"{method} {path}",
             scopes=scopes,
+            public=scopes == (PUBLIC,),
             handler=handler,
             summary=summary,
             success=success,
@@ -142,151 +131,9 @@ def endpoint(
             body_optional=body_optional,
             query=query,
             keyed=keyed,
+            shared=shared,
             decoder=None if body is None else msgspec.json.Decoder(body),
             query_reader=None if query is None else QueryReader.of(query),
         )
 
     return declare
-
-
-async def answer_of(
-    endpoint_: Endpoint, edge: Edge, tokens: Tokens, scope: HTTPScope, path: dict[str, str], receive: Receive
-) -> Answer:
-    """The answer to a request for this endpoint."""
-
-    async def answering() -> Answer:
-        call = await _call(endpoint_, tokens, scope, path, receive)
-        return await endpoint_.handler(edge, call) if isinstance(call, Call) else call
-
-    return await settled(endpoint_, answering())
-
-
-async def settled(endpoint_: Endpoint, answering: Awaitable[Answer]) -> Answer:
-    """Its answer or, where it fails, the problem that tells so."""
-    try:
-        return await answering
-    except LedgerError as error:
-        return failure(error, keyed=endpoint_.keyed, only_looks=endpoint_.only_looks)
-    except Exception:
-        log.exception("%s failed", endpoint_.name)
-        advice = "GET /v1/operations/{key} tells whether it was done" if endpoint_.keyed else "the cause is in the log"
-        return problem("internal-error", advice)
-
-
-_NOBODY: Final = Principal("", frozenset(), None, 0.0)
-_ONCE: Final = (b"authorization", b"idempotency-key", b"content-type", b"content-length")
-
-
-async def _call(
-    endpoint_: Endpoint, tokens: Tokens, scope: HTTPScope, path: dict[str, str], receive: Receive
-) -> Call[Any] | Answer:
-    """What the handler gets, or the answer for a request that does not come to it."""
-    headers = _headers(scope)
-    principal = _NOBODY if endpoint_.public else _principal(endpoint_, tokens, headers)
-    if isinstance(principal, Answer):
-        return principal
-    key = _key(endpoint_, headers)
-    if isinstance(key, Answer):
-        return key
-    form = await _form(endpoint_, scope, headers, receive)
-    return form if isinstance(form, Answer) else Call(principal, path, form, key)
-
-
-def _headers(scope: HTTPScope) -> dict[bytes, bytes]:
-    """The headers by name. One that we read and that is given twice is blanked: it is then refused as malformed."""
-    pairs = list(scope["headers"])
-    headers = dict(pairs)
-    if len(headers) != len(pairs):
-        names = [name for name, _ in pairs]
-        for name in _ONCE:
-            if names.count(name) > 1:
-                headers[name] = b""
-    return headers
-
-
-def _principal(endpoint_: Endpoint, tokens: Tokens, headers: Headers) -> Principal | Answer:
-    principal = tokens.authenticate(headers.get(b"authorization"))
-    if isinstance(principal, Unauthenticated):
-        challenge = b'Bearer realm="availability"'
-        if b"authorization" in headers:
-            if not tokens.keys.loaded:
-                raise Unavailable("the issuer's keys are not loaded yet")
-            challenge += b', error="invalid_token"'
-        return problem("unauthenticated", principal.reason, headers=((b"www-authenticate", challenge),))
-    if not principal.scopes.isdisjoint(endpoint_.scopes):
-        return principal
-    needed = " or ".join(endpoint_.scopes)
-    challenge = f'Bearer realm="availability", error="insufficient_scope", scope="{endpoint_.scopes[-1]}"'.encode()
-    return problem("forbidden", f"this needs the scope {needed}", headers=((b"www-authenticate", challenge),))
-
-
-def _key(endpoint_: Endpoint, headers: Headers) -> str | Answer:
-    if not endpoint_.keyed:
-        return ""
-    header = headers.get(b"idempotency-key")
-    if header is None:
-        return problem("missing-idempotency-key", "give each operation a key of its own, of 1..255 characters")
-    key = idempotency_key(header)
-    if key is None:
-        return invalid(Fault("Idempotency-Key", "must be one value of 1..255 visible ASCII characters"))
-    return key
-
-
-async def _form(endpoint_: Endpoint, scope: HTTPScope, headers: Headers, receive: Receive) -> Any:
-    """The query or the body as the declared form, or the ``Answer`` that refuses it."""
-    query = scope["query_string"]
-    if endpoint_.query_reader is not None:
-        form = endpoint_.query_reader.read(query)
-        return invalid(form) if isinstance(form, Fault) else form
-    if query:
-        name = query.partition(b"=")[0][:64].decode("ascii", "backslashreplace")
-        return invalid(Fault(name, "is not a parameter of this call"))
-    if endpoint_.decoder is None:
-        return None
-    body = await _body(endpoint_, headers, receive)
-    if not isinstance(body, bytes):
-        return body
-    if not body and endpoint_.body_optional:
-        body = b"{}"
-    elif not _is_json(headers.get(b"content-type", b"")):
-        return problem("unsupported-media-type", "send the body as Content-Type: application/json")
-    form = read_body(endpoint_.decoder, body)
-    return invalid(form) if isinstance(form, Fault) else form
-
-
-def _is_json(content_type: bytes) -> bool:
-    if content_type == b"application/json":
-        return True
-    essence, _, parameters = content_type.lower().partition(b";")
-    charset = parameters.strip().replace(b'"', b"")
-    return essence.strip() == b"application/json" and charset in (b"", b"charset=utf-8")
-
-
-async def _body(endpoint_: Endpoint, headers: Headers, receive: Receive) -> bytes | Answer:
-    """All of the body, never more than allowed, whatever the client said of its length."""
-    bytes_max = endpoint_.body_bytes_max
-    length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length[:20]) > bytes_max:
-        return too_large(bytes_max)
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            while True:
-                message = await receive()
-                if message["type"] != "http.request":
-                    # The client left, or its chunks make no sense: the server does not tell which.
-                    return invalid(Fault("body", "must arrive whole"))._replace(outcome="gone")
-                parts.append(message["body"])
-                size += len(parts[-1])
-                if size > bytes_max:
-                    return too_large(bytes_max)
-                if not message.get("more_body"):
-                    return parts[0] if len(parts) == 1 else b"".join(parts)
-    except TimeoutError:
-        return problem("request-timeout", f"the body took longer than {BODY_TIMEOUT_S:.0f} s")
-
-
-def too_large(bytes_max: int) -> Answer:
-    """413, for a body or an item of one."""
-    return problem("too-large", f"at most {bytes_max} bytes are taken here", {"maximum_bytes": bytes_max})

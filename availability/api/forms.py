@@ -14,7 +14,6 @@ from ledger import (
     STOCK_QUANTITY_MAX,
     Bucket,
     Disposition,
-    HoldLine,
     Location,
     Mode,
     Name,
@@ -77,10 +76,6 @@ class HoldLineForm(Form, frozen=True):
     quantity: Quantity
     location: Name | None = None
 
-    def line(self) -> HoldLine:
-        """As the ledger takes it."""
-        return HoldLine(self.sku, self.quantity, self.location)
-
 
 class Near(Form, frozen=True):
     lat: Latitude
@@ -125,10 +120,6 @@ class BatchItemForm(HoldForm, frozen=True, kw_only=True):
     """A hold that carries its key with it."""
 
     key: Key
-
-    def hold(self) -> HoldForm:
-        """The hold alone, as a single call has it."""
-        return HoldForm(*(getattr(self, field) for field in HoldForm.__struct_fields__))
 
 
 class BatchShown(Form, frozen=True):

@@ -14,17 +14,38 @@ TITLE: Final = "Inventory availability and reservations"
 VERSION: Final = "1"
 _REFERENCE: Final = "#/components/schemas/{name}"
 _PROBLEM_JSON: Final = "application/problem+json"
-_OF_EVERY_TOKEN: Final = ("unauthenticated", "forbidden", "overloaded", "not-ready", "unknown", "internal-error")
+_OF_EVERY_TOKEN: Final = (
+    *("unauthenticated", "forbidden", "rate-limited"),
+    *("overloaded", "not-ready", "unknown", "internal-error"),
+)
 _OF_EVERY_BODY: Final = ("invalid-request", "too-large", "unsupported-media-type", "request-timeout")
 _HEADERS: Final = {
     "Idempotency-Replayed": {
         "description": "`true` when the operation was done before, by an earlier request with this key.",
         "schema": {"type": "string", "const": "true"},
     },
+    "RateLimit": {
+        "description": "`r`: requests that this client may send now; `t`: seconds until it may send its whole burst, "
+        "or after 429 the next one. Left out where there is no limit.",
+        "schema": {"type": "string"},
+        "example": '"client";r=19950;t=1',
+    },
+    "RateLimit-Policy": {
+        "description": "`q` requests of a client in `w` seconds, of all processes together.",
+        "schema": {"type": "string"},
+        "example": '"client";q=20000;w=1',
+    },
     "Retry-After": {"description": "Seconds until trying again makes sense.", "schema": {"type": "integer"}},
     "WWW-Authenticate": {"description": "What kind of token is asked for.", "schema": {"type": "string"}},
 }
-_HEADERS_OF_STATUS: Final = {401: ("WWW-Authenticate",), 403: ("WWW-Authenticate",), 503: ("Retry-After",)}
+_HEADERS_OF_STATUS: Final = {
+    401: ("WWW-Authenticate",),
+    403: ("WWW-Authenticate",),
+    429: ("Retry-After",),
+    503: ("Retry-After",),
+}
+_OF_CLIENTS: Final = ("RateLimit", "RateLimit-Policy")
+"""In every answer to a known client, but not in those that it gets before it is known."""
 
 
 def problems_of(endpoint: Endpoint) -> list[str]:
@@ -146,7 +167,7 @@ def _responses(endpoint: Endpoint, schemas: dict[type, dict[str, Any]]) -> dict[
     responses: dict[str, Any] = {
         str(success.status): {
             "description": success.description,
-            "headers": {name: _HEADERS[name] for name in success.headers},
+            "headers": {name: _HEADERS[name] for name in success.headers + (() if endpoint.public else _OF_CLIENTS)},
             "content": {success.content_type: {"schema": schema, "example": example}},
         }
     }
@@ -154,15 +175,18 @@ def _responses(endpoint: Endpoint, schemas: dict[type, dict[str, Any]]) -> dict[
     for name in problems_of(endpoint):
         by_status.setdefault(PROBLEMS[name].status, []).append(name)
     for status, names in sorted(by_status.items()):
-        responses[str(status)] = _problem_response(status, names, schemas)
+        of_clients = () if endpoint.public or status == 401 else _OF_CLIENTS
+        responses[str(status)] = _problem_response(status, names, schemas, of_clients)
     return responses
 
 
-def _problem_response(status: int, names: list[str], schemas: dict[type, dict[str, Any]]) -> dict[str, Any]:
+def _problem_response(
+    status: int, names: list[str], schemas: dict[type, dict[str, Any]], of_clients: tuple[str, ...]
+) -> dict[str, Any]:
     alternatives = list({str(found): found for name in names if (found := schemas[_problem_type(name)])}.values())
     return {
         "description": "; ".join(PROBLEMS[name].title for name in names),
-        "headers": {name: _HEADERS[name] for name in _HEADERS_OF_STATUS.get(status, ())},
+        "headers": {name: _HEADERS[name] for name in (*_HEADERS_OF_STATUS.get(status, ()), *of_clients)},
         "content": {
             _PROBLEM_JSON: {
                 "schema": alternatives[0] if len(alternatives) == 1 else {"anyOf": alternatives},

@@ -10,6 +10,7 @@ from availability.api.answer import Answer, ok
 from availability.api.problems import PROBLEMS, Fault, Retry, ShortLineJson, problem, retry_after
 from availability.shapes import reservation_json, time_text
 from ledger import (
+    Admitted,
     Applied,
     Busy,
     Counted,
@@ -17,6 +18,7 @@ from ledger import (
     Expired,
     Finished,
     Found,
+    Granted,
     HeldUnitsLimit,
     Insufficient,
     JournalFull,
@@ -66,6 +68,7 @@ def _refused(name: str) -> Row:
 
 ANSWERS: Final[dict[type, Row]] = {
     Done: Row(200),  # 201 for a hold
+    Granted: Row(200),  # how the ledger's server says Done of a plain hold: no call of the API has it
     Insufficient: _refused("insufficient-stock"),
     UnknownSku: _refused("unknown-sku"),
     UnknownLocation: _refused("unknown-location"),  # 404 where the location is the request's own path
@@ -76,6 +79,7 @@ ANSWERS: Final[dict[type, Row]] = {
     OperationsLimit: _refused("operations-limit"),
     OpenReservationsLimit: _refused("open-reservations-limit"),
     HeldUnitsLimit: _refused("held-units-limit"),
+    Admitted: Row(200),  # what the rate limits ask: no call of the API has it
     Applied: Row(200),
     Counted: Row(200),
     Positions: Row(200),

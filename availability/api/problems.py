@@ -166,6 +166,7 @@ PROBLEMS: dict[str, Kind] = {
     "unknown-location": Kind(
         422, "There is no such location", "later", UnknownLocationProblem, {"line": 1, "location": "STORE-7"}
     ),
+    "rate-limited": Kind(429, "This client asks more often than it may", "later"),
     "internal-error": Kind(500, "Something is broken here", "ask"),
     "overloaded": Kind(503, "There is more to do than can be done in time", "later"),
     "not-ready": Kind(

@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from availability.shapes import LocationEntryJson, day_text, location_entry, time_text
+from availability.shapes import LocationEntryJson, as_of_text, day_text, location_entry, time_text
 from ledger import ItemPositions, Position, PositionAt, StockStatus
 
 MILLISECONDS_A_DAY: Final = 86_400_000
@@ -57,29 +57,33 @@ class View(Struct, frozen=True):
 
 def atp_item(asked: Asked, found: ItemPositions, view: View) -> AtpItem:
     """The answer for one item. A named location without a position is shown with zeros."""
-    entries = {entry.location: entry for entry in found.positions}
-    shown = [
-        entries.get(location, PositionAt(location, NO_POSITION)) for location in asked.locations
-    ] or found.positions
-    available = sum(entry.left for entry in shown)
-    as_of_ms = max((entry.position.as_of_ms for entry in shown), default=0)
-    age_ms = max(0, view.now_ms - as_of_ms) if as_of_ms else None
-    today = day_text(view.now_ms // MILLISECONDS_A_DAY)
+    shown = found.positions
+    if asked.locations:
+        entries = {entry.location: entry for entry in shown}
+        shown = [entries.get(location) or PositionAt(location, NO_POSITION) for location in asked.locations]
+    now_ms, stale_after_ms = view.now_ms, view.stale_after_ms
+    available, as_of_ms = 0, 0
+    for entry in shown:
+        available += entry.left
+        as_of_ms = max(as_of_ms, entry.position.as_of_ms)
+    age_ms = max(0, now_ms - as_of_ms) if as_of_ms else None
+    today = day_text(now_ms // MILLISECONDS_A_DAY)
     promisable = available >= asked.quantity
+    # By position: with the names, it is the dearest part of the answer.
     return AtpItem(
-        sku=asked.sku,
-        channel=asked.channel,
-        available=available,
-        status=stock_status(available, shown, view.low_stock) if found.known else "unknown",
-        quantity=asked.quantity,
-        promisable=promisable,
-        promise_date=today if promisable else None,
-        next_expiry=None if found.next_expiry_ms is None else time_text(found.next_expiry_ms),
-        as_of=time_text(as_of_ms) if as_of_ms else None,
-        age_ms=age_ms,
-        stale=age_ms is None or age_ms > view.stale_after_ms,
-        locations=[location_entry(entry, now_ms=view.now_ms, stale_after_ms=view.stale_after_ms) for entry in shown],
-        schedule=[ScheduleJson(today, available)],
+        asked.sku,
+        asked.channel,
+        available,
+        stock_status(available, shown, view.low_stock) if found.known else "unknown",
+        asked.quantity,
+        promisable,
+        today if promisable else None,
+        None if found.next_expiry_ms is None else time_text(found.next_expiry_ms),
+        as_of_text(as_of_ms) if as_of_ms else None,
+        age_ms,
+        age_ms is None or age_ms > stale_after_ms,
+        [location_entry(entry, now_ms, stale_after_ms) for entry in shown],
+        [ScheduleJson(today, available)],
     )
 
 

@@ -1,7 +1,10 @@
 """From bytes to a form or to what is wrong with them: bodies, query parameters, path segments, idempotency keys."""
 
 import re
-from functools import cache
+from collections.abc import Callable
+from functools import cache, lru_cache
+from itertools import compress
+from operator import attrgetter, ne
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -13,6 +16,8 @@ from availability.api.problems import Fault
 Form = TypeVar("Form")
 
 _RULE_LENGTH_MAX: Final = 300
+_AGAIN_BYTES_MAX: Final = 256
+"""A query up to this length is remembered."""
 _NAMED_FIELD: Final = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`\Z", re.DOTALL)
 _WHOLE_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\Z")
 _RESERVATION_ID: Final = re.compile(r"[a-z2-7]{24}\Z")
@@ -46,7 +51,7 @@ def fault_of(error: msgspec.ValidationError, root: str = "body") -> Fault:
     return Fault((field or root)[:_RULE_LENGTH_MAX], rule[:_RULE_LENGTH_MAX])
 
 
-class QueryReader(Struct, frozen=True):
+class QueryReader(Struct, frozen=True, cache_hash=True):
     """Reads a query string into ``form``: the rules of a body, and whole numbers and lists written the way of URLs."""
 
     form: type[Struct]
@@ -64,9 +69,13 @@ class QueryReader(Struct, frozen=True):
 
     def read(self, query: bytes) -> Any:
         """The form that a query string is, or its fault."""
+        return _read_again(self, query) if len(query) <= _AGAIN_BYTES_MAX else self.read_anew(query)
+
+    def read_anew(self, query: bytes) -> Any:
+        """The same, never remembered."""
         given: dict[str, object] = {}
-        for pair in query.split(b"&") if query else ():
-            name_bytes, _, value_bytes = pair.replace(b"+", b" ").partition(b"=")
+        for pair in query.replace(b"+", b" ").split(b"&") if query else ():
+            name_bytes, _, value_bytes = pair.partition(b"=")
             name, value = unescape(name_bytes), unescape(value_bytes)
             if name is None or value is None:
                 return Fault("query", "must be percent-encoded UTF-8")
@@ -84,11 +93,19 @@ class QueryReader(Struct, frozen=True):
             return fault_of(error, "query")
 
 
+# Many ask the same. Of what is remembered, nothing can be changed by whoever gets it.
+@lru_cache(4_096)
+def _read_again(reader: QueryReader, query: bytes) -> Any:
+    return reader.read_anew(query)
+
+
 def unescape(segment: bytes) -> str | None:
     """A percent-encoded part of a URL as text; None when it is not well formed."""
-    if _BAD_ESCAPE.search(segment):
-        return None
     try:
+        if b"%" not in segment:
+            return segment.decode("utf-8")
+        if _BAD_ESCAPE.search(segment):
+            return None
         return unquote_to_bytes(segment).decode("utf-8")
     except UnicodeDecodeError:
         return None
@@ -105,14 +122,23 @@ def is_reservation_id(text: str) -> bool:
     return _RESERVATION_ID.match(text) is not None
 
 
-def given_fields(form: Struct) -> dict[str, object]:
-    """The fields of a form that differ from their defaults: what its fingerprint is taken of."""
-    return {name: value for name, default in _defaults(type(form)) if (value := getattr(form, name)) != default}
+def given_fields(form: Struct, kind: type[Struct] | None = None) -> dict[str, object]:
+    """The fields of a form that differ from their defaults: what its fingerprint is taken of.
+
+    ``kind`` is one that the form's own is made from, where only its fields count.
+    """
+    names, values_of, defaults = _fields(kind or type(form))
+    values = values_of(form)
+    return dict(compress(zip(names, values, strict=True), map(ne, values, defaults)))
 
 
 @cache
-def _defaults(form: type[Struct]) -> tuple[tuple[str, object], ...]:
-    return tuple((field.name, field.default) for field in msgspec.structs.fields(form))
+def _fields(form: type[Struct]) -> tuple[list[str], Callable[[Struct], tuple[object, ...]], list[object]]:
+    """The names of a form's fields, how to get their values, and their defaults."""
+    fields = msgspec.structs.fields(form)
+    names = [field.name for field in fields]
+    values_of = (lambda form: (getattr(form, names[0]),)) if len(names) == 1 else attrgetter(*names)
+    return names, values_of, [field.default for field in fields]
 
 
 def path_name(path: dict[str, str], field: str, form: Any) -> str | Fault:

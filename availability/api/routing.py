@@ -40,11 +40,14 @@ class Routes:
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
         self._fixed: dict[bytes, dict[str, Endpoint]] = {}
+        self._matches: dict[tuple[str, bytes], Match] = {}
         self._variable: dict[int, list[_Place]] = {}
         for endpoint in endpoints:
             methods = self._methods(endpoint.path)
             assert endpoint.method not in methods, f"{endpoint.name} is declared twice"
             methods[endpoint.method] = endpoint
+            if "{" not in endpoint.path:
+                self._matches[endpoint.method, endpoint.path.encode()] = Match(endpoint, {})
 
     def _methods(self, path: str) -> dict[str, Endpoint]:
         if "{" not in path:
@@ -60,6 +63,9 @@ class Routes:
 
     def find(self, method: str, raw_path: bytes) -> Match | Answer:
         """The endpoint, or 404, 405 or 400."""
+        found = self._matches.get((method, raw_path))
+        if found is not None:
+            return found
         methods = self._fixed.get(raw_path)
         if methods is not None:
             return _by_method(methods, method, {})

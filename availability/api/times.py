@@ -14,6 +14,6 @@ def not_a_time(field: str, at_ms: int | None, now_ms: int) -> Fault | None:
     return Fault(field, f"must be since 1970 and at most {FUTURE_MAX_MS // 1_000} s ahead of the service's clock")
 
 
-def past_day(day: date | None, now_ms: int) -> bool:
+def past_day(day: date, now_ms: int) -> bool:
     """Whether the day is over, in UTC."""
-    return day is not None and day < datetime.fromtimestamp(now_ms / 1_000, UTC).date()
+    return day < datetime.fromtimestamp(now_ms / 1_000, UTC).date()

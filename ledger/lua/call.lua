@@ -68,7 +68,7 @@ do
     skus, positions, records, packed_records, windows, places, clients, time_texts = {}, {}, {}, {}, {}, {}, {}, {}
     journal, granted, lifetimes = {}, {}, {}
     deadlines, counts, backlog_full = {}, {}, nil
-    locks, marks, gone, part, kept, restoring = {}, {}, {}, nil, {}, false
+    locks, marks, gone, part, kept, restoring, meters = {}, {}, {}, nil, {}, false, {}
     local given_ms, expected_ms, caller_epoch, operations
     given_ms, expected_ms, caller_epoch, backlog_entries_max, low_stock, operations, look_only,
       client_open_reservations_max, client_held_units_max, shards = unpack(decode(argument))

@@ -2,6 +2,7 @@
 -- all that the decisions changed, because it alone could be refused.
 
 local COUNT_KEPT_MS = 48 * 3600000   -- a count's fingerprint, as long as the window remembers its events
+local METER_KEPT_MS = 60000
 
 -- Calls a command with its arguments in portions, each a whole number of `step`s.
 local function call_in_portions(command, key, arguments, step)
@@ -198,6 +199,13 @@ local function write_clients()
   end
 end
 
+-- A meter goes by itself when it is long empty; some time later, because the call's clock need not be the server's.
+local function write_meters()
+  for _, meter in pairs(meters) do
+    call('SET', meter.key, encode({meter.filled, meter.at_ms}), 'PX', meter.empty_after_ms + METER_KEPT_MS)
+  end
+end
+
 function flush()
   local after = {}
   collect_positions(after)
@@ -212,6 +220,7 @@ function flush()
   write_records()
   write_coordination()
   write_clients()
+  write_meters()
   for _, hash in ipairs(kept) do
     call_in_portions('HSET', hash.key, hash.set, 2)
     if #hash.gone > 0 then call_in_portions('HDEL', hash.key, hash.gone, 1) end

@@ -36,7 +36,7 @@ local call, encode, decode, decode_some, floor, max, min
 local prefix, now_ms, clock_jumped, epoch, seq, shards, backlog_entries_max, low_stock
 local client_open_reservations_max, client_held_units_max
 local skus, positions, records, packed_records, windows, places, clients, time_texts
-local locks, marks, gone, part, kept, restoring
+local locks, marks, gone, part, kept, restoring, meters
 local journal, granted, lifetimes
 local deadlines, counts, backlog_full, due_left, overdue_left, look_only
 
