@@ -185,6 +185,14 @@ async def test_it_is_live_whatever_it_stands_on_and_ready_only_when_it_may_decid
     assert live.status_code == 200
 
 
+async def test_what_is_read_while_it_is_not_ready_is_marked_stale(world: World) -> None:
+    fresh = await world.call("GET", "/v1/atp?sku=SHOE")
+    world.api.stopping = True
+    stale = await world.call("GET", "/v1/atp?sku=SHOE")
+
+    assert [False, True] == [answer.json()["stale"] for answer in (fresh, stale)]
+
+
 async def test_a_ledger_that_refuses_changes_is_read_and_not_changed(world: World) -> None:
     """P9."""
     path = f"/v1/reservations/{(await world.hold())['id']}"

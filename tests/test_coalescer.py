@@ -60,6 +60,20 @@ async def test_operations_of_one_turn_go_together() -> None:
     assert server.batches == [3]
 
 
+async def test_a_turn_ends_when_its_operations_leave_not_when_they_are_answered() -> None:
+    """While the turn is the same, what was asked has not been sent: others may share its answer."""
+    server = Server()
+    server.gate.clear()
+    queue = coalescer(server)
+    turn = queue.turn
+    waiting = queue.submit(find())
+    assert queue.turn == turn
+    await asyncio.sleep(0)
+    assert (queue.turn, waiting.done()) == (turn + 1, False)
+    server.gate.set()
+    await waiting
+
+
 async def test_operations_that_come_during_a_call_go_in_the_next() -> None:
     server = Server()
     server.gate.clear()
