@@ -94,7 +94,12 @@ class Agreement(RuleBasedStateMachine):
     def step(self, operation: m.Operation) -> None:
         names = {m.PutLocation: "put_location", m.PutSafetyStock: "put_safety_stock", m.Return: "return_"}
         method = names.get(type(operation), type(operation).__name__.lower())
-        actual: m.Outcome = self.runner.run(getattr(self.ledger, method)(operation))
+
+        async def answer() -> m.Outcome:
+            outcome: m.Outcome = await getattr(self.ledger, method)(operation)
+            return outcome
+
+        actual = self.runner.run(answer())
         expected = self.model.decide(operation, self.clock[0])
 
         assert self.comparable(expected) == self.comparable(actual)

@@ -294,10 +294,11 @@ async def test_a_shard_that_is_away_leaves_no_lock_and_keeps_nothing_else_from_b
     away = shard_of("unconcerned-4", SHARDS)
     assert away not in {shard_of(sku, SHARDS) for sku in SKUS}
 
-    def refused(_operations: list[m.Operation]) -> Any:
+    def refused(_operations: m.Operation | list[m.Operation]) -> Any:
         raise Unavailable("its server is down")
 
-    setattr(lame._coalescers[away], "submit_all", refused)  # noqa: B010, SLF001
+    for name in ("submit", "submit_all"):
+        setattr(lame._coalescers[away], name, refused)  # noqa: SLF001
     shop = Shop(lame, world.clock)
     with pytest.raises(Unavailable):
         await shop.hold(("A", 1), ("B", 1), key="another")
