@@ -53,6 +53,8 @@ class Second(Struct, frozen=True):
     cpu: dict[str, float]
     """Cores used by each process: ``api``, ``valkey``, ``journal``, ``generator-1`` …"""
     memory_bytes: dict[str, int] = {}
+    late_us: int = 0
+    """The most by which a request was sent after it was due."""
 
 
 class Step(Struct, frozen=True):
