@@ -12,7 +12,7 @@ from typing import Any
 import click
 import uvloop
 
-from bench import journey, memory, replay_run
+from bench import journey, memory, replay_run, reporting
 
 CONCURRENCY = 64
 
@@ -45,6 +45,10 @@ def replay(
 def memory_(positions: int) -> None:
     """Measure the ledger's memory per position and per live line, on a Valkey of its own."""
     _run(lambda: memory.run(positions))
+
+
+for _command in reporting.COMMANDS:
+    main.add_command(_command)
 
 
 def _run(scenario: Callable[[], Coroutine[Any, Any, bool]]) -> None:
