@@ -12,7 +12,8 @@ from typing import Any
 import click
 import uvloop
 
-from bench import journey, memory, replay_run, reporting
+from bench import journey, memory, replay_run, reporting, scenario_commands
+from bench.generators import GeneratorFailed
 
 CONCURRENCY = 64
 
@@ -57,7 +58,7 @@ def _run(scenario: Callable[[], Coroutine[Any, Any, bool]]) -> None:
     passed = False
     try:
         passed = uvloop.run(scenario())
-    except* (journey.NoData, *replay_run.FAILED) as group:
+    except* (journey.NoData, GeneratorFailed, *replay_run.FAILED) as group:
         failures = list(_leaves(group))
     for failure in failures:
         click.echo(f"{type(failure).__name__}: {failure}", err=True)
@@ -71,3 +72,6 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield from _leaves(failure)
         else:
             yield failure
+
+
+scenario_commands.add_to(main, _run)

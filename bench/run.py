@@ -80,6 +80,16 @@ class Knee(Struct, frozen=True):
     beyond: str
 
 
+class Feed(Struct, frozen=True):
+    """Stock events over NATS during the run."""
+
+    events: int
+    messages: int
+    events_per_second: float
+    apply_lag: Latency
+    """From before an event was published until an ATP answer showed it."""
+
+
 class Check(Struct, frozen=True):
     """Something that must hold after every run."""
 
@@ -111,6 +121,7 @@ class Run(Struct, frozen=True):
     cpu: dict[str, float]
     checks: list[Check]
     format: int = FORMAT
+    feed: Feed | None = None
 
 
 def read(path: Path) -> Run:
