@@ -1,12 +1,14 @@
 """Owns which plots a run has: each is drawn, told in a sentence, and written out in a table under it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from bench import figures, plots, step_charts, verdict
 from bench.markup import Html, joined, table, tag
 from bench.plots import Axis, Goal, Hover, Line
 from bench.run import Latency, Run, Second
+from bench.tally import P99_MAX_US, P999_MAX_US
+from bench.watch import BATCH_MAX
 
 Of = Callable[[Second], float | None]
 LATENCIES: dict[str, Of] = {
@@ -20,6 +22,8 @@ RATES: dict[str, Of] = {
     "shed": lambda second: second.shed,
     "failed": lambda second: second.failed,
 }
+GOALS = ((100, P99_MAX_US), (1_000, P999_MAX_US))
+"""Of requests: [one in how many may be slower, than so many microseconds]."""
 PERCENTILES = (0.5, 0.9, 0.99, 0.999, 0.9999)
 
 
@@ -37,42 +41,43 @@ def all_of(run: Run, earlier: Run | None) -> list[Html]:
 
 
 def _by_percentile(run: Run, earlier: Run | None) -> Html | None:
-    names = list(dict.fromkeys(kind.name for r in (run, earlier) if r for kind in r.kinds))
     drawn, rows = [], []
-    for r, kind in [(each, kind) for each in (run, earlier) if each for kind in each.kinds]:
-        colour = names.index(kind.name)
-        for what, latency, dotted in (("", kind.accepted, 0), (", shed", kind.shed, plots.COLOURS)):
-            if latency.count:
-                word = kind.name + what + (", earlier" if r is earlier else "")
-                drawn.append(Line(word, figures.curve(latency), colour + dotted, earlier=r is earlier))
-                rows.append((word, figures.count(latency.count), *_percentiles(latency)))
+    colours = {name: i for i, name in enumerate(dict.fromkeys(name for r in (run, earlier) if r for name in _names(r)))}
+    for r, (name, what, latency) in [(each, one) for each in (run, earlier) if each for one in _latencies(each)]:
+        word = name + what + (", earlier" if r is earlier else "")
+        colour = colours[name] + (plots.COLOURS if what else 0)
+        drawn.append(Line(word, figures.curve(latency), colour, earlier=r is earlier))
+        rows.append((word, figures.count(latency.count), *_percentiles(latency)))
     if not drawn:
         return None
-    highest = max(point[0] for line in drawn for point in line.points)
-    values = [point[1] for line in drawn for point in line.points if point[1]]
-    single = len(run.steps) <= 1
-    goals = (
-        [
-            Goal(one_in, us, f"goal {figures.time(us)}")
-            for one_in, us in ((100, verdict.P99_US_MAX), (1_000, verdict.P999_US_MAX))
-        ]
-        if single
-        else []
-    )
-    axes = plots.percentile_axis(highest), plots.latency_axis([*values, *(goal.y for goal in goals)])
+    title = "Latency by percentile"
     said = (
         "Each line is one kind of request: so many of its requests were faster than this. Both scales are logarithmic;"
         " the further right, the rarer. A knee upwards at the right is a stall that few requests met."
     )
-    return plots.figure(
-        "Latency by percentile",
-        said,
-        drawn,
-        plots.lines(
-            "percentile", "Latency by percentile", said, axes, drawn, goals=[g for g in goals if g.x <= highest]
-        ),
-        table(("kind", "requests", "50 %", "90 %", "99 %", "99.9 %", "99.99 %", "slowest"), rows),
+    highest = max(point[0] for line in drawn for point in line.points)
+    goals = (
+        [] if len(run.steps) > 1 else [Goal(of, us, f"goal {figures.time(us)}") for of, us in GOALS if of <= highest]
     )
+    values = [point[1] for line in drawn for point in line.points if point[1]]
+    axes = plots.percentile_axis(highest), plots.latency_axis([*values, *(goal.y for goal in goals)])
+    drawing = plots.lines("percentile", title, said, axes, drawn, goals=goals)
+    head = ("kind", "requests", "50 %", "90 %", "99 %", "99.9 %", "99.99 %", "slowest")
+    return plots.figure(title, said, drawn, drawing, table(head, rows))
+
+
+def _names(run: Run) -> Iterator[str]:
+    return (name for name, _, _ in _latencies(run))
+
+
+def _latencies(run: Run) -> Iterator[tuple[str, str, Latency]]:
+    """Of what was seen: its name, what part of it, and how long it took."""
+    for kind in run.kinds:
+        for what, latency in (("", kind.accepted), (", shed", kind.shed)):
+            if latency.count:
+                yield kind.name, what, latency
+    if run.feed is not None and run.feed.apply_lag.count:
+        yield "stock event until seen", "", run.feed.apply_lag
 
 
 def _percentiles(latency: Latency) -> list[str]:
@@ -190,17 +195,19 @@ def _batch_sizes(run: Run, earlier: Run | None) -> Html | None:
     if not kept:
         return None
     groups, rows = [], []
+    largest = max((size for batches in kept for size in batches if size < BATCH_MAX), default=1)
     for size in sorted({size for batches in kept for size in batches}):
         shares: list[tuple[int, float]] = []
         cells: list[str] = []
         for i, batches in enumerate(kept):
             number = batches.get(size, 0)
             of_calls = number / sum(batches.values())
-            of_operations = number * size / sum(up_to * n for up_to, n in batches.items())
+            of_operations = number * min(size, largest) / sum(min(up_to, largest) * n for up_to, n in batches.items())
             shares += [(2 * i, of_calls), (2 * i + 1, of_operations)]
             cells += [figures.count(number), f"{of_calls:.1%}", f"{of_operations:.1%}"]
-        groups.append((figures.count(size), shares))
-        rows.append((figures.count(size), *cells))
+        word = "more" if size >= BATCH_MAX else figures.count(size)
+        groups.append((word, shares))
+        rows.append((word, *cells))
     said = (
         "Blue: of all calls to the ledger, how many were of this size. Orange: of all operations, how many went in such"
         " calls (reckoned by the size's upper edge)." + (" The earlier run is paler." if len(kept) > 1 else "")

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import uvloop
 
-from bench import journey, memory, replay_run, reporting, scenario_commands
+from bench import journey, k6_run, memory, replay_run, reporting, scenario_commands
 from bench.generators import GeneratorFailed
 
 CONCURRENCY = 64
@@ -46,6 +46,17 @@ def replay(
 def memory_(positions: int) -> None:
     """Measure the ledger's memory per position and per live line, on a Valkey of its own."""
     _run(lambda: memory.run(positions))
+
+
+@main.command("k6")
+@click.option("--rate", type=click.IntRange(1, 100_000), default=500, show_default=True, help="Holds a second.")
+@click.option(
+    "--seconds", type=click.IntRange(1, 3_600), default=20, show_default=True, help="For how long, each time."
+)
+@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Of each, by turns.")
+def k6_(rate: int, seconds: int, rounds: int) -> None:
+    """Check our generator against k6: the same holds at the same rate from both, on one service."""
+    _run(lambda: k6_run.run(rate, seconds, rounds, reporting.console_of_report()))
 
 
 for _command in reporting.COMMANDS:

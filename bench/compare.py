@@ -99,6 +99,12 @@ def _whole(now: Run, earlier: Run, *, same_load: bool) -> Iterator[Row]:
     group = "whole run"
     if now.knee and earlier.knee:
         yield Row(group, "knee", earlier.knee.per_second, now.knee.per_second, figures.rate, lower_is_better=False)
+    if now.feed and earlier.feed and now.feed.apply_lag.count and earlier.feed.apply_lag.count:
+        both = earlier.feed, now.feed
+        same_feed = _same_rate(*(feed.events_per_second for feed in both))
+        judged = same_feed and all(verdict.told(feed.apply_lag, 0.99) for feed in both)
+        lags = [feed.apply_lag.p99_us for feed in both]
+        yield Row(group, "p99 of the apply lag", lags[0], lags[1], figures.time, judged=judged)
     done = [figures.accepted(run.kinds) for run in (earlier, now)]
     rates = done[0] / earlier.seconds, done[1] / now.seconds
     yield Row(group, "accepted", *rates, figures.rate, lower_is_better=False, judged=same_load)

@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from bench.run import Kind, Latency, Run, Second
+from bench.tally import SHED, is_accepted
 
 POINTS_MAX = 90
 """Of a line over time: more cannot be seen, and each is in the report three times."""
 CURVE_POINTS_MAX = 160
 NOTHING = "-"
-SHED = ("429", "503")
 
 
 def time(us: float | None) -> str:
@@ -62,11 +62,9 @@ def shed(kinds: Iterable[Kind]) -> int:
 
 def failed(kind: Kind) -> dict[str, int]:
     """What was neither done nor refused nor shed, by how it ended."""
-    return {how: number for how, number in kind.by_status.items() if number and not _is_expected(how)}
-
-
-def _is_expected(how: str) -> bool:
-    return how.startswith("2") or how == "409" or how in SHED
+    return {
+        how: number for how, number in kind.by_status.items() if number and not is_accepted(how) and how not in SHED
+    }
 
 
 def scheduled(run: Run) -> int:

@@ -6,7 +6,7 @@ from typing import Final
 
 from bench import charts, compare, figures, verdict
 from bench.markup import Html, joined, table, tag
-from bench.run import Check, Kind, Run
+from bench.run import Check, Feed, Kind, Run
 
 STYLE: Final = Path(__file__).with_name("report.css")
 # Nothing from outside is ever loaded, whatever the figures hold; the page's own style is all there is.
@@ -43,6 +43,7 @@ def document(run: Run, earlier: Run | None = None) -> str:
             tag("div", _section("Checks", _checks(run.checks)), _section("Goals", _goals(run)), class_="pair"),
             *compared,
             _section("Requests", _kinds(run.kinds)),
+            *([] if run.feed is None else [_section("Stock events over NATS", _feed(run.feed))]),
             _section("Plots", charts.grid(charts.all_of(run, earlier))),
             _section("How it was run", *_how(run)),
             _section("Caveats", tag("ul", *(tag("li", caveat) for caveat in verdict.caveats(run)))),
@@ -158,6 +159,14 @@ def _kinds(kinds: Sequence[Kind]) -> Html:
     )
     statuses = [(kind.name, _by_status(kind)) for kind in kinds]
     return joined(table(head, rows), tag("div", table(("kind", "answers by status"), statuses), class_="words"))
+
+
+def _feed(feed: Feed) -> Html:
+    lag = feed.apply_lag
+    counts = figures.count(feed.events), figures.count(feed.messages), figures.rate(feed.events_per_second)
+    lags = (figures.time(us if lag.count else None) for us in (lag.p50_us, lag.p99_us, lag.max_us))
+    head = ("events", "messages", "rate", "lag, looked at", "p50", "p99", "longest")
+    return table(head, [(*counts, figures.count(lag.count), *lags)], "Lag: from before publishing until ATP shows it.")
 
 
 def _by_status(kind: Kind) -> str:

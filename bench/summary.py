@@ -18,6 +18,10 @@ def show(console: Console, run: Run) -> None:
     if run.cpu:
         told = ", ".join(f"{name} {figures.cores(share)}" for name, share in run.cpu.items())
         console.print(f"cores, mean: {escape(told)}", highlight=False)
+    if run.feed is not None:
+        lag = figures.time(run.feed.apply_lag.p99_us if run.feed.apply_lag.count else None)
+        sent = f"{figures.count(run.feed.events)} at {figures.rate(run.feed.events_per_second)}"
+        console.print(f"stock events over NATS: {sent}, p99 of the apply lag {lag}", highlight=False)
     console.print(checked((check.name, check.holds, check.said) for check in run.checks))
     console.print(_goals(run))
     style = "bold green" if verdict.passed(run) else "bold red"

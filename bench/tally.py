@@ -44,7 +44,7 @@ class Sum(NamedTuple):
     @property
     def accepted(self) -> Counts:
         """2xx, and the business's own refusals."""
-        return histogram.merged(counts for status, counts in self.by_status.items() if _is_accepted(status))
+        return histogram.merged(counts for status, counts in self.by_status.items() if is_accepted(status))
 
     @property
     def shed(self) -> Counts:
@@ -56,11 +56,12 @@ class Sum(NamedTuple):
         return sum(
             sum(counts.values())
             for status, counts in self.by_status.items()
-            if not _is_accepted(status) and status not in SHED
+            if not is_accepted(status) and status not in SHED
         )
 
 
-def _is_accepted(status: str) -> bool:
+def is_accepted(status: str) -> bool:
+    """2xx, or a refusal that is the business's own."""
     return status.startswith("2") or status == "409"
 
 

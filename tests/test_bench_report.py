@@ -15,7 +15,7 @@ from bench import compare, figures, html_report, summary, verdict
 from bench import run as runs
 from bench.cli import main
 from bench.live import Live
-from bench.run import Check, Knee, Run
+from bench.run import Check, Feed, Knee, Run
 
 EVIL = "<script>alert(1)</script>\"'&\x00"
 
@@ -331,3 +331,15 @@ def test_a_run_that_goes_on_is_shown_in_one_place_on_a_terminal() -> None:
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
     for word in ("flash-sale", "of 60 s", "1,000/s", "accepted", "980/s", "generator late by", "40.0 ms"):
         assert word in shown
+
+
+def test_stock_events_that_ran_meanwhile_are_told() -> None:
+    feed = Feed(1_000, 10, 500.0, latency(2_000, 30_000.0))
+    document = html_report.document(run(feed=feed), run(feed=Feed(1_000, 10, 500.0, latency(2_000, 10_000.0))))
+
+    assert rows(document, "Stock events over NATS")[1][:4] == ["1,000", "10", "500/s", "2,000"]
+    assert ["whole run: p99 of the apply lag", "68.4 ms", "205 ms", "3.00x", "worse"] in rows(
+        document, "Compared with an earlier run"
+    )
+    assert {goal.name: goal.met for goal in verdict.goals(run(feed=feed))}["stock events: p99 of the apply lag"]
+    assert "stock event until seen" in text(document)
