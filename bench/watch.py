@@ -11,6 +11,11 @@ from typing import Final, NamedTuple
 from bench.http_client import HttpClient, Lost, NotSent
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")
+PROC: Final = Path("/proc")
+PARENT, USER_TICKS, SYSTEM_TICKS, RESIDENT_PAGES = 1, 11, 12, 21
+"""Fields of /proc/PID/stat, counted from after the command's name."""
+LOOK_AROUND: Final = 10
+"""Every so many seconds it is looked who is whose child: a machine may run hundreds of others."""
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 BATCHES: Final = re.compile(
     r"^availability_ledger_batch_operations_(sum|count|bucket)(?:{le=\"([^\"]+)\"})? (\S+)$", re.MULTILINE
@@ -52,9 +57,11 @@ class Watch:
         self.samples: list[Sample] = []
         self._http = http
         self._pids = dict(pids)
+        self._families: dict[str, list[int]] = {}
 
     def also(self, pids: Mapping[str, int]) -> None:
         self._pids |= pids
+        self._families = families(self._pids)
 
     async def run(self) -> None:
         """For ever."""
@@ -64,8 +71,9 @@ class Watch:
 
     async def sample(self) -> None:
         at_s = time.monotonic()
-        usage = usages(self._pids)
-        self.samples.append(Sample(at_s, usage, await self._batches()))
+        if len(self.samples) % LOOK_AROUND == 0:
+            self._families = families(self._pids)
+        self.samples.append(Sample(at_s, usages(self._families), await self._batches()))
 
     async def _batches(self) -> Batches | None:
         try:
@@ -101,34 +109,41 @@ def calls_by_size(before: Batches | None, after: Batches | None) -> list[tuple[i
     return sizes
 
 
-def usages(pids: Mapping[str, int]) -> dict[str, Usage]:
-    """Of each that lives, by its name, with its descendants that have no name of their own; none without a /proc."""
-    stats = {int(entry.name): stat for entry in _proc() if (stat := _stat(entry)) is not None}
+def families(pids: Mapping[str, int]) -> dict[str, list[int]]:
+    """Each process with its descendants that have no name of their own; none where there is no /proc."""
     children: dict[int, list[int]] = {}
-    for pid, (parent, _) in stats.items():
-        children.setdefault(parent, []).append(pid)
-    found: dict[str, Usage] = {}
+    for pid in _pids():
+        fields = _stat(pid)
+        if fields is not None:
+            children.setdefault(int(fields[PARENT]), []).append(pid)
     named = set(pids.values())
+    found: dict[str, list[int]] = {}
     for name, pid in pids.items():
-        if pid in stats:
-            family = [pid]
-            for member in family:
-                family += [child for child in children.get(member, []) if child not in named]
-            members = [stats[member][1] for member in family]
-            found[name] = Usage(sum(one.cpu_s for one in members), sum(one.memory_bytes for one in members))
+        family = [pid]
+        for member in family:
+            family += [child for child in children.get(member, []) if child not in named]
+        found[name] = family
     return found
 
 
-def _proc() -> list[Path]:
-    proc = Path("/proc")
-    return [proc / name for name in os.listdir(proc) if name.isdigit()] if proc.is_dir() else []  # noqa: PTH208
+def usages(of: Mapping[str, list[int]]) -> dict[str, Usage]:
+    """Of each family, those of its members that live."""
+    found: dict[str, Usage] = {}
+    for name, family in of.items():
+        stats = [stat for pid in family if (stat := _stat(pid)) is not None]
+        if stats:
+            ticks = sum(int(stat[USER_TICKS]) + int(stat[SYSTEM_TICKS]) for stat in stats)
+            found[name] = Usage(ticks / TICKS, sum(int(stat[RESIDENT_PAGES]) for stat in stats) * PAGE_BYTES)
+    return found
 
 
-def _stat(entry: Path) -> tuple[int, Usage] | None:
-    """Parent, and what it used; None when it has ended meanwhile."""
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()] if PROC.is_dir() else []
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields after the command's name; None when it has ended meanwhile."""
     try:
-        fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    cpu_s = (int(fields[11]) + int(fields[12])) / TICKS
-    return int(fields[1]), Usage(cpu_s, int(fields[21]) * PAGE_BYTES)
