@@ -241,7 +241,7 @@ def _children_cpu_s() -> float:
 
 
 def _service_cpu_s(service: Target) -> float:
-    return sum(usage.cpu_s for usage in watch.usages(service.addresses.pids).values())
+    return sum(usage.cpu_s for usage in watch.usages(watch.families(service.addresses.pids)).values())
 
 
 def show(console: Console, ours: Measured, theirs: Measured, from_due: Measured) -> None:
