@@ -60,6 +60,11 @@ class Load:
         for _ in range(min(connections, self._connections_max)):
             await self._connect_one()
 
+    def close(self) -> None:
+        """End every connection, and whatever is on it."""
+        for connection in [*self._open]:
+            connection.abort(LOST)
+
     def submit(self, request: Request) -> None:
         """Send it now, or as soon as a connection is free."""
         if self._idle:
@@ -80,8 +85,8 @@ class Load:
         try:
             await self._connect_one()
         except OSError:
-            # As many fail as connections did: those who wait must not wait for a service that is away.
-            if self._waiting:
+            # Nobody must wait for a service that is away; where other connections are open, they take those who wait.
+            while self._waiting and not self._open:
                 self._answered(self._waiting.popleft(), LOST, b"")
 
     async def _connect_one(self) -> None:

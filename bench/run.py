@@ -71,6 +71,8 @@ class Step(Struct, frozen=True):
     generator_late: bool
     holds: bool
     """Whether it met the goals, so that the knee is not below it."""
+    name: str = ""
+    """What it was: a rate, a phase, an hour."""
 
 
 class Knee(Struct, frozen=True):

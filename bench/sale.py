@@ -19,7 +19,7 @@ from bench.http_load import Request
 from bench.orders import ENDING, HELD, NOT_DONE, REFUSED, UNKNOWN, Follow, Holds, Plan, Pool
 from bench.stores import time_text
 
-BASKETS: Final = 4_096
+BASKETS: Final = 2_048
 """Different ones a pool and process."""
 READS: Final = 1_024
 READS_OF_MANY: Final = 64

@@ -89,12 +89,16 @@ class Stage:
     generators: Generators
     watch: Watch
     live: Live
+    pids: dict[str, int]
+    """Of the service, at the beginning."""
     spans: list[Span] = field(default_factory=list)
-    """The stretches whose figures count."""
+    """The stretches whose figures count ..."""
+    names: list[str] = field(default_factory=list)
+    """... and what they are."""
     knee: Knee | None = None
-    _end: int = 0
-    _told: int = 0
     first: int = 0
+    """The first second that counts."""
+    _end: int = 0
 
     async def offer(self, name: str, rates: Rates, seconds: int, *, counts: bool = True) -> Span:
         """A stretch, right after the one before if that is not over yet; returns when it has been sent."""
@@ -104,6 +108,7 @@ class Stage:
         await self.generators.offer(span.first, seconds, rates, poisson=self.options.poisson)
         if counts:
             self.spans.append(span)
+            self.names.append(name)
             self.first = self.first or span.first
         self.live.phase(name)
         for second in range(span.first + 1, span.end):
@@ -116,11 +121,8 @@ class Stage:
     def _tell(self, second: int) -> None:
         """Show a second that is over, and mostly answered."""
         if self.first and second >= self.first:
-            (told,) = tally.timeline(self.generators.cells, self.generators.late, self.watch.samples, Span(second, 1))
-            told = type(told)(
-                **{name: getattr(told, name) for name in told.__struct_fields__} | {"at_s": second - self.first}
-            )
-            self.live.second(told)
+            found = self.generators
+            self.live.second(tally.second_of(found.cells, found.late, self.watch.samples, self.first, second))
 
     async def warm_up(self, rates: Rates) -> None:
         """So that connections, caches and follow-ups are there when it counts."""
@@ -165,7 +167,8 @@ async def run(script: Script, options: Options, service: Service, live: Live) ->
             await stage.answered()
         holds = await stage.generators.finish()
         live.phase("checks")
-        checks = script.checks(stage) + await _verified(stage, service, callers, stock, feeder, goods, holds)
+        checks = [*script.checks(stage), check_alive(stage.pids, service.pids)]
+        checks += await _verified(stage, service, callers, stock, feeder, goods, holds)
     if options.feed_rate:
         checks.append(feeder.check())
     return _told(script, stage, service, started_at, checks, feeder)
@@ -176,12 +179,13 @@ async def _stage(
     script: Script, options: Options, service: Service, goods: Assortment, live: Live, http: HttpClient
 ) -> AsyncIterator[Stage]:
     plans = [_plan(script, options, service, goods, number) for number in range(1, options.processes + 1)]
-    watch = Watch(http, {"bench": os.getpid(), **service.pids})
+    pids = service.pids
+    watch = Watch(http, {"bench": os.getpid(), **pids})
     async with generators.running(plans) as running, asyncio.TaskGroup() as tasks:
         watch.also(running.pids)
         watching = tasks.create_task(watch.run())
         try:
-            yield Stage(options, running, watch, live)
+            yield Stage(options, running, watch, live, pids)
         finally:
             watching.cancel()
 
@@ -239,6 +243,13 @@ async def _verified(
     return await verifier.checks()
 
 
+def check_alive(before: Mapping[str, int], now: Mapping[str, int]) -> Check:
+    """Whether the service's processes are those that were there before the run."""
+    ended = [name for name, pid in before.items() if now.get(name) != pid]
+    said = f"{', '.join(ended)} did" if ended else f"{len(before)} of them"
+    return Check("no process of the service ended", not ended if before else None, said if before else "not seen")
+
+
 def _told(script: Script, stage: Stage, service: Service, started_at: str, checks: list[Check], feeder: Feeder) -> Run:
     options, running = stage.options, stage.generators
     whole = Span(stage.first, stage.spans[-1].end - stage.first)
@@ -257,7 +268,10 @@ def _told(script: Script, stage: Stage, service: Service, started_at: str, check
         flaws=flaws + [f"unwelcome answer: {refusal}" for refusal in running.refusals],
         kinds=tally.kinds(running.cells, stage.spans),
         timeline=tally.timeline(running.cells, running.late, stage.watch.samples, whole),
-        steps=[stage.step(span) for span in stage.spans],
+        steps=[
+            tally.step(running.cells, running.late, span, name)
+            for span, name in zip(stage.spans, stage.names, strict=True)
+        ],
         knee=stage.knee,
         batches=calls_by_size(before and before.batches, after and after.batches),
         cpu=cpu,

@@ -32,7 +32,12 @@ class Service(Struct, frozen=True):
     clients: list[str]
     """Of the tokens, as far as known."""
     addresses: Addresses | None
-    pids: dict[str, int]
+    folder: Path | None
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Its processes on this machine, as they are now."""
+        return {} if self.folder is None else target.told(self.folder).addresses.pids
 
 
 @asynccontextmanager
@@ -40,12 +45,12 @@ async def reached(where: Where, scenario: str, clients: int) -> AsyncIterator[Se
     """The service, for as long as the block lasts. Raises ``NoTarget``."""
     name = f"{scenario}-{secrets.token_hex(3)}"
     if where.url is not None:
-        yield Service(name, where.url.rstrip("/"), _tokens(where.token_file), [], None, {})
+        yield Service(name, where.url.rstrip("/"), _tokens(where.token_file), [], None, None)
         return
     async with target.running(where.data_folder, where.workers) as running:
         names = [f"{name}-client-{number}" for number in range(1, clients + 1)]
         tokens = [running.token(client, SCOPES) for client in names]
-        yield Service(name, running.addresses.api, tokens, names, running.addresses, running.addresses.pids)
+        yield Service(name, running.addresses.api, tokens, names, running.addresses, running.folder)
 
 
 def _tokens(path: Path | None) -> list[str]:

@@ -90,7 +90,7 @@ def kinds(cells: Cells, spans: list[Span]) -> list[Kind]:
     return found
 
 
-def step(cells: Cells, late: Mapping[int, Counts], span: Span) -> Step:
+def step(cells: Cells, late: Mapping[int, Counts], span: Span, name: str = "") -> Step:
     """The figures of a stretch, and whether it met the goals."""
     whole = summed(cells, [span])
     accepted, shed = whole.accepted, sum(whole.shed.values())
@@ -112,6 +112,7 @@ def step(cells: Cells, late: Mapping[int, Counts], span: Span) -> Step:
         p999_us=p999_us,
         generator_late=is_late,
         holds=all(holds),
+        name=name,
     )
 
 
@@ -139,10 +140,11 @@ def late_p99_us(late: Mapping[int, Counts], spans: Iterable[Span]) -> int:
 
 def timeline(cells: Cells, late: Mapping[int, Counts], samples: list[Sample], whole: Span) -> list[Second]:
     """Each second of the run, from its first on."""
-    return [_second(cells, late, samples, whole.first, second) for second in range(whole.first, whole.end)]
+    return [second_of(cells, late, samples, whole.first, second) for second in range(whole.first, whole.end)]
 
 
-def _second(cells: Cells, late: Mapping[int, Counts], samples: list[Sample], first: int, second: int) -> Second:
+def second_of(cells: Cells, late: Mapping[int, Counts], samples: list[Sample], first: int, second: int) -> Second:
+    """That second, counted from ``first``."""
     found = summed(cells, [Span(second, 1)])
     accepted = found.accepted
     before, after = _around(samples, second)
