@@ -130,7 +130,10 @@ def _cpu(run: Run, earlier: Run | None) -> Html | None:
 
 def _memory(run: Run, earlier: Run | None) -> Html | None:
     of: dict[str, Of] = {name: partial(_megabytes, name) for name in figures.names(run.timeline, "memory_bytes")}
-    said = "Resident memory in MB. A line that keeps rising under an even load is a leak, or a queue."
+    said = (
+        "Resident memory in MB, of child processes too: what they share counts in each, so Postgres shows more than it"
+        " takes. A line that keeps rising under an even load is a leak, or a queue."
+    )
     return _per_process("Memory per process", said, "MB", run, earlier, of, "{:,.1f}".format)
 
 
@@ -158,7 +161,9 @@ def _over_time(of: dict[str, Of], run: Run, earlier: Run | None) -> list[Line]:
         for colour, (name, get) in enumerate(of.items()):
             line = [(second.at_s + each_s / 2, get(second)) for second in points]
             if r is run or any(value is not None for _, value in line):
-                drawn.append(Line(name + (", earlier" if r is earlier else ""), line, colour, earlier=r is earlier))
+                word = name + (", earlier" if r is earlier else "")
+                # What was offered lies under what was accepted of it, mostly at the same place.
+                drawn.append(Line(word, line, colour, earlier=r is earlier, broad=name == "offered"))
     return drawn
 
 

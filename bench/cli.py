@@ -54,9 +54,14 @@ def memory_(positions: int) -> None:
     "--seconds", type=click.IntRange(1, 3_600), default=20, show_default=True, help="For how long, each time."
 )
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Of each, by turns.")
-def k6_(rate: int, seconds: int, rounds: int) -> None:
+@click.option("--connections", type=click.IntRange(min=1), default=128, show_default=True, help="At most, of each.")
+@click.option("--stand-in", type=click.FloatRange(min=0), help="Ask a server that answers after MS, not the service.")
+@click.option("--stall", type=click.FloatRange(min=0), default=0.0, help="Of that server: for MS, every 2.5 s.")
+def k6_(rate: int, seconds: int, rounds: int, connections: int, stand_in: float | None, stall: float) -> None:
     """Check our generator against k6: the same holds at the same rate from both, on one service."""
-    _run(lambda: k6_run.run(rate, seconds, rounds, reporting.console_of_report()))
+    load = k6_run.Load(rate, seconds, rounds, connections)
+    stand_in_ms = None if stand_in is None else (stand_in, stall)
+    _run(lambda: k6_run.run(load, stand_in_ms, reporting.console_of_report()))
 
 
 for _command in reporting.COMMANDS:

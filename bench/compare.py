@@ -116,7 +116,7 @@ def _whole(now: Run, earlier: Run, *, same_load: bool) -> Iterator[Row]:
             each = [run.cpu[name] * 1e6 / rate for run, rate in zip((earlier, now), rates, strict=True)]
             yield Row(group, f"CPU a request: {name}", each[0], each[1], figures.time, judged=False)
     sums = [
-        sum(cores for name, cores in run.cpu.items() if not name.startswith("generator")) * 1e6 / rate
+        sum(cores for name, cores in run.cpu.items() if not verdict.is_ours(name)) * 1e6 / rate
         for run, rate in zip((earlier, now), rates, strict=True)
     ]
     if all(sums):

@@ -36,12 +36,13 @@ class Axis(Struct, frozen=True):
 
 
 class Line(Struct, frozen=True):
-    """Points by rising x; None is a gap. ``colour`` counts from 0. ``earlier`` is drawn dashed and faint."""
+    """Points by rising x; None is a gap. ``colour`` counts from 0; ``earlier`` is dashed and faint, ``broad`` wide."""
 
     name: str
     points: Sequence[tuple[float, float | None]]
     colour: int
     earlier: bool = False
+    broad: bool = False
 
 
 class Mark(Struct, frozen=True):
@@ -148,7 +149,7 @@ def figure(title: str, said: str, legend: Sequence[Line], drawing: Html, listed:
 
 def _style(line: Line) -> str:
     how = " earlier" if line.earlier else " dotted" if line.colour >= COLOURS else ""
-    return f"c{line.colour % COLOURS}{how}"
+    return f"c{line.colour % COLOURS}{how}{' broad' if line.broad else ''}"
 
 
 def lines(
