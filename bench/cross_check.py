@@ -86,6 +86,6 @@ def explained(ours: Measured, theirs: Measured, from_due: Measured) -> Iterator[
         yield f"Ours did not send {ours.missed:,.0f} requests that were due: the rate was not reached."
     if theirs.missed:
         yield (
-            f"k6 never sent {theirs.missed:,.0f} requests that were due, for want of a free virtual user: its figures leave"
-            " out the very requests that would have waited longest. Ours sent them, late, and counts them from when due."
+            f"k6 never sent {theirs.missed:,.0f} requests that were due, for want of a free virtual user: its figures"
+            " leave out the very requests that would have waited longest. Ours sent them, late, and counts from when due."
         )

@@ -47,12 +47,12 @@ class Plan(Struct, frozen=True):
     think_s: float
     """From a hold's answer to its commit or release, on average: evenly from half of it to one and a half."""
     ttl_s: int
-    realtime: bool
-    """Whether to run before everything else, where that is allowed."""
     items: int
     """Of a POST of ATP."""
     events: int
     """Of a POST of stock events."""
+    realtime: bool = True
+    """Whether to run before everything else, where that is allowed."""
 
 
 class Stretch(Struct, frozen=True, tag="stretch"):
