@@ -30,7 +30,7 @@ PERCENTILES = (0.5, 0.9, 0.99, 0.999, 0.9999)
 def all_of(run: Run, earlier: Run | None) -> list[Html]:
     """The plots for which the run has figures."""
     made: list[Html | None] = []
-    if len(run.steps) > 1:
+    if run.searches:
         made += [step_charts.rates(run, earlier), step_charts.latency(run, earlier)]
     made.append(_by_percentile(run, earlier))
     if run.timeline:
@@ -56,9 +56,7 @@ def _by_percentile(run: Run, earlier: Run | None) -> Html | None:
         " the further right, the rarer. A knee upwards at the right is a stall that few requests met."
     )
     highest = max(point[0] for line in drawn for point in line.points)
-    goals = (
-        [] if len(run.steps) > 1 else [Goal(of, us, f"goal {figures.time(us)}") for of, us in GOALS if of <= highest]
-    )
+    goals = [] if run.searches else [Goal(of, us, f"goal {figures.time(us)}") for of, us in GOALS if of <= highest]
     values = [point[1] for line in drawn for point in line.points if point[1]]
     axes = plots.percentile_axis(highest), plots.latency_axis([*values, *(goal.y for goal in goals)])
     drawing = plots.lines("percentile", title, said, axes, drawn, goals=goals)

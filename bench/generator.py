@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -221,6 +222,11 @@ def main() -> None:
             return
         line += byte
     plan = msgspec.json.decode(line, type=Plan)
+    if plan.realtime:
+        # On a machine of its own it would not wait for the service's processes either. At a load of 8 on 2 cores it
+        # takes requests up within 1.1 ms (p99) so, and within 3 to 5 ms otherwise.
+        with suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     uvloop.run(Generator(plan).run())
 
 

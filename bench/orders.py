@@ -51,6 +51,8 @@ class Plan(Struct, frozen=True):
     """Of a POST of ATP."""
     events: int
     """Of a POST of stock events."""
+    realtime: bool = True
+    """Whether to run before everything else, where that is allowed."""
 
 
 class Stretch(Struct, frozen=True, tag="stretch"):

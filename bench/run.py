@@ -125,6 +125,11 @@ class Run(Struct, frozen=True):
     format: int = FORMAT
     feed: Feed | None = None
 
+    @property
+    def searches(self) -> bool:
+        """Whether it goes through rates to see which are too high, so that missing the goals is no fault of a step."""
+        return self.knee is not None or bool(self.options.get("find_knee") or self.options.get("steps"))
+
 
 def read(path: Path) -> Run:
     """The run in a file. Raises ``ValueError`` when it is none, or of another format."""

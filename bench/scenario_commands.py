@@ -53,6 +53,9 @@ EVERYWHERE: Final[list[Decorator]] = [
     _option("--clients", "clients", click.IntRange(1, 1_000), "Tokens, each of a client of its own."),
     _option("--seed", "seed", int, "The same seed offers the same."),
     click.option("--poisson/--constant", default=True, show_default=True, help="Gaps between arrivals."),
+    click.option(
+        "--realtime/--no-realtime", default=True, show_default=True, help="Generators go first, where that is allowed."
+    ),
     _option("--skus", "skus", click.IntRange(1, 50_000), "In the tail, of Zipf(1)."),
     _option("--locations", "locations", click.IntRange(1, 100), "Each has the whole tail."),
     _option("--warm-up", "warm_up", click.IntRange(0, 60), "Seconds that do not count, before those that do."),

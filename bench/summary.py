@@ -51,13 +51,13 @@ def _kinds(kinds: list[Kind]) -> Table:
 
 
 def _steps(steps: list[Step]) -> Table:
-    table = _table("Steps", "offered", "accepted", "shed", "failed", "p50", "p99", "p99.9", "goals")
+    table = _table("Steps", "", "offered", "accepted", "shed", "failed", "p50", "p99", "p99.9", "goals")
     for step in steps:
         word = "generator late" if step.generator_late else "met" if step.holds else "missed"
         rates = [figures.rate(rate) for rate in (step.offered_per_second, step.accepted_per_second)]
         ends = [figures.count(number) for number in (step.shed, step.failed)]
         times = [figures.time(us) for us in (step.p50_us, step.p99_us, step.p999_us)]
-        table.add_row(*rates, *ends, *times, word)
+        table.add_row(escape(step.name), *rates, *ends, *times, word)
     return table
 
 

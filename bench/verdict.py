@@ -35,13 +35,13 @@ def told(latency: Latency, percentile: float) -> bool:
 def goals(run: Run) -> list[Goal]:
     """Those that the run can be held to.
 
-    A run of several steps goes beyond the knee on purpose: it is held to having found one. Every other one is held to
+    A run that searches goes beyond the knee on purpose: it is held to having found one. Every other one is held to
     the latencies, to shedding quickly, and to failing nowhere.
     """
     failures = {f"{kind.name} {how}": n for kind in run.kinds for how, n in figures.failed(kind).items()}
     seen = ", ".join(f"{name}: {figures.count(n)}" for name, n in failures.items()) or "none"
-    found = [] if len(run.steps) > 1 else [Goal("requests that failed", "none", seen, not failures)]
-    if len(run.steps) > 1:
+    found = [] if run.searches else [Goal("requests that failed", "none", seen, not failures)]
+    if run.searches:
         knee = run.knee
         found.append(
             Goal(
@@ -115,7 +115,7 @@ def caveats(run: Run) -> list[str]:
             "The generator ran on the machine that it measured, and took CPU from the service: on a machine of its own"
             " the service would do better."
         )
-    if len(run.steps) > 1:
+    if run.searches:
         said.append("Latencies of the whole run mix all its steps, those beyond the knee too: read them by step.")
     few = [kind.name for kind in run.kinds if kind.accepted.count and not told(kind.accepted, 0.999)]
     if few:

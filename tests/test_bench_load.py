@@ -266,6 +266,7 @@ def plan() -> Plan:
         release_share=0.2,
         think_s=0.1,
         ttl_s=5,
+        realtime=False,
         items=3,
         events=4,
     )

@@ -160,6 +160,7 @@ class Buyers:
             assortment=assortment("run", 50, 2),
             think_s=0.1,
             ttl_s=5,
+            realtime=False,
             items=3,
             events=4,
             **settings | changes,
