@@ -134,7 +134,7 @@ async def _run(script: Callable[[Options], Script], given: dict[str, Any]) -> bo
     where = Where(given["url"], given["token_file"], given["data_dir"], given["workers"])
     options = _options(given)
     played = script(options)
-    earlier = run.read(given["earlier"]) if given["earlier"] else None
+    earlier = _earlier(given["earlier"], played.name)
     out = (
         given["out"]
         or Path(tempfile.mkdtemp(prefix="bench-")) / f"{played.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
@@ -149,10 +149,23 @@ async def _run(script: Callable[[Options], Script], given: dict[str, Any]) -> bo
     run.write(result, out)
     html_report.write(result, out.with_suffix(".html"), earlier)
     summary.show(console, result)
-    if earlier is not None:
+    if earlier is not None and earlier.valid and result.valid:
         compare.show(console, result, earlier, compare.MARKED_BEYOND)
     console.print(f"{out} and {out.with_suffix('.html').name}", markup=False, highlight=False, soft_wrap=True)
     return verdict.passed(result)
+
+
+def _earlier(path: Path | None, scenario_name: str) -> run.Run | None:
+    """What to compare with; that it will not do is said before the run, not after it."""
+    if path is None:
+        return None
+    try:
+        earlier = run.read(path)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if earlier.scenario != scenario_name:
+        raise click.UsageError(f"--compare {path} is a run of {earlier.scenario}, not of {scenario_name}")
+    return earlier
 
 
 def _options(given: dict[str, Any]) -> Options:
