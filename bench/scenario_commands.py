@@ -134,7 +134,9 @@ async def _run(script: Callable[[Options], Script], given: dict[str, Any]) -> bo
     where = Where(given["url"], given["token_file"], given["data_dir"], given["workers"])
     options = _options(given)
     played = script(options)
-    earlier = _earlier(given["earlier"], played.name)
+    earlier = _read(given["earlier"]) if given["earlier"] else None
+    if earlier is not None and earlier.scenario != played.name:
+        raise click.UsageError(f"--compare {given['earlier']}: that was {earlier.scenario}")
     out = (
         given["out"]
         or Path(tempfile.mkdtemp(prefix="bench-")) / f"{played.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
@@ -149,23 +151,11 @@ async def _run(script: Callable[[Options], Script], given: dict[str, Any]) -> bo
     run.write(result, out)
     html_report.write(result, out.with_suffix(".html"), earlier)
     summary.show(console, result)
+    # A run that is not valid has said so, and has nothing to be compared.
     if earlier is not None and earlier.valid and result.valid:
         compare.show(console, result, earlier, compare.MARKED_BEYOND)
     console.print(f"{out} and {out.with_suffix('.html').name}", markup=False, highlight=False, soft_wrap=True)
     return verdict.passed(result)
-
-
-def _earlier(path: Path | None, scenario_name: str) -> run.Run | None:
-    """What to compare with; that it will not do is said before the run, not after it."""
-    if path is None:
-        return None
-    try:
-        earlier = run.read(path)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    if earlier.scenario != scenario_name:
-        raise click.UsageError(f"--compare {path} is a run of {earlier.scenario}, not of {scenario_name}")
-    return earlier
 
 
 def _options(given: dict[str, Any]) -> Options:
@@ -183,6 +173,13 @@ def _options(given: dict[str, Any]) -> Options:
     return Options(**known)
 
 
+def _read(path: Path) -> run.Run:
+    try:
+        return run.read(path)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
 def _rate(text: str, of_run: Path | None) -> float:
     """A number, or per cent of a knee."""
     try:
@@ -191,7 +188,7 @@ def _rate(text: str, of_run: Path | None) -> float:
         share = float(text[:-1]) / 100
     except ValueError as error:
         raise click.UsageError(f"--rate {text}: a number is wanted, or one with %") from error
-    knee = run.read(of_run).knee if of_run else None
+    knee = _read(of_run).knee if of_run else None
     if knee is None:
         raise click.UsageError(f"--rate {text} needs --of FILE of a run that found its knee")
     return share * knee.per_second

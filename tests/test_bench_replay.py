@@ -341,6 +341,7 @@ async def test_a_sale_at_a_rate_is_offered_counted_and_checked(up: Up, tmp_path:
     ("arguments", "said"),
     [
         (["--rate", "70%"], "needs --of"),
+        (["--rate", "70%", "--of", __file__], "holds no run of this bench"),
         (["--rate", "many"], "a number is wanted"),
         (["--steps", "1,2,x"], "rates with commas"),
         (["--commit", "0.6", "--release", "0.6"], "more than all holds"),
