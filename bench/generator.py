@@ -202,7 +202,8 @@ class Generator:
         report = Report(
             cells=[*self._cells.values()],
             late=self._late,
-            pending=self._load.pending,
+            # What follows a hold that was answered late is still to come when the last stretch is over.
+            pending=self._load.pending + len(self._due),
             connections=self._load.connections,
             cpu_s=time.process_time(),
             refusals=self._refusals,

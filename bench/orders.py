@@ -89,7 +89,7 @@ class Report(Struct):
     late: dict[int, dict[int, int]]
     """By second: histogram of how much later than due requests were taken up."""
     pending: int
-    """Requests that wait for their answer, or for a connection."""
+    """Requests that are due later, or wait for a connection or for their answer."""
     connections: int
     cpu_s: float
     refusals: list[str] = []

@@ -6,8 +6,10 @@ import random
 import signal
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Self
 
+import msgspec
 import pytest
 from waiting import wait_until
 
@@ -16,7 +18,7 @@ from bench.generator import Generator
 from bench.generators import Counted
 from bench.http_load import Load, Request, parse
 from bench.opening import assortment
-from bench.orders import Plan, Pool
+from bench.orders import Plan, Pool, Report
 from bench.run import Step
 from bench.scenario import check_alive
 from bench.tally import Span
@@ -248,6 +250,16 @@ async def test_the_generator_tells_how_late_it_takes_requests_up(monkeypatch: py
     generator._count(Request("atp", 107.0, b"", lambda *_: None), 107.25)  # noqa: SLF001 - what the loop does
 
     assert tally.late_p99_us(generator._late, [Span(107, 1)]) == pytest.approx(250_000, rel=0.01)  # noqa: SLF001
+
+
+async def test_a_follow_up_that_is_due_later_is_waited_for() -> None:
+    generator = Generator(plan())
+    told: list[bytes] = []
+    generator._told_to = SimpleNamespace(write=told.append)  # type: ignore[assignment] # noqa: SLF001
+    generator._later(Request("commit", 107.0, b"", lambda *_: None))  # noqa: SLF001 - what an answer does
+    generator._report()  # noqa: SLF001 - what the loop does
+
+    assert msgspec.json.decode(told[0], type=Report).pending == 1
 
 
 def plan() -> Plan:
