@@ -87,5 +87,5 @@ def explained(ours: Measured, theirs: Measured, from_due: Measured) -> Iterator[
     if theirs.missed:
         yield (
             f"k6 never sent {theirs.missed:,.0f} requests that were due, for want of a free virtual user: its figures"
-            " leave out the very requests that would have waited longest. Ours sends them, late, and counts that."
+            " leave out the very requests that would have waited longest. Ours sent them late, and counted from due."
         )

@@ -365,7 +365,7 @@ def test_batches_are_read_from_the_metrics() -> None:
 
     assert batches == Batches(7, 300, {1: 2, 4: 6, BATCH_MAX: 7})
     assert calls_by_size(Batches(2, 2, {1: 2, 4: 2, BATCH_MAX: 2}), batches) == [(4, 4), (BATCH_MAX, 1)]
-    assert calls_by_size(batches, Batches(1, 1, {1: 1})) == []  # the process was started again
+    assert calls_by_size(batches, Batches(1, 1, {1: 1, 4: 6})) == []  # the process was started again
     assert read_batches("up 1\n") is None
 
 
