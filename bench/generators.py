@@ -20,6 +20,7 @@ from bench.orders import Cell, Finish, Holds, Plan, Report, Stretch
 LINE_BYTES_MAX: Final = 1 << 28
 PAUSE_S: Final = 0.02
 END_TIMEOUT_S: Final = 60.0
+SLACK_S: Final = 5.0
 
 
 class GeneratorFailed(Exception):
@@ -84,7 +85,9 @@ class Generators:
     async def wait_answered(self) -> None:
         """Until all that was sent is answered or given up, and counted."""
         told = [one.told for one in self._processes]
-        give_up_at = time.monotonic() + 2 * TIMEOUT_S
+        # A hold that is nearly given up may still be followed by another request, and that one be given up.
+        think_s = max(one.plan.think_s for one in self._processes)
+        give_up_at = time.monotonic() + 2 * TIMEOUT_S + 2 * think_s + SLACK_S
         # The report that is on its way may be from before; the one after it is not.
         while self.pending or any(one.told < old + 2 for one, old in zip(self._processes, told, strict=True)):
             self._check()
