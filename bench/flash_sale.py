@@ -20,12 +20,12 @@ def flash_sale(options: Options) -> Script:
 
 
 def feed_storm(options: Options) -> Script:
-    """The same, while stock events come over NATS and HTTP."""
+    """A flash sale while stock events come over NATS and HTTP."""
     return Script("feed-storm", _pools(options), lambda stage: _play(stage, storm_rates), _no_more_checks)
 
 
 def browse(options: Options) -> Script:
-    """Reads: ``reads_share`` of them single, the others of many items."""
+    """Reads of ATP: some of one position, the others of many items."""
     return Script("browse", _pools(options), lambda stage: _play(stage, browse_rates), _no_more_checks)
 
 

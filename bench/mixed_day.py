@@ -19,7 +19,7 @@ BULK_SHARE: Final = 0.05
 
 
 def mixed_day(options: Options) -> Script:
-    """``rate`` is the peak's, and ``seconds`` the whole day's: an hour is a 24th of it, a second at the least."""
+    """All of it at once, by a day's curve: --rate at the peak, 24 hours in --seconds, each a second at the least."""
     pools = [Pool("baskets", options.hot_share, options.lines)]
     return Script("mixed-day", pools, _play, _no_more_checks)
 

@@ -24,8 +24,9 @@ from bench.service import Where
 from bench.sold_out_storm import sold_out_storm
 
 DEFAULTS: Final = Options(rate=0, seconds=0)
-EXTRA_S: Final = 45.0
-"""What a run takes besides its stretches, as a guess for the progress display."""
+EXTRA_S: Final = 30.0
+KNEE_STEPS, PAUSE_S = 12, 2.0
+"""What a run takes besides its stretches, and how many it takes to find a knee: guesses for the progress display."""
 RunFile = click.Path(exists=True, dir_okay=False, path_type=Path)
 Positive = click.FloatRange(min=0, min_open=True)
 Share = click.FloatRange(0, 1)
@@ -144,8 +145,7 @@ async def _run(script: Callable[[Options], Script], given: dict[str, Any]) -> bo
     console = console_of_report()
     clients = options.clients
     async with service.reached(where, played.name, clients) as reached:
-        total_s = options.seconds + options.warm_up + options.ttl_s + EXTRA_S
-        with Live(total_s, f"{played.name} on {reached.url}", console) as live:
+        with Live(_total_s(options), f"{played.name} on {reached.url}", console) as live:
             result = await scenario.run(played, options, reached, live)
     await asyncio.to_thread(out.parent.mkdir, parents=True, exist_ok=True)
     run.write(result, out)
@@ -156,6 +156,16 @@ async def _run(script: Callable[[Options], Script], given: dict[str, Any]) -> bo
         compare.show(console, result, earlier, compare.MARKED_BEYOND)
     console.print(f"{out} and {out.with_suffix('.html').name}", markup=False, highlight=False, soft_wrap=True)
     return verdict.passed(result)
+
+
+def _total_s(options: Options) -> float:
+    """About how long the run will take, for the progress display."""
+    offered_s = float(options.seconds + 2 * options.quiet_seconds)
+    if options.find_knee:
+        offered_s = KNEE_STEPS * (options.warm_up + options.step_seconds + PAUSE_S)
+    elif options.steps:
+        offered_s = len(options.steps) * options.step_seconds
+    return offered_s + options.warm_up + options.ttl_s + EXTRA_S
 
 
 def _options(given: dict[str, Any]) -> Options:

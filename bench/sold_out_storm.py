@@ -22,7 +22,7 @@ WATCHED: Final = ("api", "valkey")
 
 
 def sold_out_storm(options: Options) -> Script:
-    """``rate`` is that of the storm; ``quiet_rate`` that of the others."""
+    """Far too many buyers, --rate of them, of a few units, while others go on buying and reading other things."""
     pools = [Pool("others", 0.0, options.lines), Pool("storm", 1.0, 1)]
     return Script("sold-out-storm", pools, _play, _checks)
 

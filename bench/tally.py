@@ -140,7 +140,13 @@ def late_p99_us(late: Mapping[int, Counts], spans: Iterable[Span]) -> int:
 
 def timeline(cells: Cells, late: Mapping[int, Counts], samples: list[Sample], whole: Span) -> list[Second]:
     """Each second of the run, from its first on."""
-    return [second_of(cells, late, samples, whole.first, second) for second in range(whole.first, whole.end)]
+    by_second: dict[int, dict[tuple[int, str], Counted]] = {}
+    for (second, kind), counted in cells.items():
+        by_second.setdefault(second, {})[second, kind] = counted
+    return [
+        second_of(by_second.get(second, {}), late, samples, whole.first, second)
+        for second in range(whole.first, whole.end)
+    ]
 
 
 def second_of(cells: Cells, late: Mapping[int, Counts], samples: list[Sample], first: int, second: int) -> Second:
