@@ -7,6 +7,7 @@ import asyncio
 import gc
 import heapq
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -205,6 +206,7 @@ class Generator:
             # What follows a hold that was answered late is still to come when the last stretch is over.
             pending=self._load.pending + len(self._due),
             connections=self._load.connections,
+            waited=self._load.waited,
             cpu_s=time.process_time(),
             refusals=self._refusals,
         )
@@ -223,6 +225,8 @@ def main() -> None:
             return
         line += byte
     plan = msgspec.json.decode(line, type=Plan)
+    _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
     if plan.realtime:
         # On a machine of its own it would not wait for the service's processes either. At a load of 8 on 2 cores it
         # takes requests up within 1.1 ms (p99) so, and within 3 to 5 ms otherwise.

@@ -67,6 +67,11 @@ class Generators:
         return sum(one.last.pending if one.last else 0 for one in self._processes)
 
     @property
+    def waited(self) -> int:
+        """Requests for which all connections were busy."""
+        return sum(one.last.waited if one.last else 0 for one in self._processes)
+
+    @property
     def connections(self) -> int:
         return sum(one.last.connections if one.last else 0 for one in self._processes)
 

@@ -45,6 +45,8 @@ class Load:
         self._open: set[Connection] = set()
         self._idle: deque[Connection] = deque()
         self._waiting: deque[Request] = deque()
+        self.waited = 0
+        """Requests so far for which all the connections that there may be were busy."""
 
     @property
     def connections(self) -> int:
@@ -72,6 +74,7 @@ class Load:
             self._idle.popleft().send(request)
             return
         self._waiting.append(request)
+        self.waited += len(self._open) >= self._connections_max
         self._connect()
 
     def _connect(self) -> None:

@@ -91,6 +91,8 @@ class Report(Struct):
     pending: int
     """Requests that are due later, or wait for a connection or for their answer."""
     connections: int
+    waited: int
+    """Requests so far for which all the connections that there may be were busy."""
     cpu_s: float
     refusals: list[str] = []
     """Why answers were unwelcome: the first of each kind and status."""

@@ -245,6 +245,17 @@ async def _verified(
     return await verifier.checks()
 
 
+def _remarks(options: Options, running: Generators) -> list[str]:
+    """What does not make the figures useless, but has to be known."""
+    found = [f"unwelcome answer: {refusal}" for refusal in running.refusals]
+    if running.waited:
+        found.append(
+            f"{running.waited:,} requests waited for one of {options.connections:,} connections: the service never saw "
+            "more at once, and could not shed them; --connections lets it"
+        )
+    return found
+
+
 def check_alive(before: Mapping[str, int], now: Mapping[str, int]) -> Check:
     """Whether the service's processes are those that were there before the run."""
     ended = [name for name, pid in before.items() if now.get(name) != pid]
@@ -269,7 +280,7 @@ def _told(script: Script, stage: Stage, service: Service, started_at: str, check
         machine=machine.facts(),
         options=machine.flat(options),
         valid=not flaws,
-        flaws=flaws + [f"unwelcome answer: {refusal}" for refusal in running.refusals],
+        flaws=flaws + _remarks(options, running),
         kinds=tally.kinds(running.cells, stage.spans),
         timeline=tally.timeline(running.cells, running.late, stage.watch.samples, whole),
         steps=[

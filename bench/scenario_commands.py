@@ -87,6 +87,8 @@ EVENTS: Final[list[Decorator]] = [
     _option("--events", "events", click.IntRange(1, 1_000), "Stock events in each of them."),
 ]
 ITEMS: Final = _option("--items", "items", click.IntRange(1, 500), "Of a POST of ATP.")
+STORM: Final[dict[str, float]] = {"hot_units": 500, "connections": 8_192}
+"""Everybody comes with a connection of their own: what waits must wait in the service, where it can be shed."""
 QUIET: Final[list[Decorator]] = [
     _option("--quiet-rate", "quiet_rate", Positive, "Requests a second of those who want other things."),
     _option("--quiet-seconds", "quiet_seconds", click.IntRange(min=2), "How long they are alone, before and after."),
@@ -99,7 +101,7 @@ def add_to(group: click.Group, runner: Runner) -> None:
     _add(group, runner, feed_storm, "300", [*SALE, HOT_UNITS, *STEPS, *EVENTS], {"feed_rate": 5_000.0})
     _add(group, runner, browse, "500", [_reads_of_browse(), *STEPS, ITEMS], {})
     _add(group, runner, mixed_day, "300", [*SALE, HOT_UNITS, *EVENTS, ITEMS], {"feed_rate": 500.0})
-    _add(group, runner, sold_out_storm, "3000", [*SALE, HOT_UNITS, *QUIET], {"hot_units": 500})
+    _add(group, runner, sold_out_storm, "3000", [*SALE, HOT_UNITS, *QUIET], STORM)
 
 
 def _reads_of_browse() -> Decorator:

@@ -172,6 +172,11 @@ async def test_requests_wait_for_a_free_connection_and_each_gets_its_own_answer(
         assert sorted(sent.answers) == [(number, "200", b"/%d" % number) for number in range(20)]
         assert sent.load.connections == 2
         assert sent.load.pending == 0
+        assert sent.load.waited == 0  # while connections are being opened, nobody waits for want of one
+
+        sent.submit(*range(20, 25))
+        assert sent.load.waited == 3
+        await until(lambda: len(sent.answers) == 25)
 
 
 async def test_what_was_sent_on_a_connection_that_ends_is_lost_and_the_next_is_not() -> None:
