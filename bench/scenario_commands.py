@@ -87,8 +87,9 @@ EVENTS: Final[list[Decorator]] = [
     _option("--events", "events", click.IntRange(1, 1_000), "Stock events in each of them."),
 ]
 ITEMS: Final = _option("--items", "items", click.IntRange(1, 500), "Of a POST of ATP.")
-STORM: Final[dict[str, float]] = {"hot_units": 500, "connections": 8_192}
-"""Everybody comes with a connection of their own: what waits must wait in the service, where it can be shed."""
+STORM: Final[dict[str, float]] = {"hot_units": 500, "connections": 4_000}
+"""Everybody comes with a connection of their own: what waits must wait in the service, where it can be shed. An API
+process takes 4,096; connections beyond those are not even heard."""
 QUIET: Final[list[Decorator]] = [
     _option("--quiet-rate", "quiet_rate", Positive, "Requests a second of those who want other things."),
     _option("--quiet-seconds", "quiet_seconds", click.IntRange(min=2), "How long they are alone, before and after."),

@@ -143,6 +143,13 @@ def test_a_refusal_although_there_was_always_enough_is_seen() -> None:
 # What the generator keeps of each hold.
 
 
+@pytest.fixture(autouse=True)
+def few_baskets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quickly made ones."""
+    for name in ("BASKETS", "READS", "READS_OF_MANY"):
+        monkeypatch.setattr(f"bench.sale.{name}", 400)
+
+
 class Buyers:
     """A ``Sale`` whose follow-ups wait in ``later``."""
 
