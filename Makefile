@@ -32,7 +32,7 @@ format: .venv/dev ## Put the code into its one format
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: .venv/bench ## Replay real baskets and check what was kept; ends in a report (BENCH="replay --baskets 500")
+bench: .venv/bench ## Replay real baskets, or another scenario, and check what was kept (BENCH="flash-sale --rate 500")
 	@$(BIN)/python -m bench $(BENCH)
 
 lock: .venv/dev ## Choose the newest of all packages and write the lock files

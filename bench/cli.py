@@ -12,7 +12,8 @@ from typing import Any
 import click
 import uvloop
 
-from bench import feed, journal, journey, memory, replay_run
+from bench import feed_rate, journal_rate, journey, k6_run, memory, replay_run, reporting, scenario_commands
+from bench.generators import GeneratorFailed
 
 CONCURRENCY = 64
 
@@ -55,7 +56,7 @@ def memory_(positions: int) -> None:
 @click.option("--runs", type=click.IntRange(min=1), default=1, show_default=True, help="The median is shown.")
 def feed_(events: int, batch: int, rate: int, sale: int, runs: int) -> None:
     """Measure stock events through NATS into the ledger, in an `availability up` of its own."""
-    _run(lambda: feed.run(events, batch, rate, sale, runs))
+    _run(lambda: feed_rate.run(events, batch, rate, sale, runs))
 
 
 @main.command("journal")
@@ -63,7 +64,27 @@ def feed_(events: int, batch: int, rate: int, sale: int, runs: int) -> None:
 @click.option("--runs", type=click.IntRange(min=1), default=1, show_default=True, help="The median is shown.")
 def journal_(movements: int, runs: int) -> None:
     """Measure how fast the journal gets into Postgres, on a Valkey and a Postgres of its own."""
-    _run(lambda: journal.run(movements, runs))
+    _run(lambda: journal_rate.run(movements, runs))
+
+
+@main.command("k6")
+@click.option("--rate", type=click.IntRange(1, 100_000), default=500, show_default=True, help="Holds a second.")
+@click.option(
+    "--seconds", type=click.IntRange(1, 3_600), default=20, show_default=True, help="For how long, each time."
+)
+@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Of each, by turns.")
+@click.option("--connections", type=click.IntRange(min=1), default=128, show_default=True, help="At most, of each.")
+@click.option("--stand-in", type=click.FloatRange(min=0), help="Ask a server that answers after MS, not the service.")
+@click.option("--stall", type=click.FloatRange(min=0), default=0.0, help="Of that server: for MS, every 2.5 s.")
+def k6_(rate: int, seconds: int, rounds: int, connections: int, stand_in: float | None, stall: float) -> None:
+    """Check our generator against k6: the same holds at the same rate from both, on one service."""
+    load = k6_run.Load(rate, seconds, rounds, connections)
+    stand_in_ms = None if stand_in is None else (stand_in, stall)
+    _run(lambda: k6_run.run(load, stand_in_ms, reporting.console_of_report()))
+
+
+for _command in reporting.COMMANDS:
+    main.add_command(_command)
 
 
 def _run(scenario: Callable[[], Coroutine[Any, Any, bool]]) -> None:
@@ -72,7 +93,7 @@ def _run(scenario: Callable[[], Coroutine[Any, Any, bool]]) -> None:
     passed = False
     try:
         passed = uvloop.run(scenario())
-    except* (journey.NoData, *replay_run.FAILED) as group:
+    except* (journey.NoData, GeneratorFailed, *replay_run.FAILED) as group:
         failures = list(_leaves(group))
     for failure in failures:
         click.echo(f"{type(failure).__name__}: {failure}", err=True)
@@ -86,3 +107,6 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield from _leaves(failure)
         else:
             yield failure
+
+
+scenario_commands.add_to(main, _run)

@@ -1,145 +1,115 @@
-"""Owns the measurement of the journal: how fast one shard's entries go from its stream into a real Postgres.
-
-The stream is filled through the ledger's own door while nobody reads it; then the journaler of the process ``journal``
-empties it, with Postgres as durable as the service runs it.
-"""
+"""Owns reading the journal from outside, in plain SQL: how far it is, whether it is whole, what was held and when."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
 
-from rich.console import Console
+import asyncpg
+from redis.asyncio import Redis
 
-from availability import embedded
-from bench import figures
-from bench.figures import Figures, Goal
-from bench.own_servers import Running, cpu_s, own
-from bench.stores import parts
-from bench.target import NoTarget
-from ledger import (
-    Apply,
-    Follower,
-    Hold,
-    HoldLine,
-    Ledger,
-    Location,
-    Observer,
-    PutLocation,
-    StockEvent,
-    Written,
-    event_key,
-    fingerprint,
-    migrate,
-    operation_id,
+CATCH_UP_S = 90.0
+PAUSE_S = 0.05
+
+_CHAIN = """
+with ordered as (
+    select shard, epoch, seq, body, hash, lag(epoch) over w as epoch_before, lag(seq) over w as seq_before,
+        coalesce(lag(hash) over w, decode(repeat('00', 32), 'hex')) as hash_before
+    from availability.entry window w as (partition by shard order by epoch, seq)
 )
+select count(*) as entries,
+    count(*) filter (where not case
+        when epoch_before is null then seq = 1
+        when epoch_before = epoch then seq = seq_before + 1
+        else seq in (1, seq_before + 1)
+    end) as gaps,
+    count(*) filter (where hash <> sha256(hash_before || body)) as broken
+from ordered
+"""
+BEHIND = "select shard, epoch, seq from availability.cursor"
+ANNOUNCED = "select shard, epoch, seq from availability.outbox_cursor"
+_HELD = """
+select subject, max(times) as times from (
+    select subject, shard, count(distinct (epoch, seq, operation_index)) as times
+    from availability.movement where client = any($1) and verb = 'hold' group by subject, shard
+) as by_shard group by subject
+"""
+_LEAST = """
+select sku, location, min(available)::bigint as least from (
+    select sku, location, sum(quantity * (
+            (to_bucket = 'on_hand')::int - (from_bucket = 'on_hand')::int
+            - (to_bucket in ('held', 'committed', 'picked'))::int
+            + (from_bucket in ('held', 'committed', 'picked'))::int
+        )) over (partition by sku, location order by epoch, seq, operation_index, movement_index) as available
+    from availability.movement where starts_with(sku, $1)
+) as at_each_movement group by sku, location
+"""
 
-SKUS: Final = 1_000
-LOCATION: Final = "STORE-001"
-AT_ONCE: Final = 2_000
-TTL_MS: Final = 3_600_000
-STOCK: Final = 1_000_000
-DRAINED_WITHIN_S: Final = 300.0
-GOAL: Final = Goal("≥", 100_000)
-"""DESIGN 11."""
-
-Fill = Callable[[Ledger, int], Awaitable[None]]
-
-
-async def run(movements: int, runs: int, console: Console | None = None) -> bool:
-    """Measure and print; whether the goal is met. Raises ``NoTarget`` when there are no servers to run."""
-    console = console or figures.console()
-    met = True
-    for title, fill in FILLS.items():
-        found = [await _alone(fill, movements) for _ in range(runs)]
-        met = figures.show(console, title, found, {"movements/s": GOAL}) and met
-    return met
-
-
-async def _alone(fill: Fill, movements: int) -> Figures:
-    async with own(embedded.valkey, embedded.postgres) as (valkey, postgres):
-        return await measure(valkey, postgres, fill, movements)
-
-
-async def measure(valkey: Running, postgres: Running, fill: Fill, movements: int) -> Figures:
-    """One measurement on an empty Valkey and an empty database."""
-    await migrate(postgres.url)
-    ledger = Ledger(valkey.url)
-    try:
-        await ledger.put_location(PutLocation("bench", Location(LOCATION)))
-        opening = [_event(number, "snapshot", STOCK, "count") for number in range(SKUS)]
-        await ledger.apply(Apply("bench", opening))
-        await fill(ledger, movements)
-    finally:
-        await ledger.close()
-    return await _drained(valkey, postgres, SKUS + movements)
+Ends = dict[int, tuple[int, int]]
+"""For each shard, the epoch and seq of an entry."""
 
 
-async def _drained(valkey: Running, postgres: Running, movements: int) -> Figures:
-    """Follow the stream until the journal has so many movements."""
-    total, done = Written(), asyncio.Event()
+class Said(NamedTuple):
+    """Whether a claim holds, and the figures of both sides."""
 
-    def written(_shard: int, batch: Written) -> None:
-        total.entries += batch.entries
-        total.movements += batch.movements
-        if total.movements >= movements:
-            done.set()
-
-    follower = Follower(valkey.url, postgres.url, 0, Observer(written, lambda _shard, _status: None))
-    before = time.process_time(), cpu_s(postgres.pid), cpu_s(valkey.pid)
-    began_at = time.perf_counter()
-    following = asyncio.create_task(follower.run())
-    try:
-        async with asyncio.timeout(DRAINED_WITHIN_S):
-            await done.wait()
-    except TimeoutError:
-        raise NoTarget(f"the journal got {total.movements} of {movements} movements") from None
-    finally:
-        seconds = time.perf_counter() - began_at
-        spent = time.process_time() - before[0], cpu_s(postgres.pid) - before[1], cpu_s(valkey.pid) - before[2]
-        follower.stop()
-        await following
-    journaler, server, store = (1e6 * each / movements for each in spent)
-    return {
-        "movements/s": movements / seconds,
-        "journaler's CPU, µs a movement": journaler,
-        "Postgres's CPU, µs a movement": server,
-        "Valkey's CPU, µs a movement": store,
-        "movements an entry": movements / total.entries,
-    }
+    holds: bool
+    figures: str
 
 
-async def hold(ledger: Ledger, movements: int) -> None:
-    """Each hold of a line is a movement."""
-    for numbers in parts(range(movements), AT_ONCE):
-        holds = (
-            Hold(
-                operation_id("bench", f"cart-{number}"),
-                fingerprint("hold", {"customer": number}),
-                "bench",
-                [HoldLine(f"SKU-{number % SKUS:05}", 1, LOCATION)],
-                TTL_MS,
-            )
-            for number in numbers
-        )
-        await asyncio.gather(*map(ledger.hold, holds))
+async def ends(redis_url: str, connection: asyncpg.Connection) -> Ends:
+    """The last entry in the ledger of each shard that has a journal."""
+    found: Ends = {}
+    async with Redis.from_url(redis_url) as redis:
+        for row in await connection.fetch(BEHIND):
+            newest: Any = await redis.xrevrange(f"{{s{row['shard']}}}:journal", count=1)
+            for identity, _fields in newest:
+                epoch, _, seq = identity.decode().partition("-")
+                found[row["shard"]] = int(epoch), int(seq)
+    return found
 
 
-async def sell(ledger: Ledger, movements: int) -> None:
-    """Each sale that a feed tells is a movement."""
-    for numbers in parts(range(movements), AT_ONCE):
-        events = [_event(number, "delta", -1, f"sale-{number}") for number in numbers]
-        await ledger.apply(Apply("bench", events))
+async def caught_up(connection: asyncpg.Connection, until_ends: Ends) -> Said:
+    """Whether it comes to these entries, within ``CATCH_UP_S``."""
+    waited_s = await until(lambda: has_come_to(connection, BEHIND, until_ends))
+    where = ", ".join(f"shard {shard} at {epoch}-{seq}" for shard, (epoch, seq) in sorted(until_ends.items()))
+    return Said(waited_s is not None, f"{where}, {after(waited_s)}")
 
 
-FILLS: Final[dict[str, Fill]] = {"Journal of holds of one line": hold, "Journal of stock events": sell}
+async def is_whole(connection: asyncpg.Connection) -> Said:
+    """Whether the numbers have no gap, each entry's hash follows from the one before, and none was rejected."""
+    (chain,) = await connection.fetch(_CHAIN)
+    rejects = await connection.fetchval("select count(*) from availability.reject")
+    figures = f"{chain['entries']:,} entries, {chain['gaps']} gaps, {chain['broken']} broken links, {rejects} rejects"
+    return Said(not (chain["gaps"] or chain["broken"] or rejects), figures)
 
 
-def _event(number: int, kind: str, quantity: int, name: str) -> StockEvent:
-    sku = f"SKU-{number % SKUS:05}"
-    identity, at_ms = f"{sku}-{name}", time.time_ns() // 1_000_000
-    if kind == "snapshot":
-        return StockEvent(
-            event_key("wms", identity), "wms", identity, "snapshot", sku, LOCATION, quantity, at_ms - TTL_MS
-        )
-    return StockEvent(event_key("wms", identity), "wms", identity, "delta", sku, LOCATION, quantity, at_ms)
+async def held(connection: asyncpg.Connection, clients: Sequence[str]) -> dict[str, int]:
+    """How often each reservation of these clients was held."""
+    async with connection.transaction():
+        return {row["subject"]: row["times"] async for row in connection.cursor(_HELD, list(clients), prefetch=5_000)}
+
+
+async def least_available(connection: asyncpg.Connection, prefix: str) -> dict[tuple[str, str], int]:
+    """The least that was ever available, by location and SKU, of SKUs that begin so: at each movement, in order."""
+    rows = await connection.fetch(_LEAST, prefix)
+    return {(row["location"], row["sku"]): row["least"] for row in rows}
+
+
+async def has_come_to(connection: asyncpg.Connection, query: str, until_ends: Ends) -> bool:
+    rows = await connection.fetch(query)
+    found = {row["shard"]: (row["epoch"], row["seq"]) for row in rows}
+    return bool(until_ends) and all(found.get(shard, (0, 0)) >= end for shard, end in until_ends.items())
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> float | None:
+    """How long it took in seconds until it was so; None when it is not, after ``CATCH_UP_S``."""
+    began_at = time.monotonic()
+    while not await condition():
+        if time.monotonic() > began_at + CATCH_UP_S:
+            return None
+        await asyncio.sleep(PAUSE_S)
+    return time.monotonic() - began_at
+
+
+def after(waited_s: float | None) -> str:
+    return f"not within {CATCH_UP_S:.0f} s" if waited_s is None else f"after {waited_s:.1f} s"

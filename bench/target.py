@@ -29,6 +29,7 @@ class Addresses(Struct, frozen=True):
     nats: str
     redis: str
     postgres: str
+    pids: dict[str, int] = {}
 
 
 class Target(Struct, frozen=True):
@@ -52,18 +53,22 @@ class Target(Struct, frozen=True):
 
 
 @asynccontextmanager
-async def running(data_folder: Path | None) -> AsyncIterator[Target]:
-    """The ``up`` that runs in ``data_folder``; without one, a new ``up``, stopped at the end and its data removed."""
+async def running(data_folder: Path | None, workers: int = 1) -> AsyncIterator[Target]:
+    """The ``up`` that runs in ``data_folder``; without one, a new ``up``, stopped at the end and its data removed.
+
+    ``workers`` API processes are started in a new one.
+    """
     if data_folder is not None:
-        yield _told(data_folder)
+        yield told(data_folder)
         return
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder = Path(temporary) / "data"
-        async with _own_up(folder):
-            yield _told(folder)
+        async with _own_up(folder, workers):
+            yield told(folder)
 
 
-def _told(folder: Path) -> Target:
+def told(folder: Path) -> Target:
+    """What up.json says now; ``NoTarget`` when there is none."""
     try:
         addresses = msgspec.json.decode((folder / "up.json").read_bytes(), type=Addresses)
     except (OSError, msgspec.DecodeError) as error:
@@ -72,9 +77,10 @@ def _told(folder: Path) -> Target:
 
 
 @asynccontextmanager
-async def _own_up(folder: Path) -> AsyncIterator[None]:
+async def _own_up(folder: Path, workers: int) -> AsyncIterator[None]:
     errors = folder.with_suffix(".errors")
     argv = [sys.executable, "-m", "availability", "up", "--data-dir", str(folder), "--port", "0"]
+    argv += ["--workers", str(workers)]
     with errors.open("wb") as stderr:
         # In a session of its own, so that Ctrl-C ends the scenario first and then, by us, the service.
         process = await asyncio.create_subprocess_exec(

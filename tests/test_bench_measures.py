@@ -15,8 +15,8 @@ from waiting import wait_until
 from availability import ingest
 from availability.feeds.stream import STREAM
 from availability.settings import Settings
-from bench import feed, figures, journal
-from bench.figures import Goal
+from bench import feed_rate, journal_rate, medians
+from bench.medians import Goal
 from bench.own_servers import Running
 from ledger import Ledger, Read, ReadItem, migrate
 
@@ -35,47 +35,51 @@ async def test_the_feed_is_taken_and_its_lag_told(valkey_url: str, nats_url: str
         return STREAM in {stream.config.name for stream in await client.jetstream().streams_info()}
 
     await wait_until(is_there)
-    found = await feed.measure(client, ledger, {"ingest": os.getpid()}, EVENTS, BATCH, rate=1_000_000, sale=2)
+    found = await feed_rate.measure(client, ledger, {"ingest": os.getpid()}, EVENTS, BATCH, rate=1_000_000, sale=2)
 
     assert found["events/s"] > 0
     assert found["ingest's CPU, µs an event"] > 0
     assert found["holds/s beside"] > 0
     assert 0 < found["apply lag p50, ms"] <= found["apply lag p99, ms"]
-    items = [ReadItem(f"SKU-{number:05}", [feed.LOCATION]) for number in range(feed.SKUS)]
+    items = [ReadItem(f"SKU-{number:05}", [feed_rate.LOCATION]) for number in range(feed_rate.SKUS)]
     read = await ledger.read(Read(items))
     on_hand = sum(at.position.on_hand for item in read.items for at in item.positions)
-    assert on_hand == feed.SKUS * feed.STOCK - 2 * EVENTS  # every sale of both parts counts once
+    assert on_hand == feed_rate.SKUS * feed_rate.STOCK - 2 * EVENTS  # every sale of both parts counts once
     os.kill(os.getpid(), signal.SIGTERM)
     await work
     await ledger.close()
     await client.close()
 
 
-@pytest.mark.parametrize("fill", journal.FILLS.values(), ids=["holds", "events"])
+@pytest.mark.parametrize("fill", journal_rate.FILLS.values(), ids=["holds", "events"])
 async def test_the_journal_is_drained(
-    fill: journal.Fill, valkey_server: RunningServer, valkey_url: str, postgres_server: RunningServer, postgres_url: str
+    fill: journal_rate.Fill,
+    valkey_server: RunningServer,
+    valkey_url: str,
+    postgres_server: RunningServer,
+    postgres_url: str,
 ) -> None:
     valkey = Running(valkey_url, valkey_server.process.pid)
     postgres = Running(postgres_url, postgres_server.process.pid)
 
-    found = await journal.measure(valkey, postgres, fill, EVENTS)
+    found = await journal_rate.measure(valkey, postgres, fill, EVENTS)
 
     assert found["movements/s"] > 0
     assert found["journaler's CPU, µs a movement"] > 0
     assert found["Postgres's CPU, µs a movement"] > 0
     database = await asyncpg.connect(postgres_url)
     moved = await database.fetchval("select count(*) from availability.movement")
-    assert moved == journal.SKUS + EVENTS
+    assert moved == journal_rate.SKUS + EVENTS
     await database.close()
 
 
 async def test_a_goal_is_judged_by_the_median() -> None:
     report = io.StringIO()
-    console = Console(file=report, width=figures.WIDTH)
+    console = Console(file=report, width=medians.WIDTH)
     runs = [{"rate": 1.0}, {"rate": 300.0}, {"rate": 200.0}]
 
-    assert figures.show(console, "Rates", runs, {"rate": Goal("≥", 200)})
-    assert not figures.show(console, "Rates", runs, {"rate": Goal("≤", 199)})
-    assert not figures.show(console, "Rates", runs, {"rate": Goal("≥", 201)})
+    assert medians.show(console, "Rates", runs, {"rate": Goal("≥", 200)})
+    assert not medians.show(console, "Rates", runs, {"rate": Goal("≤", 199)})
+    assert not medians.show(console, "Rates", runs, {"rate": Goal("≥", 201)})
     row = next(line.split() for line in report.getvalue().splitlines() if line.split()[:1] == ["rate"])
     assert row == ["rate", "200", "1.0", "300", "≥", "200", "yes"]

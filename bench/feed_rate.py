@@ -20,8 +20,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from rich.console import Console
 
-from bench import figures, target
-from bench.figures import Figures, Goal
+from bench import medians, target
+from bench.medians import Figures, Goal
 from bench.own_servers import cpu_s
 from bench.stores import parts, time_text
 from ledger import Done, Hold, HoldLine, Ledger, Location, PutLocation, fingerprint, operation_id
@@ -73,10 +73,10 @@ async def run(events: int, batch: int, rate: int, sale: int, runs: int, console:
 
     ``batch`` events are in a message, ``rate`` a second come in the even part, ``sale`` holds are in flight.
     """
-    console = console or figures.console()
+    console = console or medians.console()
     found = [await _in_up(events, batch, rate, sale) for _ in range(runs)]
     beside = f"beside {sale} holds in flight" if sale else "with nothing beside"
-    return figures.show(console, f"Feed, {batch:,} events a message, {beside}", found, GOALS)
+    return medians.show(console, f"Feed, {batch:,} events a message, {beside}", found, GOALS)
 
 
 async def _in_up(events: int, batch: int, rate: int, sale: int) -> Figures:
