@@ -13,6 +13,7 @@ import click
 import uvloop
 
 from bench import journey, memory, replay_run
+from bench.peers import commands as comparing
 
 CONCURRENCY = 64
 
@@ -47,13 +48,23 @@ def memory_(positions: int) -> None:
     _run(lambda: memory.run(positions))
 
 
+@main.command("ledger")
+@click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds; all take turns.")
+@click.option("--holds", type=click.IntRange(min=1_000), default=128_000, show_default=True, help="In a round.")
+@click.option("--batch", type=click.IntRange(1, 512), default=64, show_default=True, help="Holds in a call.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Keep the figures in this file, as JSON.")
+def ledger_(runs: int, holds: int, batch: int, out: Path | None) -> None:
+    """Compare the ledger alone, on one core, with calls of one hold and with what Postgres can do instead."""
+    _run(lambda: comparing.ledger(runs, holds, batch, out))
+
+
 def _run(scenario: Callable[[], Coroutine[Any, Any, bool]]) -> None:
     """Run it and exit as the module says."""
     failures: list[BaseException] = []
     passed = False
     try:
         passed = uvloop.run(scenario())
-    except* (journey.NoData, *replay_run.FAILED) as group:
+    except* (journey.NoData, *comparing.FAILED, *replay_run.FAILED) as group:
         failures = list(_leaves(group))
     for failure in failures:
         click.echo(f"{type(failure).__name__}: {failure}", err=True)

@@ -7,13 +7,8 @@ long as Postgres is behind, and tells of what happened, not of what there is.
 
 import asyncio
 import random
-import secrets
-import tempfile
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from redis.asyncio import Redis
@@ -21,9 +16,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from availability import embedded
+from bench import servers
+from bench.peers import machine
 from bench.stores import parts
-from bench.target import NoTarget
 from ledger import (
     Apply,
     Commit,
@@ -74,8 +69,8 @@ async def run(positions: int, console: Console | None = None) -> bool:
     console = console or Console()
     if not console.is_terminal:
         console.width = WIDTH
-    async with _own_valkey() as url:
-        bench = _Bench(url, positions)
+    async with servers.valkey(set(machine.CORES)) as valkey:
+        bench = _Bench(valkey.url, positions)
         try:
             rows = await bench.measure()
             server = await bench.server()
@@ -83,26 +78,6 @@ async def run(positions: int, console: Console | None = None) -> bool:
             await bench.close()
     _show(console, rows, server)
     return all(row.each <= row.goal for row in rows if row.goal is not None)
-
-
-@asynccontextmanager
-async def _own_valkey() -> AsyncIterator[str]:
-    """The URL of a Valkey for this run alone, set as the ledger's is but for its fsyncs, which take no memory."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
-        try:
-            server = embedded.valkey(Path(temporary), embedded.free_port(), secrets.token_hex(8))
-        except embedded.Unusable as error:
-            raise NoTarget(str(error)) from error
-        quiet = asyncio.subprocess.DEVNULL
-        process = await asyncio.create_subprocess_exec(*server.argv, stdout=quiet, stderr=quiet, env=server.env or None)
-        try:
-            await server.wait()
-            yield server.url
-        except embedded.NotReady as error:
-            raise NoTarget(str(error)) from error
-        finally:
-            process.terminate()
-            await process.wait()
 
 
 class _Bench:

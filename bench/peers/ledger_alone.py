@@ -1,0 +1,221 @@
+"""Owns the comparison of the ledger alone with its rivals: one hot SKU, each server on one core, its driver on another.
+
+The contenders take turns within a round, each from an empty store. Afterwards each is asked what it has held: not more
+than there was, and exactly what it granted.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import asyncpg
+from redis.asyncio import Redis
+from rich.console import Console
+
+from bench import servers
+from bench.peers import machine, recorded, sql
+from bench.peers.table import Goal, Oversold, Row, Sample, Tables
+from bench.servers import Running
+from ledger import (
+    Apply,
+    Hold,
+    HoldLine,
+    Ledger,
+    Location,
+    PutLocation,
+    Read,
+    ReadItem,
+    StockEvent,
+    event_key,
+    fingerprint,
+    operation_id,
+)
+
+PLACE: Final = "W1"
+CLIENT: Final = "web"
+CONNECTIONS: Final = 4
+"""As many API processes, each with one call under way."""
+PIPELINED: Final = 64
+"""Calls of one hold that are under way on each connection."""
+BIG_BATCH: Final = 500
+OURS, REFUSED, ALONE = "ledger, batches of {}", "ledger, refused, batches of {}", "ledger, a call for each hold"
+UPDATE, SKIP, FUNCTION = "Postgres conditional update", "Postgres SKIP LOCKED", "Postgres function, {} a call"
+CAVEATS: Final = (
+    "Both servers ran on the same one core in turn, the driver on the other; nothing between them but loopback.",
+    "The ledger's calls were recorded from its own client beforehand; they give the clock instead of asking it.",
+    "The ledger's holds have keys, returning expiry, limits and a journal entry; the rivals' have none of these.",
+    "Nobody read the ledger's journal meanwhile, and its file was not rewritten; Postgres made no checkpoint.",
+)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """``play`` runs once from an empty store and tells how many holds it was asked for and by whom CPU was used."""
+
+    name: str
+    says: str
+    play: Callable[[], Awaitable[Sample]]
+
+
+async def measure(rounds: int, holds: int, batch: int, command: str, console: Console) -> Tables:
+    """The tables. Raises ``NoTarget`` when there are no servers to run, ``Oversold`` when one must not be believed."""
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    with machine.cores(machine.OTHER_CORES):
+        async with servers.valkey(machine.FIRST_CORE) as valkey, servers.postgres(machine.FIRST_CORE) as postgres:
+            contenders = [*await _ours(valkey, holds, batch, console), *_rivals(postgres, holds, batch)]
+            samples: dict[str, list[Sample]] = {contender.name: [] for contender in contenders}
+            for number in range(rounds):
+                for contender in contenders:
+                    sample = await contender.play()
+                    samples[contender.name].append(sample)
+                    console.print(f"round {number + 1}: {contender.name}: {sample.per_second:,.0f} a second")
+    rows = [Row(contender.name, contender.says, "holds", samples[contender.name]) for contender in contenders]
+    described, commit = machine.described(), machine.commit()
+    return Tables("The ledger alone", command, started_at, commit, described, rows, _goals(batch), list(CAVEATS))
+
+
+def _goals(batch: int) -> list[Goal]:
+    ours = OURS.format(batch)
+    return [
+        Goal(ours, 150_000),
+        Goal(ours, 15, ALONE),
+        Goal(ours, 50, UPDATE),
+        Goal(ours, 2, FUNCTION.format(batch)),
+        Goal(ours, 2, FUNCTION.format(BIG_BATCH)),
+        Goal(REFUSED.format(batch), 1, ours),
+    ]
+
+
+# --- ours --------------------------------------------------------------------------------------------------------
+
+
+async def _ours(valkey: Running, holds: int, batch: int, console: Console) -> list[Contender]:
+    console.print("recording the ledger's calls")
+    now_ms = time.time_ns() // 1_000_000
+    few = max(batch, holds // 10)
+    operations = [_hold(number) for number in range(holds)]
+    await _stock(valkey.url, holds, now_ms)
+    together = await recorded.record(valkey.url, operations, batch, now_ms)
+    await _stock(valkey.url, holds, now_ms)
+    alone = await recorded.record(valkey.url, operations[:few], 1, now_ms)
+    assert len(together) == -(-holds // batch)
+    assert len(alone) == few
+
+    def contender(name: str, says: str, calls: list[bytes], asked: int, units: int, in_flight: int) -> Contender:
+        async def play() -> Sample:
+            await _stock(valkey.url, units, now_ms)
+            sample = await _timed(valkey, lambda: recorded.play(valkey.url, calls, CONNECTIONS, in_flight), asked)
+            await _check_ours(valkey.url, min(units, asked), units)
+            return sample
+
+        return Contender(name, says, play)
+
+    says = f"{CONNECTIONS} connections with one call under way on each"
+    return [
+        contender(OURS.format(batch), says, together, holds, holds, 1),
+        contender(REFUSED.format(batch), f"{says}; 63 of 64 find nothing left", together, holds, holds // 64, 1),
+        contender(
+            ALONE,
+            f"the same library, {CONNECTIONS} connections with {PIPELINED} calls under way on each, so that they share "
+            "reads, writes and fsyncs",
+            alone,
+            few,
+            few,
+            PIPELINED,
+        ),
+    ]
+
+
+def _hold(number: int) -> Hold:
+    """As the API makes it."""
+    told = fingerprint("hold", {"lines": [{"sku": sql.HOT, "quantity": 1, "location": PLACE}]})
+    identity = operation_id(CLIENT, f"cart-{number}")
+    return Hold(identity, told, CLIENT, [HoldLine(sql.HOT, 1, PLACE)], sql.TTL_S * 1_000)
+
+
+async def _stock(url: str, units: int, now_ms: int) -> None:
+    """An empty ledger with so many units of the hot SKU."""
+    async with Redis.from_url(url) as client:
+        await client.eval("redis.call('flushall', 'sync')", 0)
+    ledger = Ledger(url, now_ms=lambda: now_ms)
+    try:
+        await ledger.put_location(PutLocation(CLIENT, Location(PLACE)))
+        key = event_key("wms", "opening")
+        count = StockEvent(key, "wms", "opening", "snapshot", sql.HOT, PLACE, units, now_ms - 1_000)
+        applied = await ledger.apply(Apply(CLIENT, [count]))
+        assert applied.results[0].outcome == "applied"
+    finally:
+        await ledger.close()
+
+
+async def _check_ours(url: str, granted: int, units: int) -> None:
+    ledger = Ledger(url)
+    try:
+        positions = await ledger.read(Read([ReadItem(sql.HOT, [PLACE])]))
+    finally:
+        await ledger.close()
+    position = positions.items[0].positions[0].position
+    if (position.held, position.available) != (granted, units - granted):
+        raise Oversold(f"of {units} units {position.held} are held, {position.available} available; {granted} granted")
+
+
+# --- rivals ------------------------------------------------------------------------------------------------------
+
+
+def _rivals(postgres: Running, holds: int, batch: int) -> list[Contender]:
+    def contender(name: str, says: str, way: sql.Way, connections: int, size: int, asked: int) -> Contender:
+        async def play() -> Sample:
+            await sql.filled(postgres.url, asked)
+            sample = await _ask(postgres, way, connections, size, asked)
+            found = await sql.held(postgres.url)
+            if found != (asked, 0):
+                raise Oversold(f"{name}: of {asked} units {found[0]} are held, {found[1]} left")
+            return sample
+
+        return Contender(name, says, play)
+
+    few, big = max(1, holds // 20), max(1, holds // BIG_BATCH) * BIG_BATCH
+    same = max(1, holds // batch) * batch
+    return [
+        contender(UPDATE, "prepared, 4 connections (16: a fifth less)", sql.conditional_update, 4, 1, few),
+        contender(SKIP, "prepared, 16 connections", sql.skip_locked, 16, 1, few),
+        contender(FUNCTION.format(batch), "prepared, 2 connections", sql.batched, 2, batch, same),
+        contender(FUNCTION.format(BIG_BATCH), "prepared, 4 connections", sql.batched, 4, BIG_BATCH, big),
+    ]
+
+
+async def _ask(postgres: Running, way: sql.Way, connections: int, size: int, asked: int) -> Sample:
+    """Every connection asks again when it has its answer, until all was asked; all of it must be granted."""
+    opened = [await asyncpg.connect(postgres.url) for _ in range(connections)]
+    try:
+        askers = [await way(connection) for connection in opened]
+        turns = iter(range(0, asked, size))
+        granted = 0
+
+        async def drive(ask: sql.Asker) -> None:
+            nonlocal granted
+            for _ in turns:
+                found = await ask(size)
+                granted += found
+
+        async def all_of_them() -> None:
+            await asyncio.gather(*map(drive, askers))
+
+        sample = await _timed(postgres, all_of_them, asked)
+        if granted != asked:
+            raise Oversold(f"{granted} of {asked} holds were granted, and there were units for all")
+        return sample
+    finally:
+        for connection in opened:
+            await connection.close()
+
+
+async def _timed(server: Running, work: Callable[[], Awaitable[None]], done: int) -> Sample:
+    """How long it took, and whose CPU."""
+    server_s, driver_s, began_s = server.cpu_s(), time.process_time(), time.perf_counter()
+    await work()
+    seconds = time.perf_counter() - began_s
+    return Sample(done, seconds, {"server": server.cpu_s() - server_s, "driver": time.process_time() - driver_s})

