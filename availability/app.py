@@ -6,9 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol
 
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.server.embed import Server
 from litestar import Litestar
 
 from availability.api.edge import Door, Edge, Searches, clock_ms
@@ -16,6 +13,7 @@ from availability.api.keyring import keep_fresh
 from availability.api.service import service
 from availability.api.tokens import Keys, Tokens
 from availability.feeds.intake import Keeps
+from availability.http_server import http_server
 from availability.journal_watch import watched_ledger
 from availability.processes import stopped_by_signals
 from availability.settings import Settings
@@ -25,10 +23,6 @@ from ledger import JOURNAL_FAILED, FeedStatus, Journal, Ledger, Quarantine, Rese
 WATCH_S: Final = 1.0
 STOP_S: Final = 5.0
 """After this long a request that was under way is given up; its outcome is then unknown to its client."""
-CONNECTIONS_MAX: Final = 4_096
-HEADERS_BYTES_MAX: Final = 65_536
-HEADERS_MS_MAX: Final = 30_000
-"""For the head of a request, and for silence between requests: a proxy in front lets go of a connection sooner."""
 
 log = logging.getLogger(__name__)
 
@@ -147,18 +141,7 @@ async def _watch_journal(api: Api, journal: Journal, feeds: FeedStatus) -> None:
 
 async def _serve(api: Api, host: str, port: int) -> None:
     """Serve until a signal; several processes can share the port (SO_REUSEPORT). Raises when the server just ends."""
-    server = Server(
-        api.asgi,
-        address=host,
-        port=port,
-        interface=Interfaces.ASGINL,
-        http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(header_read_timeout=HEADERS_MS_MAX, max_buffer_size=HEADERS_BYTES_MAX),
-        websockets=False,
-        backlog=CONNECTIONS_MAX,
-        backpressure=CONNECTIONS_MAX,
-        log_enabled=False,
-    )
+    server = http_server(api.asgi, host, port)
     asked = asyncio.Event()
     end_server: Callable[[], None] = server.stop
 

@@ -22,7 +22,7 @@ CLIENTS = {
     "asyncpg": ("ledger/journal/",),
     "nats": ("availability/feeds/", "availability/events.py"),
     "litestar": ("availability/api/", "availability/app.py"),
-    "granian": ("availability/app.py",),
+    "granian": ("availability/http_server.py",),
     "prometheus_client": ("availability/",),
 }
 """Which files may import each client library."""
