@@ -18,6 +18,13 @@ from bench.peers import commands as comparing
 CONCURRENCY = 64
 
 
+def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise click.BadParameter("must be whole numbers with commas between them") from None
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """Drive a running service from outside, and check that it kept its promises."""
@@ -56,6 +63,17 @@ def memory_(positions: int) -> None:
 def ledger_(runs: int, holds: int, batch: int, out: Path | None) -> None:
     """Compare the ledger alone, on one core, with calls of one hold and with what Postgres can do instead."""
     _run(lambda: comparing.ledger(runs, holds, batch, out))
+
+
+@main.command()
+@click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds; all take turns.")
+@click.option("--processes", default="1,2,4", show_default=True, callback=_numbers, help="Of the API.")
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=3.0, show_default=True, help="Of each, in a round.")
+@click.option("--only", default="", help="Only what has this in its name, and the null POST.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Keep the figures in this file, as JSON.")
+def peers(runs: int, processes: list[int], seconds: float, only: str, out: Path | None) -> None:
+    """Compare the API with null endpoints, and with what would be written instead, behind the same HTTP server."""
+    _run(lambda: comparing.peers(runs, processes, seconds, only, out))
 
 
 def _run(scenario: Callable[[], Coroutine[Any, Any, bool]]) -> None:

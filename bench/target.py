@@ -29,6 +29,7 @@ class Addresses(Struct, frozen=True):
     nats: str
     redis: str
     postgres: str
+    pids: dict[str, int]
 
 
 class Target(Struct, frozen=True):
@@ -52,14 +53,17 @@ class Target(Struct, frozen=True):
 
 
 @asynccontextmanager
-async def running(data_folder: Path | None) -> AsyncIterator[Target]:
-    """The ``up`` that runs in ``data_folder``; without one, a new ``up``, stopped at the end and its data removed."""
+async def running(data_folder: Path | None, *, workers: int = 1) -> AsyncIterator[Target]:
+    """The ``up`` that runs in ``data_folder``; without one, a new ``up``, stopped at the end and its data removed.
+
+    The new one has so many API processes.
+    """
     if data_folder is not None:
         yield _told(data_folder)
         return
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder = Path(temporary) / "data"
-        async with _own_up(folder):
+        async with _own_up(folder, workers):
             yield _told(folder)
 
 
@@ -72,9 +76,10 @@ def _told(folder: Path) -> Target:
 
 
 @asynccontextmanager
-async def _own_up(folder: Path) -> AsyncIterator[None]:
+async def _own_up(folder: Path, workers: int) -> AsyncIterator[None]:
     errors = folder.with_suffix(".errors")
     argv = [sys.executable, "-m", "availability", "up", "--data-dir", str(folder), "--port", "0"]
+    argv += ["--workers", str(workers)]
     with errors.open("wb") as stderr:
         # In a session of its own, so that Ctrl-C ends the scenario first and then, by us, the service.
         process = await asyncio.create_subprocess_exec(

@@ -168,7 +168,7 @@ async def _check_ours(url: str, granted: int, units: int) -> None:
 def _rivals(postgres: Running, holds: int, batch: int) -> list[Contender]:
     def contender(name: str, says: str, way: sql.Way, connections: int, size: int, asked: int) -> Contender:
         async def play() -> Sample:
-            await sql.filled(postgres.url, asked)
+            await sql.filled(postgres.url, asked, rows=asked if way is sql.skip_locked else 0)
             sample = await _ask(postgres, way, connections, size, asked)
             found = await sql.held(postgres.url)
             if found != (asked, 0):

@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,6 +46,13 @@ def family(pid: int) -> set[int]:
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
     return found
+
+
+def pin(pids: Iterable[int], chosen: set[int]) -> None:
+    """All threads that these processes have, and what these start later, may run on these cores only."""
+    for thread in _threads(pids):
+        with suppress(OSError):  # it has ended
+            os.sched_setaffinity(int(thread.name), chosen)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Final
 
 import asyncpg
 
-HOT: Final = "HOT"
+HOT, SOLD_OUT = "HOT", "SOLD-OUT"
 TTL_S: Final = 600
 
 SCHEMA: Final = """
@@ -61,13 +61,13 @@ Asker = Callable[[int], Awaitable[int]]
 """Asks for so many holds of one unit of the hot SKU at once; how many were granted."""
 
 
-async def filled(url: str, units: int) -> None:
-    """Empty tables with so many units of the hot SKU."""
+async def filled(url: str, units: int, *, rows: int = 0) -> None:
+    """No holds, and so many units of the hot SKU; of ``rows`` each has a row of its own."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(SCHEMA)
-        await connection.execute("INSERT INTO stock VALUES ($1, $2)", HOT, units)
-        await connection.execute("INSERT INTO unit(sku) SELECT $1 FROM generate_series(1, $2)", HOT, units)
+        await connection.execute("INSERT INTO stock VALUES ($1, $2), ($3, 0)", HOT, units, SOLD_OUT)
+        await connection.execute("INSERT INTO unit(sku) SELECT $1 FROM generate_series(1, $2)", HOT, rows)
         await connection.execute("VACUUM ANALYZE stock, hold, unit")
         await connection.execute("CHECKPOINT")
     finally:

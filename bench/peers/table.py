@@ -38,6 +38,8 @@ class Row(Struct, frozen=True):
     says: str
     things: str
     samples: list[Sample]
+    base: str | None = None
+    """The row that its rate is shown as a share of."""
 
 
 class Goal(Struct, frozen=True):
@@ -59,6 +61,8 @@ class Tables(Struct, frozen=True):
     rows: list[Row]
     goals: list[Goal]
     caveats: list[str]
+    measured: str = "server"
+    """Whose CPU a thing costs, for the ratios that a busy machine does not spoil."""
     format: int = FORMAT
 
 
@@ -71,8 +75,11 @@ class Spread(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
+    """``by_cpu`` is the ratio again, of CPU a thing instead of rates; None where the goal is a rate."""
+
     goal: Goal
     reached: Spread
+    by_cpu: float | None = None
 
     @property
     def met(self) -> bool:
@@ -110,37 +117,47 @@ def ratio(row: Row, other: Row) -> Spread:
 
 
 def verdicts(tables: Tables) -> list[Verdict]:
-    """What became of each goal."""
+    """What became of each goal, as far as its rows were measured."""
     rows = {row.name: row for row in tables.rows}
-    return [
-        Verdict(goal, rates(rows[goal.row]) if goal.against is None else ratio(rows[goal.row], rows[goal.against]))
-        for goal in tables.goals
-        if goal.row in rows and (goal.against is None or goal.against in rows)
-    ]
+    found = []
+    for goal in tables.goals:
+        row, other = rows.get(goal.row), rows.get(goal.against or goal.row)
+        if row is None or other is None:
+            continue
+        if goal.against is None:
+            found.append(Verdict(goal, rates(row)))
+            continue
+        ours, theirs = cpu_us(row, tables.measured), cpu_us(other, tables.measured)
+        found.append(Verdict(goal, ratio(row, other), theirs.median / ours.median if ours and theirs else None))
+    return found
 
 
-def write(tables: Tables, path: Path) -> None:
+def write(tables: list[Tables], path: Path) -> None:
     """As JSON; replaces the file."""
     path.write_bytes(msgspec.json.format(msgspec.json.encode(tables), indent=1) + b"\n")
 
 
-def read(path: Path) -> Tables:
+def read(path: Path) -> list[Tables]:
     """The tables in a file. Raises ``ValueError`` when it holds none, or of another format."""
     try:
-        tables = msgspec.json.decode(path.read_bytes(), type=Tables)
+        tables = msgspec.json.decode(path.read_bytes(), type=list[Tables])
     except msgspec.DecodeError as error:
         raise ValueError(f"{path} holds no tables of this bench: {error}") from error
-    if tables.format != FORMAT:
-        raise ValueError(f"{path} is of format {tables.format}, this bench reads {FORMAT}")
+    if any(each.format != FORMAT for each in tables):
+        raise ValueError(f"{path} is of another format, this bench reads {FORMAT}")
     return tables
 
 
 def markdown(tables: Tables) -> str:
     """For bench/README.md: what it was measured on, the rows, the goals, caveats last."""
     who = sorted({name for row in tables.rows for sample in row.samples for name in sample.cpu_s})
+    by_name = {row.name: row for row in tables.rows}
+    based = [by_name.get(row.base or "") for row in tables.rows]
+    shares = [f"of {row.base}" for row in tables.rows if row.base][:1]
     rounds = max(len(row.samples) for row in tables.rows)
     machine = ", ".join(f"{name} {said}" for name, said in tables.machine.items())
-    heads = ["", "a second (least to most)", *(f"CPU µs each: {name}" for name in who), *(f"cores: {n}" for n in who)]
+    used = [*(f"CPU µs each: {name}" for name in who), *(f"cores: {name}" for name in who)]
+    heads = [tables.title, "a second (least to most)", *shares, *used]
     lines = [
         f"`{tables.command}`, {tables.started_at}, commit {tables.commit}; medians of {rounds} interleaved rounds.",
         f"On {machine}.",
@@ -148,9 +165,14 @@ def markdown(tables: Tables) -> str:
         _line(heads),
         _line(["---"] + ["---:"] * (len(heads) - 1)),
     ]
-    lines += [_line(_cells(row, who)) for row in tables.rows]
-    lines += ["", _line(["goal", "reached (least to most)", ""]), _line(["---", "---:", "---"])]
-    lines += [_line(_judged(verdict)) for verdict in verdicts(tables)]
+    for row, base in zip(tables.rows, based, strict=True):
+        share = [] if not shares else [f"{ratio(row, base).median:.2f}" if base else ""]
+        rate, *cells = _cells(row, who)
+        lines.append(_line([row.name, rate, *share, *cells]))
+    found = verdicts(tables)
+    if found:
+        lines += ["", _line(["goal", "reached (least to most)", f"by CPU of {tables.measured}", ""])]
+        lines += [_line(["---", "---:", "---:", "---"]), *(_line(_judged(verdict)) for verdict in found)]
     lines += ["", "Settings and caveats:", "", *(f"- {row.name}: {row.says}." for row in tables.rows if row.says)]
     return "\n".join([*lines, *(f"- {caveat}" for caveat in tables.caveats)]) + "\n"
 
@@ -164,7 +186,6 @@ def _cells(row: Row, who: list[str]) -> list[str]:
     each = [cpu_us(row, name) for name in who]
     busy = [cores_used(row, name) for name in who]
     return [
-        row.name,
         f"{rate.median:,.0f} {row.things} ({rate.least:,.0f} to {rate.most:,.0f})",
         *("" if one is None else f"{one.median:,.1f}" for one in each),
         *("" if one is None else f"{one.median:.2f}" for one in busy),
@@ -176,6 +197,7 @@ def _judged(verdict: Verdict) -> list[str]:
     met = "met" if verdict.met else "**missed**"
     if goal.against is None:
         figures = f"{reached.median:,.0f} ({reached.least:,.0f} to {reached.most:,.0f})"
-        return [f"{goal.row} ≥ {goal.at_least:,.0f} a second", figures, met]
+        return [f"{goal.row} ≥ {goal.at_least:,.0f} a second", figures, "", met]
     figures = f"{reached.median:.2f} ({reached.least:.2f} to {reached.most:.2f})"
-    return [f"{goal.row} ≥ {goal.at_least:g} of {goal.against}", figures, met]
+    by_cpu = "" if verdict.by_cpu is None else f"{verdict.by_cpu:.2f}"
+    return [f"{goal.row} ≥ {goal.at_least:g} of {goal.against}", figures, by_cpu, met]

@@ -1,0 +1,150 @@
+"""Owns where the contenders over HTTP run: servers, API processes and load, each on its cores, and whose CPU was used.
+
+With one API process, that one has a core to itself, and all else (the load, Valkey, Postgres, NATS, the journal) the
+others. With more, nobody has.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from availability import embedded
+from bench import servers, target
+from bench.peers import load, machine, serve
+from bench.peers.table import Sample
+from bench.servers import Running
+from bench.target import NoTarget, Target
+
+START_S: Final = 20.0
+QUIET_CORES: Final = 0.15
+QUIET_S, QUIET_GIVE_UP_S = 0.3, 60.0
+POLL_S: Final = 0.05
+LISTENING: Final = "0A"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the contenders of one number of API processes stand on."""
+
+    processes: int
+    ours: Target
+    valkey: Running
+    postgres: Running
+
+    @property
+    def our_apis(self) -> set[int]:
+        return {pid for name, pid in self.ours.addresses.pids.items() if name.startswith("api")}
+
+    def rest(self) -> set[int]:
+        """All processes that are neither API nor load."""
+        pids = {pid for name, pid in self.ours.addresses.pids.items() if not name.startswith("api")}
+        return set[int]().union(*map(machine.family, (*pids, self.valkey.pid, self.postgres.pid)))
+
+    @asynccontextmanager
+    async def served(self, app: str) -> AsyncIterator[tuple[int, set[int]]]:
+        """The port and the processes of a contender's app while it runs."""
+        port = embedded.free_port()
+        folder = str(self.ours.folder)
+        order = serve.Order(app, embedded.HOST, port, self.valkey.url, self.postgres.url, folder)
+        children: list[asyncio.subprocess.Process] = []
+        try:
+            with machine.cores(_api_cores(self.processes)):
+                for _ in range(self.processes):
+                    children.append(await _child("bench.peers.serve", order))  # noqa: PERF401 - what has begun must end
+            give_up_at = time.monotonic() + START_S
+            while _listeners(port) < self.processes:
+                if time.monotonic() > give_up_at or any(child.returncode is not None for child in children):
+                    raise NoTarget(f"{app} does not start")
+                await asyncio.sleep(POLL_S)
+            yield port, {child.pid for child in children}
+        finally:
+            for child in children:
+                if child.returncode is None:
+                    child.kill()
+                await child.wait()
+
+    async def loaded(self, order: load.Order, apis: set[int]) -> tuple[load.Counted, Sample]:
+        """Load what is served by ``apis``. Raises ``NoTarget`` when the load ends without a result."""
+        with machine.cores(_other_cores(self.processes)):
+            child = await _child("bench.peers.load", order)
+        try:
+            await _line(child)
+            rest = self.rest()
+            before = {"api": machine.cpu_s(apis), "rest": machine.cpu_s(rest)}
+            await _line(child)
+            used = {"api": machine.cpu_s(apis) - before["api"], "rest": machine.cpu_s(rest) - before["rest"]}
+            counted = msgspec.json.decode(await _line(child), type=load.Counted)
+        finally:
+            if child.returncode is None:
+                child.kill()
+            await child.wait()
+        done = counted.answered * load.THINGS[order.kind]
+        return counted, Sample(max(1, done), counted.seconds, {**used, "load": counted.cpu_s})
+
+    async def quiet(self) -> None:
+        """Wait until nothing of the last contender is being done any more, above all by the journal."""
+        give_up_at = time.monotonic() + QUIET_GIVE_UP_S
+        used = QUIET_S
+        while used > QUIET_S * QUIET_CORES and time.monotonic() < give_up_at:
+            pids = self.rest() | self.our_apis
+            before = machine.cpu_s(pids)
+            await asyncio.sleep(QUIET_S)
+            used = machine.cpu_s(pids) - before
+
+
+@asynccontextmanager
+async def set_up(processes: int) -> AsyncIterator[Stage]:
+    """All servers, and our service with so many API processes. Raises ``NoTarget``."""
+    elsewhere = _other_cores(processes)
+    async with AsyncExitStack() as stack:
+        with machine.cores(elsewhere):
+            ours = await stack.enter_async_context(target.running(None, workers=processes))
+        valkey = await stack.enter_async_context(servers.valkey(elsewhere))
+        postgres = await stack.enter_async_context(servers.postgres(elsewhere))
+        stage = Stage(processes, ours, valkey, postgres)
+        machine.pin(stage.our_apis, _api_cores(processes))
+        yield stage
+
+
+def _api_cores(processes: int) -> set[int]:
+    return machine.FIRST_CORE if processes == 1 else set(machine.CORES)
+
+
+def _other_cores(processes: int) -> set[int]:
+    return machine.OTHER_CORES if processes == 1 else set(machine.CORES)
+
+
+async def _child(module: str, order: Struct) -> asyncio.subprocess.Process:
+    """A process of ours that has been given its order."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module),
+        cwd=machine.ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert child.stdin is not None
+    child.stdin.write(msgspec.json.encode(order) + b"\n")
+    await child.stdin.drain()
+    return child
+
+
+async def _line(child: asyncio.subprocess.Process) -> bytes:
+    assert child.stdout is not None
+    line = await child.stdout.readline()
+    if not line:
+        raise NoTarget("the load ended without a result; what it said is above")
+    return line
+
+
+def _listeners(port: int) -> int:
+    """Sockets that listen on the port: processes that share one have a socket each."""
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return sum(row[3] == LISTENING and int(row[1].rpartition(":")[2], 16) == port for row in rows)
