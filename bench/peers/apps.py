@@ -13,6 +13,7 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 from litestar import Litestar, Response, post
+from litestar.params import JSONBody
 from msgspec import Struct
 from redis.asyncio import BlockingConnectionPool, Redis
 
@@ -90,7 +91,7 @@ def litestar(hold: Holder) -> Asgi:
     """As Litestar's manual shows it: a typed body, a typed answer."""
 
     @post("/v1/reservations")
-    async def reserve(data: Form) -> Response[Any]:
+    async def reserve(data: JSONBody[Form]) -> Response[Any]:
         line = data.lines[0]
         held = await hold(line.sku, line.quantity)
         if held is None:

@@ -96,19 +96,19 @@ async def _ours(valkey: Running, holds: int, batch: int, console: Console) -> li
     console.print("recording the ledger's calls")
     now_ms = time.time_ns() // 1_000_000
     few = max(batch, holds // 10)
-    operations = [_hold(number) for number in range(holds)]
-    await _stock(valkey.url, holds, now_ms)
+    operations = [hold(number) for number in range(holds)]
+    await stock(valkey.url, holds, now_ms)
     together = await recorded.record(valkey.url, operations, batch, now_ms)
-    await _stock(valkey.url, holds, now_ms)
+    await stock(valkey.url, holds, now_ms)
     alone = await recorded.record(valkey.url, operations[:few], 1, now_ms)
     assert len(together) == -(-holds // batch)
     assert len(alone) == few
 
     def contender(name: str, says: str, calls: list[bytes], asked: int, units: int, in_flight: int) -> Contender:
         async def play() -> Sample:
-            await _stock(valkey.url, units, now_ms)
+            await stock(valkey.url, units, now_ms)
             sample = await _timed(valkey, lambda: recorded.play(valkey.url, calls, CONNECTIONS, in_flight), asked)
-            await _check_ours(valkey.url, min(units, asked), units)
+            await check(valkey.url, min(units, asked), units)
             return sample
 
         return Contender(name, says, play)
@@ -129,14 +129,14 @@ async def _ours(valkey: Running, holds: int, batch: int, console: Console) -> li
     ]
 
 
-def _hold(number: int) -> Hold:
+def hold(number: int) -> Hold:
     """As the API makes it."""
     told = fingerprint("hold", {"lines": [{"sku": sql.HOT, "quantity": 1, "location": PLACE}]})
     identity = operation_id(CLIENT, f"cart-{number}")
     return Hold(identity, told, CLIENT, [HoldLine(sql.HOT, 1, PLACE)], sql.TTL_S * 1_000)
 
 
-async def _stock(url: str, units: int, now_ms: int) -> None:
+async def stock(url: str, units: int, now_ms: int) -> None:
     """An empty ledger with so many units of the hot SKU."""
     async with Redis.from_url(url) as client:
         await client.eval("redis.call('flushall', 'sync')", 0)
@@ -151,7 +151,8 @@ async def _stock(url: str, units: int, now_ms: int) -> None:
         await ledger.close()
 
 
-async def _check_ours(url: str, granted: int, units: int) -> None:
+async def check(url: str, granted: int, units: int) -> None:
+    """Raises ``Oversold`` unless exactly what was granted of so many units is held."""
     ledger = Ledger(url)
     try:
         positions = await ledger.read(Read([ReadItem(sql.HOT, [PLACE])]))

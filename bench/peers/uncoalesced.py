@@ -24,9 +24,10 @@ class Uncoalesced(Ledger):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
+        self._alone = [Ledger(url, operations_max=1) for _ in range(CONNECTIONS)]
         self._free: asyncio.Queue[Ledger] = asyncio.LifoQueue()
-        for _ in range(CONNECTIONS):
-            self._free.put_nowait(Ledger(url, operations_max=1))
+        for ledger in self._alone:
+            self._free.put_nowait(ledger)
 
     async def hold(self, hold: Hold) -> HoldOutcome:
         ledger = await self._free.get()
@@ -34,6 +35,10 @@ class Uncoalesced(Ledger):
             return await ledger.hold(hold)
         finally:
             self._free.put_nowait(ledger)
+
+    async def close(self) -> None:
+        """Waits for what is under way."""
+        await asyncio.gather(super().close(), *(ledger.close() for ledger in self._alone))
 
 
 @asynccontextmanager
