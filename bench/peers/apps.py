@@ -15,7 +15,7 @@ import msgspec
 from litestar import Litestar, Response, post
 from litestar.params import JSONBody
 from msgspec import Struct
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 
 from bench.null_app import BODY, null_app
 from bench.peers import sql
@@ -25,7 +25,6 @@ Asgi = Callable[[Any, Callable[[], Awaitable[Message]], Callable[[Message], Awai
 Holder = Callable[[str, int], Awaitable[int | None]]
 """Holds units of a SKU: the hold's id, or None when there are not enough."""
 
-REDIS_CONNECTIONS: Final = 64
 POSTGRES_CONNECTIONS: Final = 4
 BATCH_MAX: Final = 500
 SCRIPT: Final = """
@@ -125,9 +124,8 @@ async def null_litestar(_redis_url: str, _postgres_url: str) -> AsyncIterator[As
 
 @asynccontextmanager
 async def _script(redis_url: str) -> AsyncIterator[Holder]:
-    """One script call a request, on a pool of connections."""
-    pool: Any = BlockingConnectionPool.from_url(redis_url, max_connections=REDIS_CONNECTIONS, timeout=30)
-    client = Redis(connection_pool=pool)
+    """One script call a request, on a pool that has a connection for each request under way."""
+    client = Redis.from_url(redis_url)
     script = client.register_script(SCRIPT)
 
     async def hold(sku: str, quantity: int) -> int | None:
@@ -138,7 +136,6 @@ async def _script(redis_url: str) -> AsyncIterator[Holder]:
         yield hold
     finally:
         await client.aclose()
-        await pool.aclose()
 
 
 @asynccontextmanager
@@ -196,9 +193,15 @@ class Batches:
         try:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
-                ids = await self._statement.fetchval([sku for sku, _, _ in batch], [units for _, units, _ in batch])
-                for (_, _, answer), id_ in zip(batch, ids, strict=True):
-                    answer.set_result(id_)
+                skus, quantities, answers = zip(*batch, strict=True)
+                try:
+                    ids = await self._statement.fetchval(skus, quantities)
+                except asyncpg.PostgresError as error:
+                    for answer in answers:
+                        answer.set_exception(error)
+                else:
+                    for answer, id_ in zip(answers, ids, strict=True):
+                        answer.set_result(id_)
         finally:
             self._sending = None
 

@@ -57,7 +57,7 @@ CONTENDERS: Final = (
     Contender(ALONE, serve.OWN, "hold", "201", "our API on a pool of 64 connections, batches off"),
     Contender("raw ASGI, Postgres function in batches", "raw-batched", "hold", "201", "asyncpg, a coalescer like ours"),
     Contender("raw ASGI, Postgres conditional update", "raw-update", "hold", "201", "asyncpg, a pool of 4 connections"),
-    Contender("raw ASGI, a script call a request", "raw-script", "hold", "201", "redis-py and hiredis, a pool of 64"),
+    Contender("raw ASGI, a script call a request", "raw-script", "hold", "201", "redis-py with hiredis and its pool"),
     Contender("Litestar, a script call a request", "litestar-script", "hold", "201", "the same as a Litestar handler"),
     Contender("raw ASGI, a script call a request: refused", "raw-script", "hold", "409"),
     Contender("raw ASGI, Postgres function: refused", "raw-batched", "hold", "409"),
