@@ -29,7 +29,6 @@ UNITS: Final = 50_000_000
 SCOPES: Final = ("atp:read", "reservations:read", "reservations:write", "catalog:write", "stock:write")
 OURS: Final = "ours"
 BUSY: Final = 0.85
-SHED: Final = {"429", "503"}
 
 
 class Contender(Struct, frozen=True):
@@ -93,7 +92,7 @@ async def measure(
                         f"{number} API, round {round_ + 1}: {contender.name}: {found.per_second:,.0f} a second"
                     )
         rows = [Row(each.name, each.says, _things(each), samples[each.name], NULL) for each in chosen]
-        caveats = [*CAVEATS, *_idle(rows, number)]
+        caveats = [*CAVEATS, *_idle(rows, number), *_shed(rows)]
         title = f"Over HTTP, {number} API process{'es' if number > 1 else ''}"
         tables.append(Tables(title, command, started_at, commit, described, rows, _goals(number), caveats, "api"))
     return tables
@@ -106,6 +105,14 @@ def _idle(rows: list[Row], processes: int) -> list[str]:
     if not names:
         return []
     return [f"The API had CPU to spare, so something else was the limit or took its core: {'; '.join(names)}."]
+
+
+def _shed(rows: list[Row]) -> list[str]:
+    """Where requests were refused for overload, which is cheaper than to answer them."""
+    names = [
+        f"{row.name} ({sum(each.shed for each in row.samples):,})" for row in rows if any(s.shed for s in row.samples)
+    ]
+    return [f"Requests were answered 429 or 503, and not counted: {'; '.join(names)}."] if names else []
 
 
 def _things(contender: Contender) -> str:
@@ -178,7 +185,7 @@ def _order(on: Stage, contender: Contender, port: int, sku: str, seconds: float,
 
 def _believe(contender: Contender, counted: load.Counted, held: int) -> None:
     """Every answer was as expected, or shed; and exactly what was granted is held."""
-    odd = counted.by_status.keys() - SHED - {contender.expected}
+    odd = counted.by_status.keys() - stage.SHED - {contender.expected}
     if odd or counted.answered == 0:
         raise Unexpected(f"{contender.name}: answers by status were {counted.by_status}")
     if held != counted.granted:

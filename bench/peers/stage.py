@@ -28,6 +28,7 @@ QUIET_CORES: Final = 0.15
 QUIET_S, QUIET_GIVE_UP_S = 0.3, 60.0
 POLL_S: Final = 0.05
 LISTENING: Final = "0A"
+SHED: Final = {"429", "503"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Stage:
                 child.kill()
             await child.wait()
         done = counted.answered * load.THINGS[order.kind]
-        return counted, Sample(max(1, done), counted.seconds, {**used, "load": counted.cpu_s})
+        shed = sum(counted.by_status.get(status, 0) for status in SHED)
+        return counted, Sample(max(1, done), counted.seconds, {**used, "load": counted.cpu_s}, shed)
 
     async def quiet(self) -> None:
         """Wait until nothing of the last contender is being done any more, above all by the journal."""

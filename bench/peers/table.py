@@ -25,6 +25,8 @@ class Sample(Struct, frozen=True):
     seconds: float
     cpu_s: dict[str, float]
     """CPU seconds by who used them: ``server``, ``api``, ``driver`` …"""
+    shed: int = 0
+    """Requests that were answered 429 or 503 instead."""
 
     @property
     def per_second(self) -> float:
