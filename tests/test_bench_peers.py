@@ -60,6 +60,15 @@ def test_cpu_is_told_by_thing_and_by_cores() -> None:
     assert table.cpu_us(measured, "nobody") is None
 
 
+def test_a_row_whose_cores_were_not_busy_is_named() -> None:
+    rows = [row("ours", 100, cpu_s=1.8), row("theirs", 100, cpu_s=1.0)]
+
+    (caveat,) = table.spare(rows, "server", 1)
+
+    assert caveat.endswith(": theirs (0.50).")
+    assert table.spare(rows[:1], "server", 1) == []
+
+
 def test_goals_are_judged_and_shown() -> None:
     made = tables(
         row("ours", 100, 90, 110, base="theirs"),

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from bench import servers
 from bench.peers import machine, recorded, sql
-from bench.peers.table import Goal, Oversold, Row, Sample, Tables
+from bench.peers.table import Goal, Oversold, Row, Sample, Tables, spare
 from bench.servers import Running
 from ledger import (
     Apply,
@@ -73,8 +73,9 @@ async def measure(rounds: int, holds: int, batch: int, command: str, console: Co
                     samples[contender.name].append(sample)
                     console.print(f"round {number + 1}: {contender.name}: {sample.per_second:,.0f} a second")
     rows = [Row(contender.name, contender.says, "holds", samples[contender.name]) for contender in contenders]
+    caveats = [*CAVEATS, *spare(rows, "server", 1)]
     described, commit = machine.described(), machine.commit()
-    return Tables("The ledger alone", command, started_at, commit, described, rows, _goals(batch), list(CAVEATS))
+    return Tables("The ledger alone", command, started_at, commit, described, rows, _goals(batch), caveats)
 
 
 def _goals(batch: int) -> list[Goal]:

@@ -20,7 +20,7 @@ from bench.caller import Caller
 from bench.http_client import HttpClient
 from bench.peers import load, machine, serve, sql, stage
 from bench.peers.stage import Stage
-from bench.peers.table import Goal, Oversold, Row, Sample, Tables, cores_used
+from bench.peers.table import Goal, Oversold, Row, Sample, Tables, spare
 from bench.stores import Unexpected, expect, time_text
 
 CONNECTIONS: Final = 64
@@ -28,7 +28,6 @@ CONNECTIONS: Final = 64
 UNITS: Final = 50_000_000
 SCOPES: Final = ("atp:read", "reservations:read", "reservations:write", "catalog:write", "stock:write")
 OURS: Final = "ours"
-BUSY: Final = 0.85
 
 
 class Contender(Struct, frozen=True):
@@ -92,19 +91,10 @@ async def measure(
                         f"{number} API, round {round_ + 1}: {contender.name}: {found.per_second:,.0f} a second"
                     )
         rows = [Row(each.name, each.says, _things(each), samples[each.name], NULL) for each in chosen]
-        caveats = [*CAVEATS, *_idle(rows, number), *_shed(rows)]
+        caveats = [*CAVEATS, *spare(rows, "api", min(number, len(machine.CORES) - 1 or 1)), *_shed(rows)]
         title = f"Over HTTP, {number} API process{'es' if number > 1 else ''}"
         tables.append(Tables(title, command, started_at, commit, described, rows, _goals(number), caveats, "api"))
     return tables
-
-
-def _idle(rows: list[Row], processes: int) -> list[str]:
-    """Where something else than the API's cores set the rate."""
-    busy = BUSY * min(processes, len(machine.CORES) - 1 or 1)
-    names = [row.name for row in rows if (used := cores_used(row, "api")) is not None and used.median < busy]
-    if not names:
-        return []
-    return [f"The API had CPU to spare, so something else was the limit or took its core: {'; '.join(names)}."]
 
 
 def _shed(rows: list[Row]) -> list[str]:

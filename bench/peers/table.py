@@ -11,6 +11,8 @@ import msgspec
 from msgspec import Struct
 
 FORMAT: Final = 1
+BUSY: Final = 0.85
+"""Of a core: who used less did not set the rate."""
 
 
 class Oversold(Exception):
@@ -110,6 +112,14 @@ def cores_used(row: Row, who: str) -> Spread | None:
     if not all(who in sample.cpu_s for sample in row.samples):
         return None
     return spread([sample.cpu_s[who] / sample.seconds for sample in row.samples])
+
+
+def spare(rows: list[Row], who: str, cores: int) -> list[str]:
+    """A caveat, if there are rows where ``who`` did not use so many cores: their rates tell of something else."""
+    idle = {row.name: used for row in rows if (used := cores_used(row, who)) and used.median < BUSY * cores}
+    names = [f"{name} ({used.median:.2f})" for name, used in idle.items()]
+    told = f"The {who} had not all of its cores, or had to wait: these rates are lower than they could be, or limited"
+    return [f"{told} by something else: {'; '.join(names)}."] if names else []
 
 
 def ratio(row: Row, other: Row) -> Spread:
