@@ -12,17 +12,11 @@ from typing import Any
 import click
 import uvloop
 
-from bench import journey, memory, replay_run
+from bench import journey, k6_run, memory, replay_run, reporting, scenario_commands
+from bench.generators import GeneratorFailed
 from bench.peers import commands as comparing
 
 CONCURRENCY = 64
-
-
-def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> list[int]:
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError:
-        raise click.BadParameter("must be whole numbers with commas between them") from None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -55,25 +49,19 @@ def memory_(positions: int) -> None:
     _run(lambda: memory.run(positions))
 
 
-@main.command("ledger")
-@click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds; all take turns.")
-@click.option("--holds", type=click.IntRange(min=1_000), default=128_000, show_default=True, help="In a round.")
-@click.option("--batch", type=click.IntRange(1, 512), default=64, show_default=True, help="Holds in a call.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Keep the figures in this file, as JSON.")
-def ledger_(runs: int, holds: int, batch: int, out: Path | None) -> None:
-    """Compare the ledger alone, on one core, with calls of one hold and with what Postgres can do instead."""
-    _run(lambda: comparing.ledger(runs, holds, batch, out))
+@main.command("k6")
+@click.option("--rate", type=click.IntRange(1, 100_000), default=500, show_default=True, help="Holds a second.")
+@click.option(
+    "--seconds", type=click.IntRange(1, 3_600), default=20, show_default=True, help="For how long, each time."
+)
+@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Of each, by turns.")
+def k6_(rate: int, seconds: int, rounds: int) -> None:
+    """Check our generator against k6: the same holds at the same rate from both, on one service."""
+    _run(lambda: k6_run.run(rate, seconds, rounds, reporting.console_of_report()))
 
 
-@main.command()
-@click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds; all take turns.")
-@click.option("--processes", default="1,2,4", show_default=True, callback=_numbers, help="Of the API.")
-@click.option("--seconds", type=click.FloatRange(min=0.1), default=3.0, show_default=True, help="Of each, in a round.")
-@click.option("--only", default="", help="Only what has this in its name, and the null POST.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Keep the figures in this file, as JSON.")
-def peers(runs: int, processes: list[int], seconds: float, only: str, out: Path | None) -> None:
-    """Compare the API with null endpoints, and with what would be written instead, behind the same HTTP server."""
-    _run(lambda: comparing.peers(runs, processes, seconds, only, out))
+for _command in reporting.COMMANDS:
+    main.add_command(_command)
 
 
 def _run(scenario: Callable[[], Coroutine[Any, Any, bool]]) -> None:
@@ -82,7 +70,7 @@ def _run(scenario: Callable[[], Coroutine[Any, Any, bool]]) -> None:
     passed = False
     try:
         passed = uvloop.run(scenario())
-    except* (journey.NoData, *comparing.FAILED, *replay_run.FAILED) as group:
+    except* (journey.NoData, GeneratorFailed, *comparing.FAILED, *replay_run.FAILED) as group:
         failures = list(_leaves(group))
     for failure in failures:
         click.echo(f"{type(failure).__name__}: {failure}", err=True)
@@ -96,3 +84,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield from _leaves(failure)
         else:
             yield failure
+
+
+scenario_commands.add_to(main, _run)
+comparing.add_to(main, _run)

@@ -4,6 +4,7 @@ It speaks to this service only: answers have a Content-Length, redirects and com
 """
 
 import asyncio
+import ssl
 from types import TracebackType
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
@@ -38,10 +39,10 @@ class HttpClient:
 
     def __init__(self, url: str, token: str, connections_max: int) -> None:
         address = urlsplit(url)
-        assert address.scheme == "http", url
         assert address.hostname is not None, url
         self.url = url
-        self._host, self._port = address.hostname, address.port or 80
+        self._tls = ssl.create_default_context() if address.scheme == "https" else None
+        self._host, self._port = address.hostname, address.port or (443 if self._tls else 80)
         self._common = f"Host: {address.netloc}\r\nAuthorization: Bearer {token}\r\n"
         self._turns = asyncio.Semaphore(connections_max)
         self._idle: list[_Connection] = []
@@ -95,7 +96,8 @@ class HttpClient:
 
     async def _connect(self) -> _Connection:
         try:
-            return _Connection(*await asyncio.open_connection(self._host, self._port, limit=HEAD_BYTES_MAX))
+            connected = await asyncio.open_connection(self._host, self._port, limit=HEAD_BYTES_MAX, ssl=self._tls)
+            return _Connection(*connected)
         except ConnectionRefusedError as error:
             raise NotSent(str(error)) from error
 

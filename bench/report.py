@@ -1,7 +1,10 @@
 """Owns how a replay's result is shown: what was done, how fast, and whether it checks."""
 
+from collections.abc import Iterable
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.checks import Check
@@ -20,7 +23,7 @@ def show(console: Console, tally: Tally, tries: dict[str, int], seconds: dict[st
     """Print it all."""
     console.print(_done(tally))
     console.print(_speed(tally, tries, seconds))
-    console.print(_checked(checks))
+    console.print(checked((check.claim, check.passed, check.detail) for check in checks))
     for fault in tally.faults:
         console.print(fault, style="red", markup=False)
 
@@ -57,10 +60,10 @@ def _speed(tally: Tally, tries: dict[str, int], seconds: dict[str, float]) -> Ta
     return table
 
 
-def _checked(checks: list[Check]) -> Table:
+def checked(checks: Iterable[tuple[str, bool | None, str]]) -> Table:
+    """What must hold, whether it does (None: it could not be checked), and the figures."""
     table = Table("check", "", "figures", title="Checks", box=SIMPLE_HEAD, show_header=False)
-    for check in checks:
-        table.add_row(
-            check.claim, "[green]yes[/]" if check.passed else "[bold red]NO[/]", check.detail.replace("[", "\\[")
-        )
+    words = {True: "[green]yes[/]", False: "[bold red]NO[/]", None: "[yellow]not checked[/]"}
+    for claim, holds, detail in checks:
+        table.add_row(escape(claim), words[holds], escape(detail))
     return table

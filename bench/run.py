@@ -53,6 +53,8 @@ class Second(Struct, frozen=True):
     cpu: dict[str, float]
     """Cores used by each process: ``api``, ``valkey``, ``journal``, ``generator-1`` …"""
     memory_bytes: dict[str, int] = {}
+    late_us: int = 0
+    """The most by which a request was sent after it was due."""
 
 
 class Step(Struct, frozen=True):
@@ -69,6 +71,8 @@ class Step(Struct, frozen=True):
     generator_late: bool
     holds: bool
     """Whether it met the goals, so that the knee is not below it."""
+    name: str = ""
+    """What it was: a rate, a phase, an hour."""
 
 
 class Knee(Struct, frozen=True):
@@ -76,6 +80,16 @@ class Knee(Struct, frozen=True):
 
     per_second: float
     beyond: str
+
+
+class Feed(Struct, frozen=True):
+    """Stock events over NATS during the run."""
+
+    events: int
+    messages: int
+    events_per_second: float
+    apply_lag: Latency
+    """From before an event was published until an ATP answer showed it."""
 
 
 class Check(Struct, frozen=True):
@@ -109,6 +123,7 @@ class Run(Struct, frozen=True):
     cpu: dict[str, float]
     checks: list[Check]
     format: int = FORMAT
+    feed: Feed | None = None
 
 
 def read(path: Path) -> Run:

@@ -11,7 +11,7 @@ from typing import Final
 
 from availability import embedded
 from availability.embedded import Server
-from bench.peers import machine
+from bench import cpu
 from bench.target import NoTarget
 
 POSTGRES_TUNING: Final = {
@@ -36,7 +36,7 @@ class Running:
         self.pid = pid
 
     def cpu_s(self) -> float:
-        return machine.cpu_s(machine.family(self.pid))
+        return cpu.cpu_s(cpu.family(self.pid))
 
 
 @asynccontextmanager
@@ -68,7 +68,7 @@ def _made(make: Callable[[], Server]) -> Server:
 @asynccontextmanager
 async def _running(server: Server, chosen: set[int]) -> AsyncIterator[Running]:
     quiet = asyncio.subprocess.DEVNULL
-    with machine.cores(chosen):
+    with cpu.cores(chosen):
         process = await asyncio.create_subprocess_exec(*server.argv, stdout=quiet, stderr=quiet, env=server.env or None)
     try:
         await server.wait()

@@ -29,7 +29,7 @@ class Addresses(Struct, frozen=True):
     nats: str
     redis: str
     postgres: str
-    pids: dict[str, int]
+    pids: dict[str, int] = {}
 
 
 class Target(Struct, frozen=True):
@@ -53,21 +53,22 @@ class Target(Struct, frozen=True):
 
 
 @asynccontextmanager
-async def running(data_folder: Path | None, *, workers: int = 1) -> AsyncIterator[Target]:
+async def running(data_folder: Path | None, workers: int = 1) -> AsyncIterator[Target]:
     """The ``up`` that runs in ``data_folder``; without one, a new ``up``, stopped at the end and its data removed.
 
-    The new one has so many API processes.
+    ``workers`` API processes are started in a new one.
     """
     if data_folder is not None:
-        yield _told(data_folder)
+        yield told(data_folder)
         return
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder = Path(temporary) / "data"
         async with _own_up(folder, workers):
-            yield _told(folder)
+            yield told(folder)
 
 
-def _told(folder: Path) -> Target:
+def told(folder: Path) -> Target:
+    """What up.json says now; ``NoTarget`` when there is none."""
     try:
         addresses = msgspec.json.decode((folder / "up.json").read_bytes(), type=Addresses)
     except (OSError, msgspec.DecodeError) as error:

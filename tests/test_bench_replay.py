@@ -1,4 +1,4 @@
-"""The bench's replay: on real processes it agrees with its books, and each of its checks can fail."""
+"""The bench on real processes: the replay agrees with its books, and a sale is checked; each of the checks can fail."""
 
 import asyncio
 import io
@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 import asyncpg
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 from running_up import Up, start
 
-from bench import checks, target
+from bench import checks, scenario, service, target
 from bench.baskets import (
     AMOUNT,
     DAY_MS,
@@ -31,10 +33,16 @@ from bench.baskets import (
 )
 from bench.caller import Caller, Stuck
 from bench.checks import Check
+from bench.cli import main
+from bench.flash_sale import flash_sale
 from bench.http_client import HttpClient
 from bench.journey import baskets_of
+from bench.live import Live
 from bench.replay import Replay
 from bench.replay_run import SCOPES, run
+from bench.run import read, write
+from bench.scenario import Options
+from bench.service import Where
 from bench.stores import Stores
 
 pytestmark = pytest.mark.anyio
@@ -302,3 +310,46 @@ async def test_the_report_is_printed_and_the_verdict_returned(up: Up) -> None:
     assert await run(miniature()[:5], up.folder, 4, Console(file=printed))
     assert "on hand = opening counts - shipped, per position" in printed.getvalue()
     assert "NO" not in printed.getvalue()
+
+
+async def test_a_sale_at_a_rate_is_offered_counted_and_checked(up: Up, tmp_path: Path) -> None:
+    options = Options(rate=80, seconds=1, warm_up=0, skus=20, hot_units=5, think_s=0.1, ttl_s=1, feed_rate=100)
+    script = flash_sale(options)
+    async with service.reached(Where(data_folder=up.folder), script.name, clients=2) as reached:
+        with Live(5, script.name, Console(file=io.StringIO())) as live:
+            found = await scenario.run(script, options, reached, live)
+
+    write(found, tmp_path / "run.json")
+    assert read(tmp_path / "run.json") == found
+    kinds = {kind.name: kind for kind in found.kinds}
+    assert {"hold-hot", "hold-tail", "commit", "atp"} <= kinds.keys()
+    assert sum(kind.scheduled for kind in found.kinds) == found.timeline[0].offered
+    assert found.steps[0].failed == 0, found.flaws
+    assert kinds["hold-hot"].by_status["201"] >= 5
+    assert kinds["hold-hot"].by_status["409"] > 0
+    assert found.timeline[0].cpu.keys() >= {"api", "valkey", "generator-1"}
+    assert sum(count for _, count in found.batches) > 0
+    assert found.feed is not None
+    assert found.feed.events > 50
+    # A machine that does other work shows stock events late; everything else holds on any.
+    broken = {check.name for check in found.checks if not check.holds}
+    assert broken <= {"stock events show within 250 ms (p99)"}
+    assert len(found.checks) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rate", "70%"], "needs --of"),
+        (["--rate", "many"], "a number is wanted"),
+        (["--steps", "1,2,x"], "rates with commas"),
+        (["--commit", "0.6", "--release", "0.6"], "more than all holds"),
+        (["--target", "http://127.0.0.1:1"], "--token-file"),
+        (["--target", "http://127.0.0.1:1", "--feeds", "5"], "needs NATS"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_with_the_reason(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(main, ["flash-sale", *arguments])
+
+    assert result.exit_code == 2
+    assert said in result.output

@@ -15,8 +15,8 @@ import asyncpg
 from redis.asyncio import Redis
 from rich.console import Console
 
-from bench import servers
-from bench.peers import machine, recorded, sql
+from bench import cpu, machine, servers
+from bench.peers import recorded, sql
 from bench.peers.table import Goal, Oversold, Row, Sample, Tables, spare
 from bench.servers import Running
 from ledger import (
@@ -63,8 +63,8 @@ class Contender:
 async def measure(rounds: int, holds: int, batch: int, command: str, console: Console) -> Tables:
     """The tables. Raises ``NoTarget`` when there are no servers to run, ``Oversold`` when one must not be believed."""
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    with machine.cores(machine.OTHER_CORES):
-        async with servers.valkey(machine.FIRST_CORE) as valkey, servers.postgres(machine.FIRST_CORE) as postgres:
+    with cpu.cores(cpu.OTHER_CORES):
+        async with servers.valkey(cpu.FIRST_CORE) as valkey, servers.postgres(cpu.FIRST_CORE) as postgres:
             contenders = [*await _ours(valkey, holds, batch, console), *_rivals(postgres, holds, batch)]
             samples: dict[str, list[Sample]] = {contender.name: [] for contender in contenders}
             for number in range(rounds):
@@ -74,7 +74,7 @@ async def measure(rounds: int, holds: int, batch: int, command: str, console: Co
                     console.print(f"round {number + 1}: {contender.name}: {sample.per_second:,.0f} a second")
     rows = [Row(contender.name, contender.says, "holds", samples[contender.name]) for contender in contenders]
     caveats = [*CAVEATS, *spare(rows, "server", 1)]
-    described, commit = machine.described(), machine.commit()
+    described, commit = machine.facts(), machine.commit()
     return Tables("The ledger alone", command, started_at, commit, described, rows, _goals(batch), caveats)
 
 

@@ -15,6 +15,8 @@ import msgspec
 import uvloop
 from msgspec import Struct
 
+from bench.http_load import parse
+
 WARM_S: Final = 0.5
 LOCATION: Final = "W1"
 ITEMS: Final = 500
@@ -93,15 +95,15 @@ class _Loop:
     """The connections and what they counted."""
 
     def __init__(self, order: Order) -> None:
-        self.by_status: Counter[bytes] = Counter()
+        self.by_status: Counter[str] = Counter()
         self.granted = 0
         self.stopping = False
         self.requests = requests(order)
         self._batches = order.kind == "batch"
 
-    def answered(self, status: bytes, body: bytes) -> None:
+    def answered(self, status: str, body: bytes) -> None:
         self.by_status[status] += 1
-        if status == b"201":
+        if status == "201":
             self.granted += 1
         elif self._batches:
             self.granted += body.count(b'"status":201,')
@@ -124,13 +126,13 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         data = self._rest + data if self._rest else data
-        end = data.find(b"\r\n\r\n")
-        at = data.find(b"content-length: ", 0, end) if end > 0 else -1
-        if at < 0 or len(data) < end + 4 + int(data[at + 16 : data.index(b"\r", at)]):
+        answer = parse(data)
+        if answer is None:
             self._rest = data
             return
         self._rest = b""
-        self._loop.answered(data[9:12], data)
+        status, body, _ = answer
+        self._loop.answered(status, body)
         if self._loop.stopping:
             self.done.set_result(None)
         else:
@@ -154,7 +156,7 @@ async def run(order: Order) -> Counted:
     for connection in connections:
         connection.ask()
     await asyncio.sleep(WARM_S)
-    expected = order.expected.encode()
+    expected = order.expected
     before, cpu_s, began_s = loop.by_status[expected], time.process_time(), time.perf_counter()
     _say("measuring")
     await asyncio.sleep(order.seconds)
@@ -168,8 +170,7 @@ async def run(order: Order) -> Counted:
     await asyncio.gather(*(connection.done for connection in connections))
     for connection in connections:
         connection.close()
-    by_status = {status.decode(): count for status, count in loop.by_status.items()}
-    return Counted(answered, seconds, used_s, by_status, loop.granted)
+    return Counted(answered, seconds, used_s, dict(loop.by_status), loop.granted)
 
 
 def _say(line: str) -> None:

@@ -16,15 +16,16 @@ from redis.asyncio import Redis
 from rich.console import Console
 
 from availability import embedded
+from bench import cpu, machine
 from bench.caller import Caller
 from bench.http_client import HttpClient
-from bench.peers import load, machine, serve, sql, stage
+from bench.peers import load, serve, sql, stage
 from bench.peers.stage import Stage
 from bench.peers.table import Goal, Oversold, Row, Sample, Tables, spare
 from bench.stores import Unexpected, expect, time_text
 
-CONNECTIONS: Final = 64
-"""For each API process."""
+CONNECTIONS, BULK_CONNECTIONS = 64, 8
+"""For each API process; of requests for hundreds of things a few keep it busy."""
 UNITS: Final = 50_000_000
 SCOPES: Final = ("atp:read", "reservations:read", "reservations:write", "catalog:write", "stock:write")
 OURS: Final = "ours"
@@ -77,7 +78,7 @@ async def measure(
 ) -> list[Tables]:
     """A table for each number of processes. Raises ``NoTarget``, ``Oversold``, ``Unexpected``."""
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    described, commit = machine.described(), machine.commit()
+    described, commit = machine.facts(), machine.commit()
     chosen = [contender for contender in CONTENDERS if only in contender.name or contender.name == NULL]
     tables = []
     for number in processes:
@@ -91,7 +92,7 @@ async def measure(
                         f"{number} API, round {round_ + 1}: {contender.name}: {found.per_second:,.0f} a second"
                     )
         rows = [Row(each.name, each.says, _things(each), samples[each.name], NULL) for each in chosen]
-        caveats = [*CAVEATS, *spare(rows, "api", min(number, len(machine.CORES) - 1 or 1)), *_shed(rows)]
+        caveats = [*CAVEATS, *spare(rows, "api", min(number, len(cpu.CORES) - 1 or 1)), *_shed(rows)]
         title = f"Over HTTP, {number} API process{'es' if number > 1 else ''}"
         tables.append(Tables(title, command, started_at, commit, described, rows, _goals(number), caveats, "api"))
     return tables
@@ -169,7 +170,7 @@ async def _open(caller: Caller, name: str, units: int) -> None:
 
 def _order(on: Stage, contender: Contender, port: int, sku: str, seconds: float, token: str = "-") -> load.Order:  # noqa: S107
     run = f"{sku}-{secrets.token_hex(4)}"
-    connections = CONNECTIONS * on.processes
+    connections = (CONNECTIONS if load.THINGS[contender.kind] == 1 else BULK_CONNECTIONS) * on.processes
     return load.Order(contender.kind, embedded.HOST, port, token, sku, run, contender.expected, connections, seconds)
 
 

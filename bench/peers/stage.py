@@ -17,12 +17,13 @@ import msgspec
 from msgspec import Struct
 
 from availability import embedded
-from bench import servers, target
-from bench.peers import load, machine, serve
+from bench import cpu, servers, target
+from bench.peers import load, serve
 from bench.peers.table import Sample
 from bench.servers import Running
 from bench.target import NoTarget, Target
 
+ROOT: Final = Path(__file__).parents[2]
 START_S: Final = 20.0
 QUIET_CORES: Final = 0.15
 QUIET_S, QUIET_GIVE_UP_S = 0.3, 60.0
@@ -47,7 +48,7 @@ class Stage:
     def rest(self) -> set[int]:
         """All processes that are neither API nor load."""
         pids = {pid for name, pid in self.ours.addresses.pids.items() if not name.startswith("api")}
-        return set[int]().union(*map(machine.family, (*pids, self.valkey.pid, self.postgres.pid)))
+        return set[int]().union(*map(cpu.family, (*pids, self.valkey.pid, self.postgres.pid)))
 
     @asynccontextmanager
     async def served(self, app: str) -> AsyncIterator[tuple[int, set[int]]]:
@@ -57,7 +58,7 @@ class Stage:
         order = serve.Order(app, embedded.HOST, port, self.valkey.url, self.postgres.url, folder)
         children: list[asyncio.subprocess.Process] = []
         try:
-            with machine.cores(_api_cores(self.processes)):
+            with cpu.cores(_api_cores(self.processes)):
                 for _ in range(self.processes):
                     children.append(await _child("bench.peers.serve", order))  # noqa: PERF401 - what has begun must end
             give_up_at = time.monotonic() + START_S
@@ -74,14 +75,14 @@ class Stage:
 
     async def loaded(self, order: load.Order, apis: set[int]) -> tuple[load.Counted, Sample]:
         """Load what is served by ``apis``. Raises ``NoTarget`` when the load ends without a result."""
-        with machine.cores(_other_cores(self.processes)):
+        with cpu.cores(_other_cores(self.processes)):
             child = await _child("bench.peers.load", order)
         try:
             await _line(child)
             rest = self.rest()
-            before = {"api": machine.cpu_s(apis), "rest": machine.cpu_s(rest)}
+            before = {"api": cpu.cpu_s(apis), "rest": cpu.cpu_s(rest)}
             await _line(child)
-            used = {"api": machine.cpu_s(apis) - before["api"], "rest": machine.cpu_s(rest) - before["rest"]}
+            used = {"api": cpu.cpu_s(apis) - before["api"], "rest": cpu.cpu_s(rest) - before["rest"]}
             counted = msgspec.json.decode(await _line(child), type=load.Counted)
         finally:
             if child.returncode is None:
@@ -97,9 +98,9 @@ class Stage:
         used = QUIET_S
         while used > QUIET_S * QUIET_CORES and time.monotonic() < give_up_at:
             pids = self.rest() | self.our_apis
-            before = machine.cpu_s(pids)
+            before = cpu.cpu_s(pids)
             await asyncio.sleep(QUIET_S)
-            used = machine.cpu_s(pids) - before
+            used = cpu.cpu_s(pids) - before
 
 
 @asynccontextmanager
@@ -107,28 +108,28 @@ async def set_up(processes: int) -> AsyncIterator[Stage]:
     """All servers, and our service with so many API processes. Raises ``NoTarget``."""
     elsewhere = _other_cores(processes)
     async with AsyncExitStack() as stack:
-        with machine.cores(elsewhere):
+        with cpu.cores(elsewhere):
             ours = await stack.enter_async_context(target.running(None, workers=processes))
         valkey = await stack.enter_async_context(servers.valkey(elsewhere))
         postgres = await stack.enter_async_context(servers.postgres(elsewhere))
         stage = Stage(processes, ours, valkey, postgres)
-        machine.pin(stage.our_apis, _api_cores(processes))
+        cpu.pin(stage.our_apis, _api_cores(processes))
         yield stage
 
 
 def _api_cores(processes: int) -> set[int]:
-    return machine.FIRST_CORE if processes == 1 else set(machine.CORES)
+    return cpu.FIRST_CORE if processes == 1 else set(cpu.CORES)
 
 
 def _other_cores(processes: int) -> set[int]:
-    return machine.OTHER_CORES if processes == 1 else set(machine.CORES)
+    return cpu.OTHER_CORES if processes == 1 else set(cpu.CORES)
 
 
 async def _child(module: str, order: Struct) -> asyncio.subprocess.Process:
     """A process of ours that has been given its order."""
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module),
-        cwd=machine.ROOT,
+        cwd=ROOT,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

