@@ -24,7 +24,7 @@ from bench.servers import Running
 from bench.target import NoTarget, Target
 
 ROOT: Final = Path(__file__).parents[2]
-START_S: Final = 20.0
+START_S: Final = 60.0
 QUIET_CORES: Final = 0.15
 QUIET_S, QUIET_GIVE_UP_S = 0.3, 60.0
 POLL_S: Final = 0.05

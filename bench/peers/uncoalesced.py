@@ -36,6 +36,10 @@ class Uncoalesced(Ledger):
         finally:
             self._free.put_nowait(ledger)
 
+    async def connect(self) -> None:
+        """Beforehand, each: a connection begins with many questions."""
+        await asyncio.gather(self.check(), *(ledger.check() for ledger in self._alone))
+
     async def close(self) -> None:
         """Waits for what is under way."""
         await asyncio.gather(super().close(), *(ledger.close() for ledger in self._alone))
@@ -51,7 +55,7 @@ async def api(data_folder: Path) -> AsyncIterator[Asgi]:
     made = Api(ours, ledger, quarantine, reservations)
     keys = asyncio.create_task(keep_fresh(made.tokens, ours.jwks_file, ours.jwks_url))
     try:
-        await ledger.check()
+        await ledger.connect()
         asgi: Any = made.asgi
         yield asgi
     finally:
