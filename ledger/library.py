@@ -12,9 +12,11 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 _SHARED = (
-    *("prelude", "positions", "reservations", "changes", "overdue", "answers", "operating", "call"),
-    *("claiming", "stock", "locations", "spanning"),
+    # "stock" as early as it can be, because its own locals come on top of those before it.
+    *("prelude", "positions", "reservations", "changes", "overdue", "stock"),
+    *("answers", "operating", "call", "claiming", "locations", "spanning"),
 )
+_HOLDING = ("planning", "granting", "hold_row")
 _STOCK = ("window", "reports", "folding", "authority", "convergence")
 _ENDING = ("overcommitted", "flush")
 _LAST = ("ending", "batch")
@@ -35,8 +37,9 @@ def library() -> Library:
     """The library of this version of the service."""
     folder = resources.files("ledger") / "lua"
     names = sorted(file.name.removesuffix(".lua") for file in folder.iterdir() if file.name.endswith(".lua"))
-    verbs = [name for name in names if name not in _SHARED + _STOCK + _ENDING + _LAST]
+    verbs = [name for name in names if name not in _SHARED + _HOLDING + _STOCK + _ENDING + _LAST]
     texts = {name: (folder / f"{name}.lua").read_text() for name in names}
+    texts["hold"] = "\n".join(texts[name] for name in (*_HOLDING, "hold"))
     for name in verbs:
         texts[name] = f"do\n{texts[name]}end\n"  # its own locals; Lua allows 200 that all can see
     # The stock rule and the writing, too, have their own.

@@ -200,7 +200,10 @@ class UnitsOfLine(Record, frozen=True):
 
 
 class Hold(Record, frozen=True, tag="hold"):
-    """Claim units for a buyer until ``ttl_ms`` from now. ``id`` names the operation and the reservation alike."""
+    """Claim units for a buyer until ``ttl_ms`` from now. ``id`` names the operation and the reservation alike.
+
+    It travels packed (``ledger.packing``).
+    """
 
     id: str
     fingerprint: str
@@ -563,6 +566,10 @@ class Done(Record, frozen=True, tag="done"):
     """Whose journal has the receipt."""
 
 
+class Granted(Record, frozen=True, tag="granted"):
+    """A hold was granted just as it was asked for: how a call says ``Done`` of it (``ledger.packing``)."""
+
+
 class ShortLine(Record, frozen=True):
     """A line that could not be granted, and what was left for it."""
 
@@ -791,6 +798,7 @@ CountOutcome = Counted | KeyReused | UnknownLocation
 SafetyStockOutcome = SafetyStockStored | UnknownLocation
 Outcome = (
     Done
+    | Granted
     | Insufficient
     | UnknownSku
     | UnknownLocation
@@ -842,12 +850,12 @@ class JournalOperation(Record, frozen=True):
     """One operation that changed something.
 
     ``subject`` is the reservation's id, ``sku@location`` or the location's id; ``operation_id`` and ``fingerprint``
-    are the operation's own. ``body`` is the record after it: a ``Reservation`` for the verbs and ``expire``, a
-    ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for ``put_location``, the ``EventResult`` list for
-    ``count``, a ``SafetyStock`` for ``put_safety_stock``, an ``Overcommitted`` for ``overcommitted``, which is
-    nobody's: the ledger itself found that. When a ledger is filled anew: a ``Reservation`` for ``restore``, a
-    ``Location`` for ``restore_location``, the operation's own verb for ``restore_operation``; the entry has what
-    ``restore_stock`` and ``restore_keys`` mean.
+    are the operation's own, and empty for a hold, whose record has them. ``body`` is the record after it: a
+    ``Reservation`` for the verbs and ``expire``, a ``StockEvent`` for ``apply`` and ``view``, a ``Location`` for
+    ``put_location``, the ``EventResult`` list for ``count``, a ``SafetyStock`` for ``put_safety_stock``, an
+    ``Overcommitted`` for ``overcommitted``, which is nobody's: the ledger itself found that. When a ledger is filled
+    anew: a ``Reservation`` for ``restore``, a ``Location`` for ``restore_location``, the operation's own verb for
+    ``restore_operation``; the entry has what ``restore_stock`` and ``restore_keys`` mean.
     """
 
     verb: str

@@ -32,6 +32,7 @@ from ledger.errors import LedgerError, Overloaded, Unavailable, Unknown
 from ledger.journal.records import START, Place
 from ledger.keys import absent_key, journal_key, shard_key
 from ledger.library import library, load
+from ledger.packing import done_of, packed
 from ledger.placement import Placement, command, connection_to
 from ledger.server_check import SETTINGS, unsafe_settings, unsafe_version
 from ledger.state import ShardRecord, Standing, wrong_shards
@@ -67,6 +68,7 @@ class Reply(msgspec.Struct, array_like=True):
     now_ms: int
     clock_jumped: bool
     outcomes: list[m.Outcome]
+    seq: int
 
 
 class Limits(NamedTuple):
@@ -182,7 +184,7 @@ class Shard:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._limits.timeout_ms / 1000):
-                packed = await command(connection, "FCALL", function, 2, *self._keys, self._argument(operations))
+                answer = await command(connection, "FCALL", function, 2, *self._keys, self._argument(operations))
         except OutOfMemoryError:
             return await self._call_without_memory(operations, function)
         except ResponseError as refusal:
@@ -196,10 +198,13 @@ class Shard:
         except asyncio.CancelledError:
             await self._disconnect("a call was cancelled")
             raise
-        reply = _decode(packed)
+        reply = _decode(answer)
         self._observe(len(operations), time.perf_counter() - started)
         self._learn(reply)
-        return list(reply.outcomes)
+        return [
+            _granted(operation, reply) if type(outcome) is m.Granted else outcome
+            for operation, outcome in zip(operations, reply.outcomes, strict=True)
+        ]
 
     def _argument(self, operations: Sequence[m.Operation]) -> bytes:
         given_ms = self._now_ms() if self._now_ms else 0
@@ -207,7 +212,7 @@ class Shard:
         # A read ends what is overdue, which is a change too.
         look_only = self._refusal(self._number, self._run) is not None
         backlog_entries_max, low_stock, _, *of_clients = self._limits
-        head = (given_ms, expected_ms, self._epoch, backlog_entries_max, low_stock, operations, look_only)
+        head = (given_ms, expected_ms, self._epoch, backlog_entries_max, low_stock, packed(operations), look_only)
         return _encode((*head, *of_clients))
 
     def _learn(self, reply: Reply) -> None:
@@ -333,6 +338,12 @@ class Shard:
     async def close(self) -> None:
         """Drops the connection."""
         await self._disconnect("closed")
+
+
+def _granted(operation: m.Operation, reply: Reply) -> m.Done:
+    hold = _told(operation)
+    assert isinstance(hold, m.Hold), hold
+    return done_of(hold, reply.now_ms, reply.epoch, reply.seq)
 
 
 def _told(operation: m.Operation) -> m.Operation:

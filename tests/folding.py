@@ -1,14 +1,14 @@
 """Folds a shard's journal by the ledger's own fold and compares every key of the live shard with it (P7).
 
-Not compared is what passes in seconds (locks, pins), and what derives from it (``spanning``, ``deadlines``).
+Not compared is what passes in seconds (locks, pins), and what derives from it (``spanning``,
+``deadlines``, ``held``): of the deadlines, that none is missing.
 """
 
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
-from books import fold_clients, journal_of
+from books import assert_deadlines_are_those_of_the_holds, escaped, fold_clients, journal_of
 from msgspec.structs import replace
 from redis import Redis
 
@@ -16,7 +16,7 @@ from ledger.journal.fold import Fold
 from ledger.messages import JournalEntry, Location, Position, Reservation
 
 unpack = msgspec.msgpack.decode
-PASSING = ("lock", "spanning", "deadlines", "journal", "shard")
+PASSING = ("lock", "spanning", "deadlines", "held", "journal", "shard")
 
 
 def folded(entries: Iterable[JournalEntry]) -> Fold:
@@ -30,20 +30,6 @@ def unpinned(reservation: Reservation) -> Reservation:
     if reservation.span is None:
         return reservation
     return replace(reservation, span=replace(reservation.span, token="", intent="", pinned_until_ms=0))
-
-
-def escaped(text: str) -> str:
-    return "".join(quote(char, safe="") if char in "%:{}" else char for char in text)
-
-
-def held_at(fold: Fold) -> dict[str, set[str]]:
-    """The reservations that hold units at each position, by the key of its sorted set."""
-    held: dict[str, set[str]] = {}
-    for id_, packed in fold.reservations.items():
-        for line in packed.reservation.lines:
-            if line.held:
-                held.setdefault(f"held:{escaped(line.sku)}:{escaped(line.location)}", set()).add(id_)
-    return held
 
 
 def expected_of(fold: Fold, entries: list[JournalEntry]) -> dict[str, Any]:
@@ -62,7 +48,7 @@ def expected_of(fold: Fold, entries: list[JournalEntry]) -> dict[str, Any]:
     keys |= {key: fields for key, fields in hashes.items() if fields}
     keys |= {key: fingerprint for key, (_, fingerprint) in fold.counts.items()}
     keys |= {f"client:{escaped(name)}": list(counted) for name, counted in fold_clients(entries).items()}
-    return keys | held_at(fold)
+    return keys
 
 
 def live_of(client: Redis, shard: int) -> dict[str, Any]:
@@ -96,11 +82,6 @@ def _numbers(client: Redis, name: bytes) -> Any:
     return unpack(packed)
 
 
-def _members(client: Redis, name: bytes) -> set[str]:
-    members: Any = client.zrange(name, 0, -1)
-    return {member.decode() for member in members}
-
-
 _READ = {
     "sku": lambda client, name: _fields(client, name, Position),
     "locations": lambda client, name: _fields(client, name, Location),
@@ -111,7 +92,6 @@ _READ = {
     "op": _record,
     "client": _numbers,
     "count": _text,
-    "held": _members,
 }
 
 
@@ -120,6 +100,7 @@ def assert_folds(client: Redis, shard: int = 0, epoch: int = 1) -> Fold:
     entries = journal_of(client, shard)
     entries = [entry for entry in entries if entry.epoch == epoch]
     fold = folded(entries)
+    assert_deadlines_are_those_of_the_holds(client, shard)
     expected, live = expected_of(fold, entries), live_of(client, shard)
     assert expected.keys() == live.keys()
     for key, value in expected.items():

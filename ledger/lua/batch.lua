@@ -4,7 +4,7 @@
 --   {now_ms or 0, expected_ms or 0, epoch or 0, backlog_entries_max, low_stock, {operation, ...}, look_only,
 --    client_open_reservations_max, client_held_units_max, shards of the ledger}
 -- With look_only what is overdue counts as ended in the answers, and nothing is written.
--- Replies one msgpack array {epoch, now_ms, clock_jumped, {outcome, ...}}, or an error whose first word is
+-- Replies one msgpack array {epoch, now_ms, clock_jumped, {outcome, ...}, seq}, or an error whose first word is
 --   EPOCH     the caller belongs to another generation of the ledger; nothing was done
 --   SHARDS n  the ledger has another number of shards, 0 while it is filled anew; nothing was done
 --   DECISION  an operation broke a rule that the edges guarantee (a bug); nothing was done
@@ -14,7 +14,10 @@ local function decide(shard_key, argument)
   local operations, refusal = begin(shard_key, argument)
   if not operations then return nil, refusal end
   local outcomes = {}
-  for i, op in ipairs(operations) do outcomes[i] = verbs[op[1]](op) end
+  for i = 1, #operations do
+    local op = operations[i]
+    if op[1] == 'row' then hold_row(op, outcomes) else outcomes[#outcomes + 1] = verbs[op[1]](op) end
+  end
   if not look_only then journal_shortages() end
   return outcomes
 end
@@ -24,7 +27,7 @@ local function batch(keys, args)
   if not decided then return redis.error_reply('DECISION an operation could not be decided') end
   if not outcomes then return redis.error_reply(refusal) end
   if not look_only then flush() end
-  return '\148' .. encode(epoch, now_ms, clock_jumped) .. array_header(#outcomes) .. table.concat(outcomes)
+  return '\149' .. encode(epoch, now_ms, clock_jumped) .. array_header(#outcomes) .. table.concat(outcomes) .. encode(seq)
 end
 
 redis.register_function{function_name = 'batch_VERSION', callback = batch}

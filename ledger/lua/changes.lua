@@ -12,35 +12,34 @@ local function move_units(line, from, to, quantity, reason, movements)
   movements[#movements + 1] = {line[SKU], line[LOCATION], STATES[from], STATES[to], quantity, reason}
 end
 
--- When a reservation's held units end. A part that a change of the whole is pinned for waits for whoever ends that change,
--- or the change could be done on one shard and too late on another.
-local function deadline_of(reservation)
-  local span = reservation.span
-  if not span then return reservation.expires_at_ms end
-  if span[INTENT] ~= '' then return NEVER_MS end
-  return max(reservation.expires_at_ms, span[PINNED_UNTIL])
-end
-
-local function set_deadline(position, id, deadline_ms)
-  position.deadlines = position.deadlines or {}
-  position.deadlines[id] = deadline_ms
-  if deadline_ms and (position.soonest_ms == 0 or deadline_ms < position.soonest_ms) then
+-- Lists holds at a position under their deadline. Nothing takes them off the list before that: what is found there by then
+-- and is held no more, or longer, is passed over.
+local function list_deadlines_of(position, ids, deadline_ms)
+  local listed = position.listed
+  if not listed then
+    listed = {}
+    position.listed = listed
+  end
+  local list = table.concat(ids, ' ')
+  listed[deadline_ms] = listed[deadline_ms] and listed[deadline_ms] .. ' ' .. list or list
+  if position.soonest_ms == 0 or deadline_ms < position.soonest_ms then
     position.soonest_ms, position.dirty = deadline_ms, true
   end
 end
 
--- Remembers a hold's deadline at each of its positions, or forgets it once no unit is held there.
-local function set_deadlines(reservation)
+local function list_deadline(position, id, deadline_ms) list_deadlines_of(position, {id}, deadline_ms) end
+
+-- Lists a reservation wherever it holds units, unless it is listed there under this deadline already. One that waits for
+-- whoever ends a change is listed again by him.
+local function list_deadlines(reservation)
+  local deadline_ms = deadline_of(reservation)
+  if deadline_ms == reservation.listed_ms or deadline_ms == NEVER_MS then return end
+  reservation.listed_ms = deadline_ms
   local held_at = {}
   for _, line in ipairs(reservation.lines) do
-    if line[QUANTITY] > 0 then
-      local position = position_at(line[SKU], line[LOCATION])
-      held_at[position] = (held_at[position] or 0) + line[HELD]
-    end
+    if line[HELD] > 0 then held_at[position_at(line[SKU], line[LOCATION])] = true end
   end
-  for position, quantity in pairs(held_at) do
-    set_deadline(position, reservation.id, quantity > 0 and deadline_of(reservation) or false)
-  end
+  for position in pairs(held_at) do list_deadline(position, reservation.id, deadline_ms) end
 end
 
 -- Brings the client's counts to what the reservation has now, from what is counted of it so far.

@@ -2,7 +2,6 @@
 -- all that the decisions changed, because it alone could be refused.
 
 local COUNT_KEPT_MS = 48 * 3600000   -- a count's fingerprint, as long as the window remembers its events
-local ARGUMENTS_MAX = 1000   -- of one command; Lua's stack holds 8,000
 
 -- Calls a command with its arguments in portions, each a whole number of `step`s.
 local function call_in_portions(command, key, arguments, step)
@@ -27,15 +26,18 @@ local function collect_positions(after)
 end
 
 local function write_deadlines(position)
-  local added, removed = {}, {}
-  for id, deadline in pairs(position.deadlines) do
-    if deadline then added[#added + 1], added[#added + 2] = deadline, id else removed[#removed + 1] = id end
+  local key, added, removed = prefix .. 'held:' .. position.place, {}, {}
+  if position.forgets_listed then call('DEL', key) end
+  for list in pairs(position.unlisted or {}) do removed[#removed + 1] = list end
+  if #removed > 0 then call_in_portions('ZREM', key, removed, 1) end
+  for deadline_ms, list in pairs(position.listed or {}) do
+    added[#added + 1], added[#added + 2] = ('%.0f'):format(deadline_ms), list
   end
-  if #added > 0 then call_in_portions('ZADD', prefix .. 'held:' .. position.place, added, 2) end
-  if #removed > 0 then call_in_portions('ZREM', prefix .. 'held:' .. position.place, removed, 1) end
+  if #added > 0 then call_in_portions('ZADD', key, added, 2) end
   -- What is past may have been corrected in `deadlines`, so that it is not there any more.
-  if position.soonest_ms > 0 and (position.soonest_ms ~= position.soonest_written_ms or position.soonest_ms <= now_ms) then
-    call('ZADD', prefix .. 'deadlines', 'LT', position.soonest_ms, position.place)
+  local soonest_ms = position.soonest_ms
+  if #added > 0 and soonest_ms > 0 and (soonest_ms ~= position.soonest_written_ms or soonest_ms <= now_ms) then
+    call('ZADD', prefix .. 'deadlines', 'LT', ('%.0f'):format(soonest_ms), position.place)
   end
 end
 
@@ -116,22 +118,25 @@ local function collect_hashes()
   end
 end
 
+-- The operations are most of it, so they are joined once, with all the rest.
 local function entry_of(after)
-  local keys = keys_after()
-  return '\150' .. encode(epoch, seq, now_ms) .. array_header(#journal) .. table.concat(journal)
-    .. array_header(#after) .. table.concat(after) .. array_header(#keys) .. table.concat(keys)
+  local entry, keys = journal, keys_after()
+  entry[0] = '\150' .. encode(epoch, seq, now_ms) .. array_header(#journal)
+  entry[#entry + 1] = array_header(#after) .. table.concat(after) .. array_header(#keys) .. table.concat(keys)
+  return table.concat(entry, '', 0)
 end
 
 -- Corrections of `deadlines` that the keeper found: they change no promise, so no entry tells of them.
 local function correct_deadlines()
   for place, deadline in pairs(deadlines) do
-    if deadline then call('ZADD', prefix .. 'deadlines', deadline, place)
+    if deadline then call('ZADD', prefix .. 'deadlines', ('%.0f'):format(deadline), place)
     else call('ZREM', prefix .. 'deadlines', place) end
   end
 end
 
 local function write_records()
-  local live = {}
+  -- Later operations of the call may have changed some of the holds that it granted.
+  local live = granted
   for _, record in pairs(records) do
     if record and record.dirty then
       local key = prefix .. 'op:' .. record.id
@@ -187,7 +192,7 @@ function flush()
   for _, sku in pairs(skus) do
     if #sku.fields > 0 then call_in_portions('HSET', sku.key, sku.fields, 2) end
     for _, position in pairs(sku.positions) do
-      if position.deadlines then write_deadlines(position) end
+      if position.listed or position.unlisted or position.forgets_listed then write_deadlines(position) end
     end
   end
   write_records()

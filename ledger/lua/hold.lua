@@ -1,142 +1,73 @@
 -- Hold units for a buyer, once: every line is granted (mode all) or as much as there is (mode available).
+--
+-- Most holds ask for all of their lines at locations that they name, and are granted or refused as they stand. What can be
+-- known of the record beforehand comes packed from the caller (ledger/packing.py); what this call decides goes between.
 
-local PLACE_LAT, PLACE_LON, PLACE_PRIORITY = 5, 6, 7   -- of a location
+-- Fields of the operation; a line's own come in portions of A_LINE from FIRST_LINE on: SKU, location or false, quantity,
+-- its record up to the day for which it is promised (the first with the header of the list).
+local ID, CLIENT, TTL_MS, OPENING, REFERENCES, MOVED, TERMS, FIRST_LINE, A_LINE = 2, 3, 4, 5, 6, 7, 8, 9, 4
 
--- Where a line without a location may come from, best first: enabled locations that have the SKU.
-local function candidates_of(sku_name, strategy, near)
-  local found = {}
-  for location, position in pairs(positions_of(sku_name)) do
-    local place = location_of(location)
-    if position.exists and place and place[PLACE_ENABLED] then
-      settle(position)
-      local rank = 0
-      if strategy == 'most_stock' or strategy == 'fewest_splits' then
-        rank = -available(position)
-      elseif strategy == 'nearest' then
-        rank = math.huge
-        if place[PLACE_LAT] and place[PLACE_LON] then
-          -- Equirectangular: good enough to rank the nodes of one country by distance.
-          local x = math.rad(place[PLACE_LON] - near[2]) * math.cos(math.rad((place[PLACE_LAT] + near[1]) / 2))
-          local y = math.rad(place[PLACE_LAT] - near[1])
-          rank = x * x + y * y
-        end
-      end
-      found[#found + 1] = {position = position, rank = rank, priority = place[PLACE_PRIORITY]}
+-- Makes the record of a hold that was granted, tells it, and counts it at its client; the record. `lines` lack the day of
+-- the last one.
+local function remember(op, client, lifetime, lines, units_held)
+  local id = op[ID]
+  local packed = op[OPENING] .. lifetime.times .. op[REFERENCES] .. lifetime.receipt .. lines .. lifetime.ending
+  local keys = #granted
+  packed_records[id], granted[keys + 1], granted[keys + 2] = packed, prefix .. 'op:' .. id, packed
+  -- Its own id and its fingerprint are in the record.
+  journal[#journal + 1] = '\151' .. encode('hold', id, op[CLIENT]) .. '\160\160' .. packed .. op[MOVED]
+  client.open, client.held, client.dirty = client.open + 1, client.held + units_held, true
+  return packed
+end
+
+local function give_back(op, before)
+  for i = FIRST_LINE, before - 1, A_LINE do
+    local position = position_at(op[i], op[i + 1])
+    position.held = position.held - op[i + 2]
+  end
+end
+
+-- Takes every line from where it was asked for, in the cached positions only; how many units, nil when one does not fit.
+local function take_as_asked(op)
+  local taken = 0
+  for i = FIRST_LINE, #op, A_LINE do
+    local location, quantity, sku = op[i + 1], op[i + 2], skus[op[i]]
+    local place, position = places[location], sku and sku.positions[location]
+    if not (place and position) then
+      place = location_of(location)
+      position = place and position_at(op[i], location)
     end
+    if position and not position.settled then settle(position) end
+    if not (position and place[PLACE_ENABLED]) or quantity > available(position) then return give_back(op, i) end
+    position.held, taken = position.held + quantity, taken + quantity
   end
-  table.sort(found, function(a, b)
-    if a.rank ~= b.rank then return a.rank < b.rank end
-    if a.priority ~= b.priority then return a.priority < b.priority end
-    return a.position.location < b.position.location
-  end)
-  return found
+  return taken
 end
 
--- A plan says which positions give how much to which line; nothing is changed before the whole plan stands.
-local function new_plan() return {units = 0, taken = {}, parts = {}, short = {}, more_due = false} end
-
-local function take(plan, number, position, quantity)
-  plan.units = plan.units + quantity
-  plan.taken[position] = (plan.taken[position] or 0) + quantity
-  local parts = plan.parts[number] or {}
-  parts[#parts + 1] = {position = position, location = position.location, quantity = quantity}
-  plan.parts[number] = parts
+-- Grants every line as it was asked for.
+local function grant_as_asked(op, client, taken)
+  local lifetime, lines = lifetime_of(op[TTL_MS]), op[FIRST_LINE + 3]
+  for i = FIRST_LINE, #op, A_LINE do
+    local position = skus[op[i]].positions[op[i + 1]]
+    position.dirty = true
+    list_deadline(position, op[ID], lifetime.expires_at_ms)
+    if i > FIRST_LINE then lines = lines .. lifetime.day .. op[i + 3] end
+  end
+  remember(op, client, lifetime, lines, taken)
+  return GRANTED
 end
 
-local function fall_short(plan, number, asked, left, held)
-  plan.short[#plan.short + 1] = {number, asked[1], asked[3], asked[2], left, stock_status(left, held)}
-end
-
--- A line that names its location.
-local function plan_located(plan, number, asked, mode)
-  local position = position_at(asked[1], asked[3])
-  local left = left_at(position, plan.taken)
-  if left >= asked[2] then
-    take(plan, number, position, asked[2])
-  else
-    plan.more_due = plan.more_due or position.more_due
-    fall_short(plan, number, asked, left, position.held)
-    if mode == 'available' and left > 0 then take(plan, number, position, left) end
-  end
-end
-
--- Lines without a location, all from one location: the first in order that can give every one of them.
-local function plan_from_one_location(plan, numbers, lines, candidates)
-  for _, candidate in ipairs(candidates[numbers[1]]) do
-    local location, need, fits = candidate.position.location, {}, true
-    for _, number in ipairs(numbers) do
-      local position = sku_of(lines[number][1]).positions[location]
-      if not (position and position.exists) then fits = false break end
-      need[position] = (need[position] or 0) + lines[number][2]
-      if left_at(position, plan.taken) < need[position] then fits = false break end
-    end
-    if fits then
-      for _, number in ipairs(numbers) do
-        take(plan, number, sku_of(lines[number][1]).positions[location], lines[number][2])
-      end
-      return true
-    end
-  end
-  return false
-end
-
--- One line without a location: whole from one if possible, else split over as few as the order and the limit allow.
-local function plan_sourced(plan, number, asked, candidates, mode, max_splits)
-  local total, held = 0, 0
-  local by_left = {}
-  for _, candidate in ipairs(candidates) do
-    local left = left_at(candidate.position, plan.taken)
-    if left >= asked[2] then return take(plan, number, candidate.position, asked[2]) end
-    held = held + candidate.position.held
-    plan.more_due = plan.more_due or candidate.position.more_due
-    if left > 0 then by_left[#by_left + 1] = {position = candidate.position, left = left, order = #by_left} end
-  end
-  local parts_max = max_splits and max_splits + 1 or #by_left
-  -- The order of the strategy is kept where it suffices; where the limit would make it fall short, the largest go first.
-  local in_order = 0
-  for i = 1, min(parts_max, #by_left) do in_order = in_order + by_left[i].left end
-  if in_order < asked[2] then
-    table.sort(by_left, function(a, b)
-      if a.left ~= b.left then return a.left > b.left end
-      return a.order < b.order
-    end)
-  end
-  for i = 1, min(parts_max, #by_left) do total = total + by_left[i].left end
-  if total < asked[2] then
-    fall_short(plan, number, asked, total, held)
-    if mode == 'all' then return end
-  end
-  local wanted = min(asked[2], total)
-  for i = 1, min(parts_max, #by_left) do
-    local quantity = min(wanted, by_left[i].left)
-    if quantity > 0 then take(plan, number, by_left[i].position, quantity) end
-    wanted = wanted - quantity
-  end
-end
-
-local function plan_lines(lines, mode, strategy, max_splits, near)
-  local plan, unlocated, candidates = new_plan(), {}, {}
-  for number, asked in ipairs(lines) do
-    if asked[3] then
-      plan_located(plan, number, asked, mode)
-    else
-      unlocated[#unlocated + 1] = number
-      candidates[number] = candidates_of(asked[1], strategy, near)
-    end
-  end
-  if #unlocated > 0 and not plan_from_one_location(plan, unlocated, lines, candidates) then
-    for _, number in ipairs(unlocated) do
-      plan_sourced(plan, number, lines[number], candidates[number], mode, max_splits)
-    end
-    table.sort(plan.short, function(a, b) return a[1] < b[1] end)
-  end
-  return plan
+-- The lines as the plan wants them: {SKU, quantity, location or nil}.
+local function lines_of(op)
+  local lines = {}
+  for i = FIRST_LINE, #op, A_LINE do lines[#lines + 1] = {op[i], whole(op[i + 2], 1, 1000000), op[i + 1] or nil} end
+  assert(#lines >= 1 and #lines <= CALL_LINES_MAX, 'too many lines')
+  return lines
 end
 
 -- A line that names something the ledger never heard of, as a refusal, or nil.
 local function unknown_in(lines)
   for number, asked in ipairs(lines) do
-    whole(asked[2], 1, 1000000)
     if asked[3] and not location_of(asked[3]) then return '\147' .. encode('unknown-location', number, asked[3]) end
     if not (asked[3] and position_at(asked[1], asked[3]).exists) and not is_known(asked[1]) then
       return '\147' .. encode('unknown-sku', number, asked[1])
@@ -144,16 +75,36 @@ local function unknown_in(lines)
   end
 end
 
-verbs.hold = function(op)
-  local id, fingerprint, client, lines, ttl_ms, mode = op[2], op[3], op[4], op[5], op[6], op[7]
-  local channel, customer, strategy, max_splits, near = op[8], op[9], op[10], op[11], op[12]
-  local before = answered_before(id, fingerprint)
-  if before then return before end
-  if is_backlog_full() then return JOURNAL_FULL end
-  assert(#lines >= 1 and #lines <= CALL_LINES_MAX, 'too many lines')
+-- Grants the lines as they were planned.
+local function grant_planned(op, lines, plan)
+  local lifetime, rows, movements = lifetime_of(op[TTL_MS]), {}, {}
+  for number, asked in ipairs(lines) do
+    local parts = plan.parts[number] or {{location = asked[3] or '', quantity = 0}}
+    local missing = asked[2]
+    for _, part in ipairs(parts) do missing = missing - part.quantity end
+    for i, part in ipairs(parts) do
+      -- What was asked for and not granted stays visible, on the last part.
+      local requested = part.quantity + (i == #parts and missing or 0)
+      rows[#rows + 1] = encode(line_of(asked[1], part.location, part.quantity, requested))
+      if part.quantity > 0 then
+        part.position.held, part.position.dirty = part.position.held + part.quantity, true
+        list_deadline(part.position, op[ID], lifetime.expires_at_ms)
+        movements[#movements + 1] = {asked[1], part.location, 'available', 'held', part.quantity, 'hold'}
+      end
+    end
+  end
+  op[MOVED] = encode(movements)
+  lines = array_header(#rows) .. table.concat(rows)
+  return remember(op, client_of(op[CLIENT]), lifetime, lines:sub(1, -1 - #lifetime.day), plan.units)
+end
+
+-- What is asked in another way than most, and every refusal.
+local function hold_by_plan(op)
+  local lines = lines_of(op)
   local unknown = unknown_in(lines)
   if unknown then return unknown end
-
+  local mode, strategy, max_splits, near = 'all', nil, nil, nil
+  if op[TERMS] then mode, strategy, max_splits, near = unpack(op[TERMS], 1, 4) end
   local plan = plan_lines(lines, mode, strategy, max_splits, near)
   if #plan.short > 0 and plan.more_due then return BUSY end
   if #plan.short > 0 and (mode == 'all' or next(plan.taken) == nil) then
@@ -163,31 +114,23 @@ verbs.hold = function(op)
     end
     return '\146' .. encode('insufficient') .. array_header(#short) .. table.concat(short)
   end
-
-  local refused = over_limit(client, 1, plan.units)
+  local refused = over_limit(op[CLIENT], 1, plan.units)
   if refused then return refused end
+  return '\148' .. encode('done', false, op[ID]) .. grant_planned(op, lines, plan)
+end
 
-  local granted, movements = {}, {}
-  for number, asked in ipairs(lines) do
-    local parts = plan.parts[number] or {{location = asked[3] or '', quantity = 0}}
-    local missing = asked[2]
-    for _, part in ipairs(parts) do missing = missing - part.quantity end
-    for i, part in ipairs(parts) do
-      -- What was asked for and not granted stays visible, on the last part.
-      granted[#granted + 1] = line_of(asked[1], part.location, part.quantity, part.quantity + (i == #parts and missing or 0))
-      if part.quantity > 0 then
-        part.position.held, part.position.dirty = part.position.held + part.quantity, true
-        movements[#movements + 1] = {asked[1], part.location, 'available', 'held', part.quantity, 'hold'}
-      end
-    end
+verbs.hold = function(op)
+  if packed_records[op[ID]] or records[op[ID]] then
+    local _, _, fingerprint = decode(op[OPENING]:sub(2))
+    return answered_before(op[ID], fingerprint)
   end
-  local reservation = {
-    id = id, verb = 'hold', client = client, fingerprint = fingerprint, created_at_ms = now_ms,
-    expires_at_ms = now_ms + whole(ttl_ms, 1, 86400000), channel = channel, customer = customer,
-    operations = {}, lines = granted, open_counted = 0, held_counted = 0,
-  }
-  records[id] = reservation
-  set_deadlines(reservation)
-  record_change('hold', reservation, id, fingerprint, client, movements)
-  return done(false, reservation)
+  if is_backlog_full() then return JOURNAL_FULL end
+  local taken = not op[TERMS] and take_as_asked(op)
+  if not taken then return hold_by_plan(op) end
+  local refused = over_limit(op[CLIENT], 1, taken)
+  if refused then
+    give_back(op, #op + 1)
+    return refused
+  end
+  return grant_as_asked(op, client_of(op[CLIENT]), taken)
 end

@@ -23,8 +23,7 @@ verbs.move = function(op)
       end
     end
     source.dirty, target.dirty = true, true
-    -- The old position forgets the deadline; `set_deadlines` brings it back if another line still holds units there.
-    set_deadline(source, reservation.id, false)
     line[LOCATION] = location
+    reservation.listed_ms = nil   -- not yet at the new position
   end)
 end

@@ -1,8 +1,5 @@
 -- How a verb is run on a reservation, whichever it is.
 
--- Where the verbs that can take a part have it.
-local LINES_AT = {commit = 8, release = 6, pick = 6, ship = 6, cancel = 6, ['return'] = 6}
-
 -- Runs one verb on a reservation: replay, ownership, the verb's own rule, then the record of the operation.
 -- `apply(reservation, movements)` makes the change and returns nil, or changes nothing and returns a refusal.
 -- `stamp(reservation)` sets what every part of a reservation over several shards has of it.
@@ -13,8 +10,7 @@ local function operate(verb, op, apply, stamp)
   local reservation = reservation_of(target, client)
   if not reservation then return NOT_FOUND end
   -- At the limit only what takes all that it can goes on, so that every unit can still come to its end.
-  local lines_at = LINES_AT[verb]
-  local takes_all = lines_at and op[lines_at] == nil
+  local takes_all = verb ~= 'extend' and verb ~= 'move' and op[verb == 'commit' and 8 or 6] == nil
   if #reservation.operations >= OPERATIONS_MAX and not takes_all and not reservation.span then
     return '\146' .. encode('operations-limit', OPERATIONS_MAX)
   end
@@ -26,7 +22,7 @@ local function operate(verb, op, apply, stamp)
   if stamp then stamp(reservation) end
   if span then span[TOKEN], span[INTENT], span[PINNED_UNTIL] = '', '', 0 end
   reservation.operations[#reservation.operations + 1] = id
-  set_deadlines(reservation)
+  list_deadlines(reservation)
   record_change(verb, reservation, id, fingerprint, client, movements)
   records[id] = {
     id = id, verb = verb, client = client, fingerprint = fingerprint, reservation = target, dirty = true,

@@ -7,7 +7,6 @@ local function end_held(reservation, ending, verb)
   for _, line in ipairs(reservation.lines) do
     if line[HELD] > 0 then move_units(line, HELD, ending, line[HELD], reason, movements) end
   end
-  set_deadlines(reservation)
   record_change(verb, reservation, '', '', reservation.client, movements)
 end
 
@@ -28,39 +27,110 @@ local function is_overdue(reservation)
   return deadline_of(reservation) <= now_ms and units(reservation, HELD) > 0
 end
 
--- The earliest deadline among the holds at a position that outlive this call, or nil.
-local function next_expiry(position)
-  local first = call('ZRANGEBYSCORE', prefix .. 'held:' .. position.place, '(' .. ('%.0f'):format(now_ms), '+inf',
-    'WITHSCORES', 'LIMIT', 0, 1)
-  return first[2] and tonumber(first[2])
-end
+local next_expiry, settle
+do
+  local LISTS_AT_ONCE = 32   -- of holds with one deadline
 
--- Ends what is overdue at a position, so that the next decision has its units. Once per position and call.
-local function settle(position)
-  if position.settled then return end
-  position.settled = true
-  if position.held == 0 then
-    -- What was held is no more: the next deadline here is the first, and `deadlines` must hear of it.
-    position.soonest_ms, position.soonest_written_ms = 0, 0
-    return
+  -- The holds that are listed at a position between two scores, but for the first `passed_over` lists: up to `count` lists
+  -- of ids, each before its deadline.
+  local function listed_at(position, low, high, passed_over, count)
+    return call('ZRANGEBYSCORE', prefix .. 'held:' .. position.place, low, high, 'WITHSCORES', 'LIMIT', passed_over,
+      count)
   end
-  if position.soonest_ms > now_ms then return end
-  local limit = due_left
-  local due = call('ZRANGEBYSCORE', prefix .. 'held:' .. position.place, '-inf', now_ms, 'LIMIT', 0, limit + 1)
-  position.more_due = #due > limit
-  if position.more_due then due[#due] = nil end
-  due_left = due_left - #due
-  for _, id in ipairs(due) do
-    local reservation = record_of(id)
-    if reservation and is_overdue(reservation) then expire_reservation(reservation) end
-  end
-  if position.more_due then return end
-  -- Deadlines that this very call has set are not on the server yet; later ones come on top in `set_deadline`.
-  position.soonest_ms = next_expiry(position) or 0
-  for _, deadline_ms in pairs(position.deadlines or {}) do
-    if deadline_ms and (position.soonest_ms == 0 or deadline_ms < position.soonest_ms) then
-      position.soonest_ms = deadline_ms
+
+  local function ids_in(list)
+    local ids, unread = {}, {}
+    for id in list:gmatch('%S+') do
+      ids[#ids + 1] = id
+      if packed_records[id] == nil and records[id] == nil then unread[#unread + 1] = id end
     end
+    read_records(unread)
+    return ids
+  end
+
+  local function is_held_until(id, position, deadline_ms)
+    local reservation = record_of(id)
+    if not reservation or deadline_of(reservation) ~= deadline_ms then return false end
+    for _, line in ipairs(reservation.lines) do
+      if line[HELD] > 0 and line[SKU] == position.sku.name and line[LOCATION] == position.location then return true end
+    end
+    return false
+  end
+
+  -- The first of these that is still held, by its number, or nil.
+  local function first_held(ids, position, deadline_ms)
+    for number, id in ipairs(ids) do
+      if is_held_until(id, position, deadline_ms) then return number end
+      due_left = due_left - 1
+    end
+  end
+
+  -- The earliest deadline among the holds at a position that outlive this call, or nil; and whether it must be asked for
+  -- again, because too many that have ended otherwise are listed before it. Those are taken off the list.
+  function next_expiry(position)
+    local first, passed_over = nil, 0
+    for deadline_ms, list in pairs(position.listed or {}) do
+      local is_sooner = deadline_ms > now_ms and (not first or deadline_ms < first)
+      if is_sooner and first_held(ids_in(list), position, deadline_ms) then first = deadline_ms end
+    end
+    position.unlisted = position.unlisted or {}
+    while due_left > 0 do
+      local list, score = unpack(listed_at(position, '(' .. ('%.0f'):format(now_ms), '+inf', passed_over, 1))
+      local deadline_ms = tonumber(score)
+      if not list or (first and deadline_ms >= first) then return first, false end
+      if not position.unlisted[list] then
+        local ids = ids_in(list)
+        local held = first_held(ids, position, deadline_ms)
+        if held == 1 then return deadline_ms, false end
+        position.unlisted[list] = true
+        if held then
+          list_deadlines_of(position, {unpack(ids, held)}, deadline_ms)
+          return deadline_ms, false
+        end
+      end
+      passed_over = passed_over + 1
+    end
+    return nil, true
+  end
+
+  -- The first deadline that is listed after this call, whatever has become of its holds; 0 = none.
+  local function first_listed(position)
+    local first = tonumber(listed_at(position, '(' .. ('%.0f'):format(now_ms), '+inf', 0, 1)[2]) or 0
+    for deadline_ms in pairs(position.listed or {}) do
+      if first == 0 or deadline_ms < first then first = deadline_ms end
+    end
+    return first
+  end
+
+  -- Ends what is overdue at a position, so that the next decision has its units. Once per position and call.
+  function settle(position)
+    if position.settled then return end
+    position.settled = true
+    if position.held == 0 then
+      -- What was held is no more: the next deadline here is the first, and `deadlines` must hear of it.
+      position.forgets_listed = position.soonest_ms > 0
+      position.soonest_ms, position.soonest_written_ms = 0, 0
+      return
+    end
+    if position.soonest_ms > now_ms then return end
+    local lists, passed_over = nil, 0
+    position.unlisted = position.unlisted or {}
+    repeat
+      lists = listed_at(position, '-inf', ('%.0f'):format(now_ms), passed_over, LISTS_AT_ONCE)
+      for i = 1, #lists, 2 do
+        position.more_due = due_left <= 0
+        if position.more_due then return end
+        local ids = ids_in(lists[i])
+        for _, id in ipairs(ids) do
+          local reservation = record_of(id)
+          if reservation and is_overdue(reservation) then expire_reservation(reservation) end
+        end
+        due_left = due_left - #ids
+        position.unlisted[lists[i]] = true
+      end
+      passed_over = passed_over + LISTS_AT_ONCE
+    until #lists < 2 * LISTS_AT_ONCE
+    position.soonest_ms, position.dirty = first_listed(position), true
   end
 end
 

@@ -22,22 +22,23 @@ local PLACE_AUTHORITY, PLACE_ENABLED = 4, 8
 local DUE_MAX = 2000               -- overdue reservations ended per call: about 20 ms
 local OVERDUE_PLACES_MAX = 100     -- positions looked at per call for what is overdue anywhere
 local OPERATIONS_MAX = 200         -- operations on one reservation: its record names them all
-local JOURNAL_TAIL = 1000          -- entries that the journaler leaves in the stream
+local ARGUMENTS_MAX = 1000         -- of one command; Lua's stack holds 8,000
 local READABLE_MS = 24 * 3600000   -- how long an ended reservation can still be read
-local CLOCK_JUMP_MS = 60000        -- a larger step of the server's clock is not believed
 local DAY_MS = 24 * 3600000
 local NEVER_MS = 253402300799999   -- the last millisecond of the year 9999
 
 local verbs = {}
+local hold_row   -- the verb `hold`, for many at once
 
 -- The call under way; `begin` sets every one of these anew, the borrowed functions too: no global exists while a
 -- library is loaded.
 local call, encode, decode, floor, max, min
 local prefix, now_ms, clock_jumped, epoch, seq, shards, backlog_entries_max, low_stock
 local client_open_reservations_max, client_held_units_max
-local skus, records, windows, places, clients
+local skus, records, packed_records, windows, places, clients
 local locks, marks, gone, part, kept, restoring
-local journal, deadlines, counts, backlog_full, due_left, overdue_left, look_only
+local journal, granted, lifetimes
+local deadlines, counts, backlog_full, due_left, overdue_left, look_only
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Keys (ledger/README.md lists type, fields, writer and life of each)

@@ -42,7 +42,7 @@ verbs.prepare = function(op)
     span = {shards, numbers, false, token, '', now_ms + PIN_MS},
   }
   records[id], marks[id] = reservation, now_ms + LOOK_AGAIN_MS
-  set_deadlines(reservation)
+  list_deadlines(reservation)
   record_change('prepare', reservation, id, fingerprint, client, movements)
   return done(false, reservation)
 end

@@ -24,7 +24,9 @@ local function read_item(item)
   end
   if promisable == 0 then
     for _, position in ipairs(chosen) do
-      local expiry = position.held > 0 and next_expiry(position)
+      local expiry, more = nil, false
+      if position.held > 0 then expiry, more = next_expiry(position) end
+      if more then return nil end
       if expiry and (not soonest or expiry < soonest) then soonest = expiry end
     end
   end

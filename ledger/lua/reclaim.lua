@@ -10,7 +10,8 @@ verbs.reclaim = function(op)
   local refusal = reacquire(reservation, taken, HELD, movements)
   if refusal then return refusal end
   reservation.span[RECLAIMED] = true
-  set_deadlines(reservation)
+  reservation.listed_ms = nil   -- units that had expired are held again
+  list_deadlines(reservation)
   record_change('reclaim', reservation, '', '', reservation.client, movements)
   return done(false, reservation)
 end

@@ -5,6 +5,15 @@ local function encode_reservation(r)
     r.customer, r.epoch, r.seq, r.operations, r.lines, r.span)
 end
 
+-- When a reservation's held units end. A part that a change of the whole is pinned for waits for whoever ends that change,
+-- or the change could be done on one shard and too late on another.
+local function deadline_of(reservation)
+  local span = reservation.span
+  if not span then return reservation.expires_at_ms end
+  if span[INTENT] ~= '' then return NEVER_MS end
+  return max(reservation.expires_at_ms, span[PINNED_UNTIL])
+end
+
 local function reservation_from(id, fields)
   return {
     id = id, verb = 'hold', client = fields[2], fingerprint = fields[3], created_at_ms = fields[4],
@@ -36,17 +45,29 @@ local function client_of(name)
   return client
 end
 
+-- Reads the records of these ids, which are not in the cache, in as few commands as can be.
+local function read_records(ids)
+  local head, keys = prefix .. 'op:', {}
+  for i = 1, #ids do keys[i] = head .. ids[i] end
+  for first = 1, #keys, ARGUMENTS_MAX do
+    local found = call('MGET', unpack(keys, first, min(first + ARGUMENTS_MAX - 1, #keys)))
+    for i = 1, #found do packed_records[ids[first + i - 1]] = found[i] end
+  end
+end
+
 -- The record of an operation: a reservation (verb 'hold'), or {verb, client, fingerprint, reservation}; nil if none.
 local function record_of(id)
   local record = records[id]
   if record == nil then
-    local packed = call('GET', prefix .. 'op:' .. id)
+    local packed = packed_records[id]
+    if packed == nil then packed = call('GET', prefix .. 'op:' .. id) end
     if packed then
       local fields = decode(packed)
       if fields[1] == 'hold' then
         record = reservation_from(id, fields)
         record.packed = packed
         record.open_counted, record.held_counted = claims_of(record)
+        record.listed_ms = deadline_of(record)   -- wherever it holds units
       else
         record = {id = id, verb = fields[1], client = fields[2], fingerprint = fields[3], reservation = fields[4]}
       end

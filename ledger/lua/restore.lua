@@ -40,7 +40,7 @@ local function put_back_reservation(kept_reservation)
     end
   end
   records[id] = reservation
-  set_deadlines(reservation)
+  list_deadlines(reservation)
   -- What has ended is readable for another day; of a part, only when the whole has ended.
   if reservation.span and not is_live(reservation) then
     if ended then reservation.forgotten = true else marks[id] = now_ms + READABLE_MS end

@@ -9,7 +9,7 @@ verbs.seal = function(op)
   if not span or span[TOKEN] ~= token then return UNPINNED end
   span[SEALED], span[TOKEN], span[PINNED_UNTIL] = true, '', 0
   reservation.expires_at_ms = expires_at_ms
-  set_deadlines(reservation)
+  list_deadlines(reservation)
   record_change('hold', reservation, reservation.id, reservation.fingerprint, reservation.client, {})
   return done(false, reservation)
 end

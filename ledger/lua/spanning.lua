@@ -37,7 +37,7 @@ local function let_go_of_lock(id, token)
 end
 
 local function rewrite(reservation)
-  set_deadlines(reservation)
+  list_deadlines(reservation)
   reservation.dirty, reservation.packed = true, encode_reservation(reservation)
 end
 
