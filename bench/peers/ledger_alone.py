@@ -6,7 +6,7 @@ than there was, and exactly what it granted.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -42,6 +42,8 @@ PIPELINED: Final = 64
 """Calls of one hold that are under way on each connection."""
 BIG_BATCH: Final = 500
 OURS, REFUSED, ALONE = "ledger, batches of {}", "ledger, refused, batches of {}", "ledger, a call for each hold"
+SPREAD: Final = "ledger, batches over {:,} SKUs"
+TAIL: Final = 1_000
 UPDATE, SKIP, FUNCTION = "Postgres conditional update", "Postgres SKIP LOCKED", "Postgres function, {} a call"
 CAVEATS: Final = (
     "Both servers ran on the same one core in turn, the driver on the other; nothing between them but loopback.",
@@ -95,73 +97,90 @@ def _goals(batch: int) -> list[Goal]:
 
 async def _ours(valkey: Running, holds: int, batch: int, console: Console) -> list[Contender]:
     console.print("recording the ledger's calls")
-    now_ms = time.time_ns() // 1_000_000
+    ours = _Ours(valkey, time.time_ns() // 1_000_000)
     few = max(batch, holds // 10)
-    operations = [hold(number) for number in range(holds)]
-    await stock(valkey.url, holds, now_ms)
-    together = await recorded.record(valkey.url, operations, batch, now_ms)
-    await stock(valkey.url, holds, now_ms)
-    alone = await recorded.record(valkey.url, operations[:few], 1, now_ms)
-    assert len(together) == -(-holds // batch)
-    assert len(alone) == few
+    tail = {f"SKU-{number}": holds for number in range(TAIL)}
+    together = await ours.calls(holds, batch, [sql.HOT])
+    spread = await ours.calls(holds, batch, list(tail))
+    alone = await ours.calls(few, 1, [sql.HOT])
+    says = f"{CONNECTIONS} connections with one call under way on each"
+    shared = f"{CONNECTIONS} connections with {PIPELINED} calls under way on each, which share reads, writes and fsyncs"
+    return [
+        ours.contender(OURS.format(batch), says, together, holds, {sql.HOT: holds}),
+        ours.contender(
+            REFUSED.format(batch), f"{says}; 63 of 64 find nothing left", together, holds, {sql.HOT: holds // 64}
+        ),
+        ours.contender(SPREAD.format(TAIL), f"{says}; each hold of a batch is of another SKU", spread, holds, tail),
+        ours.contender(ALONE, f"the same library, {shared}", alone, few, {sql.HOT: few}, PIPELINED),
+    ]
 
-    def contender(name: str, says: str, calls: list[bytes], asked: int, units: int, in_flight: int) -> Contender:
+
+@dataclass(frozen=True)
+class _Ours:
+    """The ledger on a server, at one time."""
+
+    valkey: Running
+    now_ms: int
+
+    async def calls(self, holds: int, size: int, skus: Sequence[str]) -> list[bytes]:
+        """Recorded, of holds of these SKUs in turn, so many in each."""
+        await stock(self.valkey.url, dict.fromkeys(skus, holds), self.now_ms)
+        operations = [hold(number, skus[number % len(skus)]) for number in range(holds)]
+        made = await recorded.record(self.valkey.url, operations, size, self.now_ms)
+        assert len(made) == -(-holds // size)
+        return made
+
+    def contender(
+        self, name: str, says: str, calls: list[bytes], asked: int, units: dict[str, int], in_flight: int = 1
+    ) -> Contender:
+        """Plays the calls, which ask for so many units, into a ledger that has ``units``."""
+        url, now_ms = self.valkey.url, self.now_ms
+
         async def play() -> Sample:
-            await stock(valkey.url, units, now_ms)
-            sample = await _timed(valkey, lambda: recorded.play(valkey.url, calls, CONNECTIONS, in_flight), asked)
-            await check(valkey.url, min(units, asked), units)
+            await stock(url, units, now_ms)
+            sample = await _timed(self.valkey, lambda: recorded.play(url, calls, CONNECTIONS, in_flight), asked)
+            await check(url, min(sum(units.values()), asked), units, now_ms)
             return sample
 
         return Contender(name, says, play)
 
-    says = f"{CONNECTIONS} connections with one call under way on each"
-    return [
-        contender(OURS.format(batch), says, together, holds, holds, 1),
-        contender(REFUSED.format(batch), f"{says}; 63 of 64 find nothing left", together, holds, holds // 64, 1),
-        contender(
-            ALONE,
-            f"the same library, {CONNECTIONS} connections with {PIPELINED} calls under way on each, so that they share "
-            "reads, writes and fsyncs",
-            alone,
-            few,
-            few,
-            PIPELINED,
-        ),
-    ]
 
-
-def hold(number: int) -> Hold:
-    """As the API makes it."""
-    told = fingerprint("hold", {"lines": [{"sku": sql.HOT, "quantity": 1, "location": PLACE}]})
+def hold(number: int, sku: str = sql.HOT) -> Hold:
+    """As the API makes it, of a buyer of its own."""
+    customer = f"customer-{number}"
+    told = fingerprint("hold", {"lines": [{"sku": sku, "quantity": 1, "location": PLACE}], "customer": customer})
     identity = operation_id(CLIENT, f"cart-{number}")
-    return Hold(identity, told, CLIENT, [HoldLine(sql.HOT, 1, PLACE)], sql.TTL_S * 1_000)
+    return Hold(identity, told, CLIENT, [HoldLine(sku, 1, PLACE)], sql.TTL_S * 1_000, customer=customer)
 
 
-async def stock(url: str, units: int, now_ms: int) -> None:
-    """An empty ledger with so many units of the hot SKU."""
+async def stock(url: str, units: Mapping[str, int], now_ms: int) -> None:
+    """An empty ledger with so many units of each SKU."""
     async with Redis.from_url(url) as client:
         await client.eval("redis.call('flushall', 'sync')", 0)
     ledger = Ledger(url, now_ms=lambda: now_ms)
     try:
         await ledger.put_location(PutLocation(CLIENT, Location(PLACE)))
-        key = event_key("wms", "opening")
-        count = StockEvent(key, "wms", "opening", "snapshot", sql.HOT, PLACE, units, now_ms - 1_000)
-        applied = await ledger.apply(Apply(CLIENT, [count]))
-        assert applied.results[0].outcome == "applied"
+        counts = [
+            StockEvent(event_key("wms", sku), "wms", sku, "snapshot", sku, PLACE, quantity, now_ms - 1_000)
+            for sku, quantity in units.items()
+        ]
+        applied = await ledger.apply(Apply(CLIENT, counts))
+        assert {result.outcome for result in applied.results} == {"applied"}
     finally:
         await ledger.close()
 
 
-async def check(url: str, granted: int, units: int) -> None:
-    """Raises ``Oversold`` unless exactly what was granted of so many units is held."""
-    ledger = Ledger(url)
+async def check(url: str, granted: int, units: Mapping[str, int], now_ms: int) -> None:
+    """Raises ``Oversold`` unless exactly what was granted is held, and of no SKU more than its units."""
+    ledger = Ledger(url, now_ms=lambda: now_ms)
     try:
-        positions = await ledger.read(Read([ReadItem(sql.HOT, [PLACE])]))
+        found = await ledger.read(Read([ReadItem(sku, [PLACE]) for sku in units]))
     finally:
         await ledger.close()
-    position = positions.items[0].positions[0].position
-    if (position.held, position.available) != (granted, units - granted):
-        raise Oversold(f"of {units} units {position.held} are held, {position.available} available; {granted} granted")
+    positions = [item.positions[0].position for item in found.items]
+    held = sum(position.held for position in positions)
+    if held != granted or any(position.available < 0 for position in positions):
+        raise Oversold(f"of {sum(units.values())} units {held} are held; {granted} were granted")
 
 
 # --- rivals ------------------------------------------------------------------------------------------------------

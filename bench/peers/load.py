@@ -5,6 +5,7 @@ soon as it has its answer, so this tells what a service can do, and nothing of i
 """
 
 import asyncio
+import itertools
 import sys
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ WARM_S: Final = 0.5
 LOCATION: Final = "W1"
 ITEMS: Final = 500
 RESERVATIONS: Final = 256
+FIRST_BUYER: Final = 100_000_000
 HOLD_TTL_S: Final = 3_600
 """Longer than a comparison takes: what expires meanwhile would be work for the next contender."""
 
@@ -70,16 +72,21 @@ def requests(order: Order) -> Iterator[bytes]:
         raw = _post("/v1/atp", common, msgspec.json.encode({"items": items}))
         while True:
             yield raw
-    body = msgspec.json.encode(
-        {"lines": [{"sku": order.sku, "quantity": 1, "location": LOCATION}], "ttl_seconds": HOLD_TTL_S}
-    )
+    # Each buyer is another, with a number of as many digits.
+    form = {"lines": [{"sku": order.sku, "quantity": 1, "location": LOCATION}], "ttl_seconds": HOLD_TTL_S}
+    body = msgspec.json.encode({**form, "customer": f"{FIRST_BUYER}"})
+    lines, _, end = body.partition(f"{FIRST_BUYER}".encode())
+    numbers = itertools.count(FIRST_BUYER)
     if order.kind == "hold":
-        before, after = _post("/v1/reservations", f"{common}Idempotency-Key: {order.run}-\0\r\n", body).split(b"\0")
-        for number in range(1 << 62):
-            yield b"%b%d%b" % (before, number, after)
-    for number in range(1 << 62):
-        parts = (b'{"key":"%b-%d-%d",%b' % (order.run.encode(), number, one, body[1:]) for one in range(RESERVATIONS))
-        yield _post("/v1/reservations/batch", common, b'{"reservations":[%b]}' % b",".join(parts))
+        before, after = _post("/v1/reservations", f"{common}Idempotency-Key: {order.run}-\0\r\n", lines).split(b"\0")
+        length = b"Content-Length: %d\r\n"
+        after = after.replace(length % len(lines), length % len(body))
+        for number in numbers:
+            yield b"%b%d%b%d%b" % (before, number, after, number, end)
+    item = b'{"key":"%b-%%d",%b%%d%b' % (order.run.encode(), lines[1:], end)
+    while True:
+        parts = b",".join([item % (number, number) for number in itertools.islice(numbers, RESERVATIONS)])
+        yield _post("/v1/reservations/batch", common, b'{"reservations":[%b]}' % parts)
 
 
 def tail(number: int) -> str:
