@@ -45,10 +45,11 @@ class Stage:
     def our_apis(self) -> set[int]:
         return {pid for name, pid in self.ours.addresses.pids.items() if name.startswith("api")}
 
-    def rest(self) -> set[int]:
-        """All processes that are neither API nor load."""
-        pids = {pid for name, pid in self.ours.addresses.pids.items() if not name.startswith("api")}
-        return set[int]().union(*map(cpu.family, (*pids, self.valkey.pid, self.postgres.pid)))
+    def rest(self) -> dict[str, set[int]]:
+        """All processes that are neither API nor load, by name."""
+        ours = {name: pid for name, pid in self.ours.addresses.pids.items() if not name.startswith("api")}
+        named = {**ours, "rivals' valkey": self.valkey.pid, "rivals' postgres": self.postgres.pid}
+        return {name: cpu.family(pid) for name, pid in named.items()}
 
     @asynccontextmanager
     async def served(self, app: str) -> AsyncIterator[tuple[int, set[int]]]:
@@ -79,10 +80,10 @@ class Stage:
             child = await _child("bench.peers.load", order)
         try:
             await _line(child)
-            rest = self.rest()
-            before = {"api": cpu.cpu_s(apis), "rest": cpu.cpu_s(rest)}
+            watched = {"api": apis, **self.rest()}
+            before = {name: cpu.cpu_s(pids) for name, pids in watched.items()}
             await _line(child)
-            used = {"api": cpu.cpu_s(apis) - before["api"], "rest": cpu.cpu_s(rest) - before["rest"]}
+            used = {name: cpu.cpu_s(pids) - before[name] for name, pids in watched.items()}
             counted = msgspec.json.decode(await _line(child), type=load.Counted)
         finally:
             if child.returncode is None:
@@ -90,14 +91,16 @@ class Stage:
             await child.wait()
         done = counted.answered * load.THINGS[order.kind]
         shed = sum(counted.by_status.get(status, 0) for status in SHED)
-        return counted, Sample(max(1, done), counted.seconds, {**used, "load": counted.cpu_s}, shed)
+        rest = {name: seconds for name, seconds in used.items() if name != "api"}
+        whole = {"api": used["api"], "load": counted.cpu_s, "rest": sum(rest.values())}
+        return counted, Sample(max(1, done), counted.seconds, whole, shed, rest)
 
     async def quiet(self) -> None:
         """Wait until nothing of the last contender is being done any more, above all by the journal."""
         give_up_at = time.monotonic() + QUIET_GIVE_UP_S
         used = QUIET_S
         while used > QUIET_S * QUIET_CORES and time.monotonic() < give_up_at:
-            pids = self.rest() | self.our_apis
+            pids = self.our_apis.union(*self.rest().values())
             before = cpu.cpu_s(pids)
             await asyncio.sleep(QUIET_S)
             used = cpu.cpu_s(pids) - before

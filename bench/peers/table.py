@@ -3,6 +3,7 @@
 A ratio is taken within a round, where both ran soon after each other; the median of the rounds' ratios is shown.
 """
 
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -29,6 +30,8 @@ class Sample(Struct, frozen=True):
     """CPU seconds by who used them: ``server``, ``api``, ``driver`` …"""
     shed: int = 0
     """Requests that were answered 429 or 503 instead."""
+    parts: dict[str, float] = {}
+    """Of what ``cpu_s`` has as the rest, whose it was."""
 
     @property
     def per_second(self) -> float:
@@ -181,12 +184,26 @@ def markdown(tables: Tables) -> str:
         share = [] if not shares else [f"{ratio(row, base).median:.2f}" if base else ""]
         rate, *cells = _cells(row, who)
         lines.append(_line([row.name, rate, *share, *cells]))
+    lines += _parts(tables.rows)
     found = verdicts(tables)
     if found:
         lines += ["", _line(["goal", "reached (least to most)", f"by CPU of {tables.measured}", ""])]
         lines += [_line(["---", "---:", "---:", "---"]), *(_line(_judged(verdict)) for verdict in found)]
     lines += ["", "Settings and caveats:", "", *(f"- {row.name}: {row.says}." for row in tables.rows if row.says)]
     return "\n".join([*lines, *(f"- {caveat}" for caveat in tables.caveats)]) + "\n"
+
+
+def _parts(rows: list[Row]) -> list[str]:
+    """Who the rest is: a row for each row of the table in which somebody used a microsecond for a thing."""
+    lines = []
+    for row in rows:
+        names = row.samples[0].parts
+        each = {name: median(one.parts[name] / one.done * 1e6 for one in row.samples) for name in names}
+        most_first = sorted(each.items(), key=itemgetter(1), reverse=True)
+        shown = [f"{name} {figure:,.1f}" for name, figure in most_first if figure >= 1]
+        if shown:
+            lines.append(_line([row.name, ", ".join(shown)]))
+    return ["", _line(["", "CPU µs each of the rest"]), _line(["---", "---"]), *lines] if lines else []
 
 
 def _line(cells: list[str]) -> str:
