@@ -27,8 +27,15 @@ FIRST_BUYER: Final = 100_000_000
 HOLD_TTL_S: Final = 3_600
 """Longer than a comparison takes: what expires meanwhile would be work for the next contender."""
 
-Kind = Literal["hold", "atp", "atp-post", "atp-many", "batch"]
-THINGS: Final[dict[Kind, int]] = {"hold": 1, "atp": 1, "atp-post": 1, "atp-many": ITEMS, "batch": RESERVATIONS}
+Kind = Literal["hold", "atp", "atp-tail", "atp-post", "atp-many", "batch"]
+THINGS: Final[dict[Kind, int]] = {
+    "hold": 1,
+    "atp": 1,
+    "atp-tail": 1,
+    "atp-post": 1,
+    "atp-many": ITEMS,
+    "batch": RESERVATIONS,
+}
 """In one request."""
 
 
@@ -61,17 +68,18 @@ class Counted(Struct, frozen=True):
 def requests(order: Order) -> Iterator[bytes]:
     """Each with a key of its own, as far as it needs one."""
     common = f"Host: {order.host}:{order.port}\r\nAuthorization: Bearer {order.token}\r\n"
-    if order.kind == "atp":
-        raw = f"GET /v1/atp?sku={order.sku}&location={LOCATION} HTTP/1.1\r\n{common}\r\n".encode()
-        while True:
-            yield raw
+    names = [order.sku, *map(tail, range(1, ITEMS))]
+    if order.kind in {"atp", "atp-tail"}:
+        asked = names[:1] if order.kind == "atp" else names[1:]
+        yield from itertools.cycle(
+            f"GET /v1/atp?sku={sku}&location={LOCATION} HTTP/1.1\r\n{common}\r\n".encode() for sku in asked
+        )
     if order.kind in {"atp-post", "atp-many"}:
-        items = [{"sku": order.sku, "location": LOCATION}]
-        if order.kind == "atp-many":
-            items += [{"sku": tail(number), "location": LOCATION} for number in range(1, ITEMS)]
-        raw = _post("/v1/atp", common, msgspec.json.encode({"items": items}))
-        while True:
-            yield raw
+        # Of many, each begins with another, so that no two that are under way are the same.
+        starts = [0] if order.kind == "atp-post" else range(0, ITEMS, ITEMS // 50)
+        lists = [(names[start:] + names[:start])[: THINGS[order.kind]] for start in starts]
+        forms = [{"items": [{"sku": sku, "location": LOCATION} for sku in listed]} for listed in lists]
+        yield from itertools.cycle(_post("/v1/atp", common, msgspec.json.encode(form)) for form in forms)
     # Each buyer is another, with a number of as many digits.
     form = {"lines": [{"sku": order.sku, "quantity": 1, "location": LOCATION}], "ttl_seconds": HOLD_TTL_S}
     body = msgspec.json.encode({**form, "customer": f"{FIRST_BUYER}"})

@@ -60,9 +60,10 @@ CONTENDERS: Final = (
     Contender("Litestar, a script call a request", "litestar-script", "hold", "201", "the same as a Litestar handler"),
     Contender("raw ASGI, a script call a request: refused", "raw-script", "hold", "409"),
     Contender("raw ASGI, Postgres function: refused", "raw-batched", "hold", "409"),
-    Contender(ATP, OURS, "atp", "200"),
+    Contender(ATP, OURS, "atp", "200", "all of the hot SKU, so those that come together may share an answer"),
+    Contender("ours: GET ATP of one of 499", OURS, "atp-tail", "200", "in turn, so that hardly two are of the same"),
     Contender("ours: POST ATP of one", OURS, "atp-post", "200"),
-    Contender(ATP_MANY, OURS, "atp-many", "200", "things are items"),
+    Contender(ATP_MANY, OURS, "atp-many", "200", "things are items; no two bodies under way are the same"),
     Contender(BATCH, OURS, "batch", "200", "reservations/batch; things are reservations of one line"),
 )
 CAVEATS: Final = (
