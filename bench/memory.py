@@ -16,8 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from availability import embedded
-from bench.own_servers import own
+from bench import cpu, servers
 from bench.stores import parts
 from ledger import (
     Apply,
@@ -69,7 +68,7 @@ async def run(positions: int, console: Console | None = None) -> bool:
     console = console or Console()
     if not console.is_terminal:
         console.width = WIDTH
-    async with own(embedded.valkey) as (valkey,):
+    async with servers.valkey(set(cpu.CORES)) as valkey:
         bench = _Bench(valkey.url, positions)
         try:
             rows = await bench.measure()
