@@ -14,9 +14,13 @@ from redis.exceptions import ResponseError
 _SHARED = (
     # "stock" as early as it can be, because its own locals come on top of those before it.
     *("prelude", "positions", "reservations", "changes", "overdue", "stock"),
-    *("answers", "operating", "call", "claiming", "locations", "spanning"),
+    *("answers", "operating", "call", "claiming", "locations"),
 )
-_HOLDING = ("planning", "granting", "hold_row")
+_GROUPS = {
+    ("planning", "granting", "hold_row"): ("hold",),
+    ("spanning",): ("look", "prepare", "seal", "drop", "reclaim", "part", "finish", "forget", "unfinished"),
+}
+"""Files whose locals only these verbs see."""
 _STOCK = ("window", "packing", "reports", "folding", "authority", "convergence")
 _ENDING = ("overcommitted", "flush")
 _LAST = ("ending", "batch")
@@ -37,16 +41,18 @@ def library() -> Library:
     """The library of this version of the service."""
     folder = resources.files("ledger") / "lua"
     names = sorted(file.name.removesuffix(".lua") for file in folder.iterdir() if file.name.endswith(".lua"))
-    verbs = [name for name in names if name not in _SHARED + _HOLDING + _STOCK + _ENDING + _LAST]
     texts = {name: (folder / f"{name}.lua").read_text() for name in names}
-    texts["hold"] = "\n".join(texts[name] for name in (*_HOLDING, "hold"))
-    for name in verbs:
-        texts[name] = f"do\n{texts[name]}end\n"  # its own locals; Lua allows 200 that all can see
+    grouped = {name for group in _GROUPS.items() for part in group for name in part}
+    alone = set(names).difference(grouped, _SHARED, _STOCK, _ENDING, _LAST)
+    # Every verb has its own locals, and so has a group of them: Lua allows 200 that all can see.
+    verbs = [_own([], [texts[name]]) for name in sorted(alone)]
+    verbs += [_own([texts[name] for name in files], [texts[name] for name in of]) for files, of in _GROUPS.items()]
     # The stock rule and the writing, too, have their own.
     for name, files in (("stock", _STOCK), ("ending", _ENDING)):
         own = "\n".join(texts[file] for file in files)
         texts[name] += f"do\n{own}end\n"
-    body = "\n".join(texts[name] for name in (*_SHARED, *verbs, *_LAST))
+    parts = [*(texts[name] for name in _SHARED), *verbs, *(texts[name] for name in _LAST)]
+    body = "\n".join(parts)
     version = hashlib.sha256(body.encode()).hexdigest()[:12]
     name = f"availability_{version}"
     return Library(
@@ -56,6 +62,12 @@ def library() -> Library:
         f"batch_allow_oom_{version}",
         f"fence_{version}",
     )
+
+
+def _own(files: list[str], verbs: list[str]) -> str:
+    """Verbs, each with locals of its own, behind what only they share."""
+    blocks = [f"do\n{verb}end" for verb in verbs]
+    return "\n".join(["do", *files, *blocks, "end\n"])
 
 
 async def load(connection: AbstractConnection, library: Library) -> None:

@@ -1,6 +1,7 @@
 -- The only place that writes: every changed key once. The entry is made before the first write, and appended first of
 -- all that the decisions changed, because it alone could be refused.
 
+local LOCK_KEPT_MS = 60000           -- by when the server removes one that nobody let go of
 local COUNT_KEPT_MS = 48 * 3600000   -- a count's fingerprint, as long as the window remembers its events
 local METER_KEPT_MS = 60000
 

@@ -2,7 +2,6 @@
 -- pin two attempts at one reservation, and a mark brings the keeper.
 
 local LOCK_MS = 5000           -- an attempt begins nothing that would be done later than that
-local LOCK_KEPT_MS = 60000     -- by when the server removes one that nobody let go of
 local PIN_MS = 6000            -- a claim that is not sealed by then ends
 local LOOK_AGAIN_MS = 3000     -- before that, the keeper finishes what its coordinator left behind
 
