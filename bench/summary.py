@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import figures, verdict
-from bench.report import checked
+from bench.replay_report import checked
 from bench.run import Kind, Run, Step
 
 

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.checks import Check
 from bench.replay import Tally
+from bench.replay_checks import Check
 
 OUTCOMES = {
     "asked": "asked for",
