@@ -117,10 +117,11 @@ async def _check_on_hand(replay: Replay) -> Check:
 
 
 async def _check_journal(replay: Replay, connection: asyncpg.Connection, client: str, ends: Ends) -> list[Check]:
-    shipped = await connection.fetchval(_SHIPPED, client)
+    caught_up = await journal.caught_up(connection, ends)  # before it is asked what it has
+    whole, shipped = await journal.is_whole(connection), await connection.fetchval(_SHIPPED, client)
     return [
-        Check("the journal has caught up with the ledger", *await journal.caught_up(connection, ends)),
-        Check("the journal has no gap and its chain holds", *await journal.is_whole(connection)),
+        Check("the journal has caught up with the ledger", *caught_up),
+        Check("the journal has no gap and its chain holds", *whole),
         Check(
             "the journal's units shipped are the books' units sold",
             shipped == replay.books.sold.total(),
