@@ -16,6 +16,7 @@ from nats.js.errors import NotFoundError
 from bench import journal
 from bench.journal import Ends
 from bench.replay import Replay
+from bench.run import Check
 from bench.target import Addresses
 
 EVENTS_STREAM = "AVAILABILITY"
@@ -36,14 +37,6 @@ where client = $1 and from_bucket = 'committed' and to_bucket = 'shipped'
 
 Changes = Counter[tuple[str, str]]
 """How often each reservation was held, committed and so on."""
-
-
-class Check(NamedTuple):
-    """A claim, whether it held, and the figures of both sides."""
-
-    claim: str
-    passed: bool
-    detail: str
 
 
 class Announced(NamedTuple):

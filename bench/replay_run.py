@@ -42,7 +42,7 @@ async def run(baskets: Sequence[Basket], data_folder: Path | None, concurrency: 
             with _timed(seconds, "checks"):
                 found = await replay_checks.check_all(replay, addresses, name, events_from)
     replay_report.show(console, replay.tally, caller.tries, seconds, found)
-    return all(check.passed for check in found)
+    return all(check.holds for check in found)
 
 
 @contextmanager

@@ -39,10 +39,9 @@ from bench.http_client import HttpClient
 from bench.journey import baskets_of
 from bench.live import Live
 from bench.replay import Replay
-from bench.replay_checks import Check
 from bench.replay_run import run
 from bench.replay_stores import Stores
-from bench.run import read, write
+from bench.run import Check, read, write
 from bench.scenario import Options
 from bench.service import Where
 
@@ -236,7 +235,7 @@ async def a_hole_in_the_journal(up: Up) -> AsyncIterator[None]:
 
 
 def failed(found: list[Check]) -> list[str]:
-    return [f"{check.claim}: {check.detail}" for check in found if not check.passed]
+    return [f"{check.name}: {check.said}" for check in found if not check.holds]
 
 
 async def test_the_replay_agrees_with_its_books(up: Up) -> None:
