@@ -1,7 +1,7 @@
 """Owns what all commands share: how they run and exit, where they print, and options that several have.
 
-Exit codes: 0 = done, valid, and every check holds; 1 = a check does not hold, a goal is missed, something is worse, or
-the generator was late; 2 = it could not be done.
+Exit codes: 0 = done, valid, and every check holds; 1 = a check does not hold, a goal of a part is missed, something is
+worse, or the generator was late; 2 = it could not be done.
 """
 
 import sys
