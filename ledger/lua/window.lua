@@ -9,7 +9,7 @@ local RETRACTED = '!'
 -- What was reported of a line stands under this mark and its reference (reports.lua).
 local REPORTED = '#'
 
-local unpack_meta, unpack_field   -- see packing.lua
+local unpack_meta, unpack_field   -- see window_packing.lua
 
 local NO_BASE = {0, -1, -1, '', ''}
 
