@@ -7,7 +7,7 @@ local METER_KEPT_MS = 60000
 
 -- Calls a command with its arguments in portions, each a whole number of `step`s.
 local function call_in_portions(command, key, arguments, step)
-  if #arguments <= 2 * step then return call(command, key, unpack(arguments)) end
+  if #arguments == step then return call(command, key, unpack(arguments)) end
   local portion = ARGUMENTS_MAX - ARGUMENTS_MAX % step
   for i = 1, #arguments, portion do
     call(command, key, unpack(arguments, i, min(i + portion - 1, #arguments)))

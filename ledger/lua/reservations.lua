@@ -14,11 +14,13 @@ local function deadline_of(reservation)
   return max(reservation.expires_at_ms, span[PINNED_UNTIL])
 end
 
-local function reservation_from(id, fields)
+-- Its fields as they are packed, from the client on.
+local function reservation_from(id, client, fingerprint, created_at_ms, expires_at_ms, order_id, channel, customer,
+    made_in, told_at, operations, lines, span)
   return {
-    id = id, verb = 'hold', client = fields[2], fingerprint = fields[3], created_at_ms = fields[4],
-    expires_at_ms = fields[5], order_id = fields[6], channel = fields[7], customer = fields[8],
-    epoch = fields[9], seq = fields[10], operations = fields[11], lines = fields[12], span = fields[13],
+    id = id, verb = 'hold', client = client, fingerprint = fingerprint, created_at_ms = created_at_ms,
+    expires_at_ms = expires_at_ms, order_id = order_id, channel = channel, customer = customer,
+    epoch = made_in, seq = told_at, operations = operations, lines = lines, span = span,
   }
 end
 
@@ -56,6 +58,14 @@ local function read_records(ids)
   end
 end
 
+local function unpacked_record(id, packed)
+  local _, verb, client, fingerprint, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13 = decode_some(packed, 13, 1)
+  if verb ~= 'hold' then
+    return {id = id, verb = verb, client = client, fingerprint = fingerprint, reservation = f4}
+  end
+  return reservation_from(id, client, fingerprint, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13)
+end
+
 -- The record of an operation: a reservation (verb 'hold'), or {verb, client, fingerprint, reservation}; nil if none.
 local function record_of(id)
   local record = records[id]
@@ -63,14 +73,11 @@ local function record_of(id)
     local packed = packed_records[id]
     if packed == nil then packed = call('GET', prefix .. 'op:' .. id) end
     if packed then
-      local fields = decode(packed)
-      if fields[1] == 'hold' then
-        record = reservation_from(id, fields)
+      record = unpacked_record(id, packed)
+      if record.verb == 'hold' then
         record.packed = packed
         record.open_counted, record.held_counted = claims_of(record)
         record.listed_ms = deadline_of(record)   -- wherever it holds units
-      else
-        record = {id = id, verb = fields[1], client = fields[2], fingerprint = fields[3], reservation = fields[4]}
       end
     end
     records[id] = record or false

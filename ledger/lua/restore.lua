@@ -28,7 +28,7 @@ end
 local function put_back_reservation(kept_reservation)
   local id, fields, operations, ended = unpack(kept_reservation, 1, 4)
   assert(record_of(id) == nil, 'the ledger is not empty')
-  local reservation, movements = reservation_from(id, fields), {}
+  local reservation, movements = reservation_from(id, unpack(fields, 2, 13)), {}
   reservation.open_counted, reservation.held_counted = 0, 0
   for _, line in ipairs(reservation.lines) do
     local position = position_at(line[SKU], line[LOCATION])
