@@ -148,6 +148,7 @@ class Coalescer:
         self._wait_s_max = queue_wait_ms_max / 1_000
         self._now_s = now_s
         self._checkout, self._looks, self._feeds = self._queues = Queue(), Queue(), Queue()
+        self._queue_by_kind = dict.fromkeys(LOOKING, self._looks) | dict.fromkeys((Apply, Count), self._feeds)
         self._sending: asyncio.Task[None] | None = None
         self._closed = False
         self.turn = 0
@@ -170,16 +171,21 @@ class Coalescer:
 
         Cancelling the future does not take the operation back: it may be on its way.
         """
-        now_s = self._insist_on_room((operation,))
-        waiting = Waiting(operation, asyncio.get_running_loop().create_future(), now_s)
-        self._queue_of(operation).put(waiting)
+        self._insist_on_room(1)
+        queue, now_s = self._queue_of(operation), self._now_s()
+        self._insist_on_pace(operation, queue, now_s)
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        queue.put(Waiting(operation, answer, now_s))
         if self._sending is None:
             self._sending = asyncio.create_task(self._empty_queues())
-        return waiting.answer
+        return answer
 
     def submit_all(self, operations: Sequence[Operation]) -> "list[asyncio.Future[Outcome]]":
         """Queues all of them or, with Overloaded, none."""
-        now_s = self._insist_on_room(operations)
+        self._insist_on_room(len(operations))
+        now_s = self._now_s()
+        for operation in operations:
+            self._insist_on_pace(operation, self._queue_of(operation), now_s)
         loop = asyncio.get_running_loop()
         waiting = [Waiting(operation, loop.create_future(), now_s) for operation in operations]
         for each in waiting:
@@ -194,24 +200,22 @@ class Coalescer:
         if self._sending is not None:
             await self._sending
 
-    def _insist_on_room(self, operations: Sequence[Operation]) -> float:
-        """Raises Overloaded when there is none; what time it is."""
+    def _insist_on_room(self, operations: int) -> None:
+        """Raises Overloaded when there is none for so many."""
         if self._closed:
             raise Overloaded("the ledger is closing")
-        if self.depth + len(operations) > self._queue_operations_max:
+        if self.depth + operations > self._queue_operations_max:
             self.refused["queue-full"] += 1
             raise Overloaded("too many operations wait for the ledger")
-        now_s = self._now_s()
-        for operation in operations:
-            queue = self._queue_of(operation)
-            if queue.waiting and now_s - queue.waiting[0].since_s > self._wait_s_max / 2:
-                self._refuse_if_slow(operation, queue, now_s)
-        return now_s
+
+    def _insist_on_pace(self, operation: Operation, queue: Queue, now_s: float) -> None:
+        """Raises Overloaded when it would wait for too long."""
+        oldest = queue.waiting[0] if queue.waiting else None
+        if oldest is not None and now_s - oldest.since_s > self._wait_s_max / 2:
+            self._refuse_if_slow(operation, queue, now_s)
 
     def _queue_of(self, operation: Operation) -> Queue:
-        if isinstance(operation, (Apply, Count)):
-            return self._feeds
-        return self._looks if isinstance(operation, LOOKING) else self._checkout
+        return self._queue_by_kind.get(type(operation), self._checkout)
 
     def _refuse_if_slow(self, operation: Operation, queue: Queue, now_s: float) -> None:
         if not isinstance(operation, BEGINNING):
@@ -233,13 +237,12 @@ class Coalescer:
 
     def _take(self, queue: Queue, batch: list[Waiting], weight_max: int) -> None:
         """Moves operations from the queue to the batch; the first always, whatever its weight."""
-        total, first, operations_max = 0, True, len(batch) + self._operations_max
-        while queue.waiting and len(batch) < operations_max:
+        total = 0
+        for taken in range(min(len(queue.waiting), self._operations_max)):
             total += weight(queue.waiting[0].operation)
-            if total > weight_max and not first:
+            if total > weight_max and taken:
                 break
             batch.append(queue.take())
-            first = False
 
     async def _empty_queues(self) -> None:
         try:

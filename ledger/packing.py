@@ -21,7 +21,7 @@ _HOLD: Final = b"\xa4hold"
 _APPLY: Final = b"\xa5apply"
 _ROW: Final = b"\xa3row"
 _RECORD: Final = b"\x9d" + _HOLD  # 13 fields
-_NO_REFERENCES: Final = b"\xc0\xc0\xc0"
+_NO_REFERENCES: Final = b"\xa3\xc0\xc0\xc0"
 _NO_UNITS: Final = bytes(7)  # committed .. returned
 _NONE: Final = b"\xc2"  # `false`: in a Lua table a nil would be a hole
 _NO_TEXT: Final = b"\xa0"
@@ -61,18 +61,16 @@ def packed(operations: Sequence[m.Operation]) -> list[m.Operation | msgspec.Raw]
 def done_of(hold: m.Hold, now_ms: int, epoch: int, seq: int) -> m.Done:
     """The outcome of a hold that was granted as it was asked for, in the call with this clock and receipt."""
     day = now_ms // _DAY_MS
-    lines = [
-        m.ReservationLine(
-            *(line.sku, line.location or "", line.quantity, line.quantity, line.quantity),
-            *(0, 0, 0, 0, 0, 0, 0, day),
-        )
-        for line in hold.lines
-    ]
-    times = now_ms, now_ms + hold.ttl_ms
-    references = None, hold.channel, hold.customer
-    return m.Done(
-        False, hold.id, m.Reservation(hold.client, hold.fingerprint, *times, *references, epoch, seq, [], lines)
+    lines = []
+    for line in hold.lines:
+        units = line.quantity
+        held = m.ReservationLine(line.sku, line.location or "", units, units, units, 0, 0, 0, 0, 0, 0, 0, day)
+        lines.append(held)
+    client, told, until_ms = hold.client, hold.fingerprint, now_ms + hold.ttl_ms
+    reservation = m.Reservation(
+        client, told, now_ms, until_ms, None, hold.channel, hold.customer, epoch, seq, [], lines
     )
+    return m.Done(False, hold.id, reservation)
 
 
 def _alike(hold: m.Hold) -> _Alike | None:
@@ -88,11 +86,14 @@ def _alike(hold: m.Hold) -> _Alike | None:
 def _row(alike: _Alike | None, holds: list[bytes]) -> msgspec.Raw:
     """``row, client, ttl_ms, sku, location, quantity, line, moved``, and three fields a hold."""
     assert alike is not None
-    client, ttl_ms, sku, location, quantity = alike
-    names = _name(sku), _name(location), _encode(quantity)
-    head = _list_header(_ROW_FIELDS + len(holds)) + _ROW + _name(client) + _encode(ttl_ms) + b"".join(names)
-    one = _list_header(1)
-    return msgspec.Raw(head + _text(one + _line(*names)) + _text(one + _moved(*names)) + b"".join(holds))
+    return msgspec.Raw(b"".join((_list_header(_ROW_FIELDS + len(holds)), _shared_in_row(*alike), *holds)))
+
+
+# Kept, because a sale asks for the same again and again.
+@lru_cache(maxsize=16_384)
+def _shared_in_row(client: str, ttl_ms: int, sku: str, location: str, quantity: int) -> bytes:
+    told, movement = _of_line(_list_header(1), sku, location, quantity)
+    return b"".join((_ROW, _name(client), _encode(ttl_ms), *told, _text(_list_header(1) + movement)))
 
 
 def _hold(hold: m.Hold) -> bytes:
@@ -102,18 +103,17 @@ def _hold(hold: m.Hold) -> bytes:
     header = _list_header(len(hold.lines))
     moved = [header]
     for line in hold.lines:
-        sku, quantity = _name(line.sku), _encode(line.quantity)
         if line.location is None:
             terms = True
-            fields += sku, _NONE, quantity, _NO_TEXT
+            fields += _name(line.sku), _NONE, _encode(line.quantity), _NO_TEXT
         else:
-            names = sku, _name(line.location), quantity
-            fields += *names, _text(header + _line(*names))
-            moved.append(_moved(*names))
+            told, movement = _of_line(header, line.sku, line.location, line.quantity)
+            fields += told
+            moved.append(movement)
         header = b""
     return b"".join(
         (
-            *(_list_header(_HOLD_FIELDS + len(fields)), _HOLD, _encode(hold.id), _name(hold.client)),
+            *(_list_header(_HOLD_FIELDS + 4 * len(hold.lines)), _HOLD, _encode(hold.id), _name(hold.client)),
             *(_encode(hold.ttl_ms), _opening(hold), _references(hold), _text(b"".join(moved))),
             _encode((hold.mode, hold.strategy, hold.max_splits, hold.near)) if terms else _NONE,
             *fields,
@@ -140,18 +140,20 @@ def _opening(hold: m.Hold) -> bytes:
 def _references(hold: m.Hold) -> bytes:
     """The record's fields between its times and its receipt: order, channel, customer."""
     if hold.channel is None and hold.customer is None:
-        return _text(_NO_REFERENCES)
+        return _NO_REFERENCES
     return _text(b"\xc0" + _encode(hold.channel) + _encode(hold.customer))
 
 
-def _line(sku: bytes, location: bytes, quantity: bytes) -> bytes:
-    """The record of a line, all of it held, up to the day for which it is promised."""
-    return b"\x9d" + sku + location + quantity * 3 + _NO_UNITS
+@lru_cache(maxsize=16_384)
+def _of_line(header: bytes, sku: str, location: str, quantity: int) -> tuple[tuple[bytes, bytes], bytes]:
+    """The line's fields (what it asks for, and its record, all of it held, up to the day), and its movement.
 
-
-def _moved(sku: bytes, location: bytes, quantity: bytes) -> bytes:
-    """The movement of a line."""
-    return b"\x96" + sku + location + b"\xa9available\xa4held" + quantity + _HOLD
+    ``header`` begins the list of records, before the first of them.
+    """
+    units = _encode(quantity)
+    names = _name(sku) + _name(location)
+    record = b"".join((header, b"\x9d", names, units * 3, _NO_UNITS))
+    return (names + units, _text(record)), b"".join((b"\x96", names, b"\xa9available\xa4held", units, _HOLD))
 
 
 @lru_cache(maxsize=16_384)

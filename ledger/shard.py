@@ -32,6 +32,7 @@ from ledger.errors import LedgerError, Overloaded, Unavailable, Unknown
 from ledger.journal.records import START, Place
 from ledger.keys import absent_key, journal_key, shard_key
 from ledger.library import library, load
+from ledger.link import Link
 from ledger.packing import done_of, packed
 from ledger.placement import Placement, command, connection_to
 from ledger.server_check import SETTINGS, unsafe_settings, unsafe_version
@@ -120,7 +121,7 @@ class Shard:
         self._try_again_s = 0.0
         self._run = ""
         self._moves = 0
-        self._connection: AbstractConnection | None = None
+        self._link: Link | None = None
         self._epoch = 0
         self._clock: tuple[int, int] | None = None
         self.reasons: list[str] = ["not connected yet"]
@@ -143,10 +144,10 @@ class Shard:
         """How far the shard has come. Raises Unavailable."""
         async with self._turn:
             try:
-                connection = await self._connected()
+                link = await self._connected()
                 async with asyncio.timeout(self._limits.timeout_ms / 1000):
-                    packed = await command(connection, "GET", self._keys[0])
-                    found = await command(connection, "XRANGE", self._journal_key, str(at), str(at))
+                    packed = await link.command("GET", self._keys[0])
+                    found = await link.command("XRANGE", self._journal_key, str(at), str(at))
             except (RedisError, OSError, TimeoutError, Unavailable) as failure:
                 await self._disconnect(_reason(failure))
                 raise Unavailable(self.reasons[0]) from failure
@@ -160,7 +161,8 @@ class Shard:
         """How many shards the ledger has, as far as this one knows. Raises Unavailable."""
         async with self._turn:
             try:
-                packed = await command(await self._connected(), "GET", self._keys[0])
+                link = await self._connected()
+                packed = await link.command("GET", self._keys[0])
             except (RedisError, OSError, TimeoutError, Unavailable) as failure:
                 await self._disconnect(_reason(failure))
                 raise Unavailable(self.reasons[0]) from failure
@@ -169,22 +171,19 @@ class Shard:
     async def _call(self, operations: Sequence[m.Operation], function: str) -> list[Answer]:
         """Runs those that may run now on the server that is there now; the others are answered with the reason."""
         try:
-            connection = await self._connected()
+            link = await self._connected()
         except (RedisError, OSError, TimeoutError, Unavailable) as failure:
             self.reasons = [_reason(failure)]
             return [Unavailable(self.reasons[0])] * len(operations)
         flaw = self._refusal(self._number, self._run)
         if flaw is not None and not all(isinstance(operation, LOOKING) for operation in operations):
             return await self._call_only(LOOKING, operations, function, Unavailable(flaw))
-        return await self._call_on(connection, operations, function)
+        return await self._call_on(link, operations, function)
 
-    async def _call_on(
-        self, connection: AbstractConnection, operations: Sequence[m.Operation], function: str
-    ) -> list[Answer]:
+    async def _call_on(self, link: Link, operations: Sequence[m.Operation], function: str) -> list[Answer]:
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(self._limits.timeout_ms / 1000):
-                answer = await command(connection, "FCALL", function, 2, *self._keys, self._argument(operations))
+            answer = await link.command("FCALL", function, 2, *self._keys, self._argument(operations))
         except OutOfMemoryError:
             return await self._call_without_memory(operations, function)
         except ResponseError as refusal:
@@ -278,8 +277,8 @@ class Shard:
         await self._disconnect("the shard is on another server now")
         return await self._call(operations, function)
 
-    async def _connected(self) -> AbstractConnection:
-        if self._connection is None:
+    async def _connected(self) -> Link:
+        if self._link is None:
             if time.monotonic() < self._try_again_s:
                 raise Unavailable(self.reasons[0])
             self._try_again_s = 0.0
@@ -294,12 +293,12 @@ class Shard:
                 try:
                     await connection.connect()  # type: ignore[no-untyped-call]
                     await self._check(connection)
+                    self._link = Link(connection, self._limits.timeout_ms / 1000)
                 except BaseException:
                     await connection.disconnect(nowait=True)
                     raise
-            self._connection = connection
             self.reasons = []
-        return self._connection
+        return self._link
 
     async def _check(self, connection: AbstractConnection) -> None:
         """Raises Unavailable when the server must not be trusted with promises; loads the library."""
@@ -331,9 +330,9 @@ class Shard:
 
     async def _disconnect(self, reason: str) -> None:
         self.reasons = [reason]
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
 
     async def close(self) -> None:
         """Drops the connection."""

@@ -15,10 +15,12 @@ CLIENTS = {
     "redis": (
         "ledger/library.py",
         "ledger/keyspace.py",
+        "ledger/link.py",
         "ledger/placement.py",
         "ledger/shard.py",
         "ledger/journal/stream.py",
     ),
+    "hiredis": ("ledger/link.py",),
     "asyncpg": ("ledger/journal/",),
     "nats": ("availability/feeds/", "availability/events.py"),
     "litestar": ("availability/api/", "availability/app.py"),

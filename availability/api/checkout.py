@@ -8,6 +8,7 @@ from availability.api import examples, forms
 from availability.api.answer import Answer, ok
 from availability.api.edge import Edge
 from availability.api.endpoint import LARGE_BODY_BYTES_MAX, Call, Success, endpoint
+from availability.api.held import held_body
 from availability.api.outcomes import REPLAY_HEADERS, refusal, reservation_answer
 from availability.api.problems import Fault, invalid, problem
 from availability.api.promising import Asked, AtpItem, View, atp_item
@@ -148,7 +149,8 @@ def hold_operation(form: forms.HoldForm, client: str, key: str) -> Hold:
 def hold_answer(operation: Hold, outcome: HoldOutcome) -> Answer:
     """What is told of its outcome."""
     if isinstance(outcome, Done):
-        return reservation_answer(201, "held", outcome)
+        body = None if outcome.replayed else held_body(outcome)
+        return reservation_answer(201, "held", outcome) if body is None else Answer(201, body, "held")
     return refusal(outcome, operation.fingerprint)
 
 
