@@ -1,5 +1,6 @@
 """What the ledger promises, verb by verb: by the plain rules, and by the Lua on a server and on a cluster of three."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -289,6 +290,22 @@ async def test_extend_counts_from_now(shop: Shop) -> None:
     assert (await shop.extend(held.id, 5_000)).reservation.expires_at_ms == START_MS + 5_900
     shop.clock.now_ms += 4_999
     assert (await shop.position("A")).available == 0
+
+
+async def test_extended_twice_at_once_a_hold_still_ends_at_its_last_deadline(shop: Shop) -> None:
+    """P5: two deadlines that come in one call do not take each other's place."""
+    await shop.stock("A", 40)
+    held = [(await shop.hold(("A", 1))).id for _ in range(40)]
+    short = [(id_, 50_000 + 13 * number) for number, id_ in enumerate(held)]
+    long = [(id_, 90_000 + 7 * number) for number, id_ in enumerate(held)]
+
+    await asyncio.gather(*(shop.extend(*each) for pair in zip(short[:20], long[:20], strict=True) for each in pair))
+    await asyncio.gather(*(shop.extend(*each) for pair in zip(long[20:], short[20:], strict=True) for each in pair))
+
+    shop.clock.now_ms = START_MS + 60_000
+    assert (await shop.position("A")).held == 20
+    shop.clock.now_ms = START_MS + 100_000
+    assert (await shop.position("A")).held == 0
 
 
 async def test_the_keeper_ends_what_nobody_asks_for(shop: Shop) -> None:

@@ -36,7 +36,13 @@ local function write_deadlines(position, soonest)
     if #removed > 0 then call_in_portions('ZREM', key, removed, 1) end
   end
   if not position.listed then return end
-  for deadline_ms, list in pairs(position.listed) do call('ZADD', key, time_text(deadline_ms), list) end
+  local written = {}
+  for deadline_ms, list in pairs(position.listed) do
+    -- Holds that were extended twice in the call are listed twice; the same text would be there under one deadline only.
+    while written[list] do list = list .. ' ' end
+    written[list] = true
+    call('ZADD', key, time_text(deadline_ms), list)
+  end
   -- What is past may have been corrected in `deadlines`, so that it is not there any more.
   if soonest_ms > 0 and (soonest_ms ~= position.soonest_written_ms or soonest_ms <= now_ms) then
     soonest[#soonest + 1], soonest[#soonest + 2] = time_text(soonest_ms), position.place
