@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ledger.journal.postgres import FAILED, connect, now_ms, open_unless_stopped, wait_at_most
-from ledger.journal.stream import STREAM_FAILED, JournalStream, StreamStatus
+from ledger.journal.stream import BATCH_ENTRIES_MIN, STREAM_FAILED, JournalStream, StreamStatus
 from ledger.journal.writer import Fenced, JournalWriter, Written
 
 CHORES_EVERY_S = 1.0
 CHORES_END_S = 1.0
 """How long those under way are waited for at the end."""
+TURN_S = 0.02
+"""A batch this soon after the one before it is not begun, unless much waits: they share what it costs."""
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
 
 logger = logging.getLogger(__name__)
@@ -66,12 +68,16 @@ class Follower:
         stream.rewind(writer.cursor.place)
         ended = asyncio.Event()
         chores = asyncio.create_task(self._chores(writer, ended))
+        clock = asyncio.get_running_loop().time
         try:
             while not self._stopping.is_set():
                 if chores.done():
                     await chores
                 if entries := await stream.read():
+                    began_at = clock()
                     self.observer.written(self.shard, await writer.write(entries))
+                    if len(entries) < BATCH_ENTRIES_MIN:
+                        await asyncio.sleep(TURN_S - (clock() - began_at))
         finally:
             ended.set()
             # A connection that is cancelled while it is made would be left open.
