@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ledger.journal.postgres import FAILED, connect, now_ms, open_unless_stopped, wait_at_most
-from ledger.journal.stream import BATCH_ENTRIES_MIN, STREAM_FAILED, JournalStream, StreamStatus
+from ledger.journal.stream import STREAM_FAILED, JournalStream, StreamStatus
 from ledger.journal.writer import Fenced, JournalWriter, Written
 
 CHORES_EVERY_S = 1.0
@@ -15,6 +15,7 @@ CHORES_END_S = 1.0
 """How long those under way are waited for at the end."""
 TURN_S = 0.02
 """A batch this soon after the one before it is not begun, unless much waits: they share what it costs."""
+TURN_ENTRIES = 128
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Follower:
                 if entries := await stream.read():
                     began_at = clock()
                     self.observer.written(self.shard, await writer.write(entries))
-                    if len(entries) < BATCH_ENTRIES_MIN:
+                    if len(entries) < TURN_ENTRIES:
                         await asyncio.sleep(TURN_S - (clock() - began_at))
         finally:
             ended.set()

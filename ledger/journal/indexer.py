@@ -4,7 +4,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-from ledger.journal.index import ENTRIES_MIN, Index, Superseded
+from ledger.journal.index import Index, Superseded
 from ledger.journal.postgres import FAILED, open_unless_stopped, wait_at_most
 
 POLL_S = 1.0
@@ -66,10 +66,10 @@ class Indexer:
             while not self._stopping.is_set():
                 self._awake.clear()
                 began_at = clock()
-                if taken := await index.advance():
+                if await index.advance():
                     worked_s = clock() - began_at
                     rest_s = worked_s if self._awake.is_set() else 0.0
-                    if taken < ENTRIES_MIN:
+                    if not index.is_behind:
                         rest_s = max(rest_s, TURN_S - worked_s)
                     await wait_at_most(self._stopping, rest_s)
                 else:
