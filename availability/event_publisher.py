@@ -106,7 +106,7 @@ class Publisher:
                 await self._client.close()
 
     async def publish(self, events: list[Event]) -> int:
-        """Return how many, when the server has acknowledged every one of ``events``. Raises one of ``PUBLISHING_FAILED``.
+        """Return how many, when the server has acknowledged every one of ``events``. One of ``PUBLISHING_FAILED`` if not.
 
         They go in atomic batches, which share one acknowledgement and, where the server syncs before it answers, one
         sync. A batch that the server refuses, as it does when it has one of the events already, is sent singly: each
@@ -126,8 +126,6 @@ class Publisher:
     async def _publish_batch(self, batch: list[Event]) -> str | None:
         """Publish all or nothing; why the server refused, or None when it did not."""
         batch_id = uuid4().hex
-        if max(len(event.body) for event in batch) > self._client.max_payload:
-            raise nats.errors.MaxPayloadError
         *others, last = batch
         await self._client.send(b"".join(_command(event, batch_id, number) for number, event in enumerate(others, 1)))
         its_place = {"Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(len(batch)), "Nats-Batch-Commit": "1"}
