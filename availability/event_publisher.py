@@ -106,7 +106,7 @@ class Publisher:
                 await self._client.close()
 
     async def publish(self, events: list[Event]) -> int:
-        """Return how many, when the server has acknowledged every one of ``events``. One of ``PUBLISHING_FAILED`` if not.
+        """Return how many, when the server has acknowledged all of ``events``; one of ``PUBLISHING_FAILED`` otherwise.
 
         They go in atomic batches, which share one acknowledgement and, where the server syncs before it answers, one
         sync. A batch that the server refuses, as it does when it has one of the events already, is sent singly: each
