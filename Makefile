@@ -34,7 +34,7 @@ format: .venv/dev ## Put the code into its one format
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: .venv/bench ## Replay real baskets, or another scenario, and check what was kept (BENCH="flash-sale --rate 500")
+bench: .venv/bench ## Replay real baskets, or run another command of the bench: BENCH="flash-sale --rate 500"; BENCH=--help lists them
 	@$(BIN)/python -m bench $(BENCH)
 
 microbench: .venv/dev ## Time verbs, queue, codecs and journal one by one; the figures are kept in .benchmarks/

@@ -12,7 +12,6 @@ from bench.orders import ENDING, HELD, NOT_DONE, REFUSED, UNKNOWN, Holds
 STATUS: Final = {orders.NO_ENDING: "expired", orders.COMMITTED: "committed", orders.RELEASED: "released"}
 """What a reservation is in the end, by the ending that was acknowledged."""
 UNSETTLED: Final = (orders.COMMIT_UNKNOWN, orders.RELEASE_UNKNOWN)
-REFUSED_ENDINGS: Final = (orders.COMMIT_REFUSED, orders.RELEASE_REFUSED)
 
 
 class Hold(NamedTuple):

@@ -27,6 +27,10 @@ class Stuck(Exception):
     """The service gave no verdict in the time it had."""
 
 
+class Unexpected(Exception):
+    """The service answered what the contract does not allow here."""
+
+
 class Verdict(NamedTuple):
     """A definite answer: 2xx or a 4xx problem. ``body`` is the decoded JSON."""
 
@@ -75,6 +79,12 @@ class Caller:
             return HttpAnswer(503, {"retry-after": "0"}, str(error).encode())
         except Lost as error:
             return HttpAnswer(504, {"retry-after": "0"}, str(error).encode())
+
+
+def expect(status: int, verdict: Verdict) -> None:
+    """Pass, or ``Unexpected``."""
+    if verdict.status != status:
+        raise Unexpected(f"expected {status}, got {verdict.status} {str(verdict.body)[:500]}")
 
 
 def _advised_s(answer: HttpAnswer) -> float:

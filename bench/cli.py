@@ -1,22 +1,24 @@
-"""Owns the bench's command line. A scenario is a command here and a module of its own that it calls.
+"""Owns the list of the bench's commands. Each is a function in a module of commands."""
 
-Exit codes: 0 = done, and every check holds; 1 = a check does not hold; 2 = it could not be done.
-"""
-
-import sys
-from collections.abc import Callable, Coroutine, Iterator
-from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import Final
 
 import click
-import uvloop
 
-from bench import feed_rate, journal_rate, journey, k6_run, memory, replay_run, reporting, scenario_commands
-from bench.generators import GeneratorFailed
-from bench.peers import commands as comparing
+from bench import measure_commands, report_commands, scenario_commands
+from bench.peers import commands as peer_commands
 
-CONCURRENCY = 64
+COMMANDS: Final[tuple[click.Command, ...]] = (
+    *scenario_commands.COMMANDS,  # flash-sale, feed-storm, browse, sold-out-storm, mixed-day
+    measure_commands.replay,
+    measure_commands.feed_,
+    measure_commands.journal_,
+    measure_commands.memory_,
+    measure_commands.k6_,
+    peer_commands.ledger,
+    peer_commands.peers,
+    report_commands.report,
+    report_commands.compare_,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -24,91 +26,5 @@ def main() -> None:
     """Drive a running service from outside, and check that it kept its promises."""
 
 
-@main.command()
-@click.option("--baskets", type=click.IntRange(min=1), default=5_000, show_default=True, help="How many to replay.")
-@click.option("--from", "first_day", type=click.DateTime(["%Y-%m-%d"]), help="Begin at this day of 2017.")
-@click.option("--stores", type=click.IntRange(min=1), help="Only the N stores with the most lines.")
-@click.option("--concurrency", type=click.IntRange(1, 1_000), default=CONCURRENCY, show_default=True, help="In flight.")
-@click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Of an `availability up` that runs now; without it one is started, and stopped and removed afterwards.",
-)
-def replay(
-    baskets: int, first_day: datetime | None, stores: int | None, concurrency: int, data_dir: Path | None
-) -> None:
-    """Replay real baskets of the Complete Journey data in time order: hold, commit, ship, and daily recounts."""
-    window = journey.Window(baskets, first_day and first_day.date(), stores)
-    _run(lambda: replay_run.run(journey.load(window), data_dir, concurrency))
-
-
-@main.command("memory")
-@click.option("--positions", type=click.IntRange(min=100), default=100_000, show_default=True, help="How many to make.")
-def memory_(positions: int) -> None:
-    """Measure the ledger's memory per position and per live line, on a Valkey of its own."""
-    _run(lambda: memory.run(positions))
-
-
-@main.command("feed")
-@click.option("--events", type=click.IntRange(min=1_000), default=200_000, show_default=True, help="In each part.")
-@click.option("--batch", type=click.IntRange(1, 10_000), default=500, show_default=True, help="Events in a message.")
-@click.option("--rate", type=click.IntRange(min=1), default=25_000, show_default=True, help="Events/s, for the lag.")
-@click.option("--sale", type=click.IntRange(min=0), default=0, show_default=True, help="Holds in flight beside.")
-@click.option("--runs", type=click.IntRange(min=1), default=1, show_default=True, help="The median is shown.")
-def feed_(events: int, batch: int, rate: int, sale: int, runs: int) -> None:
-    """Measure stock events through NATS into the ledger, in an `availability up` of its own."""
-    _run(lambda: feed_rate.run(events, batch, rate, sale, runs))
-
-
-@main.command("journal")
-@click.option("--movements", type=click.IntRange(min=1_000), default=200_000, show_default=True, help="How many.")
-@click.option("--runs", type=click.IntRange(min=1), default=1, show_default=True, help="The median is shown.")
-def journal_(movements: int, runs: int) -> None:
-    """Measure how fast the journal gets into Postgres, on a Valkey and a Postgres of its own."""
-    _run(lambda: journal_rate.run(movements, runs))
-
-
-@main.command("k6")
-@click.option("--rate", type=click.IntRange(1, 100_000), default=500, show_default=True, help="Holds a second.")
-@click.option(
-    "--seconds", type=click.IntRange(1, 3_600), default=20, show_default=True, help="For how long, each time."
-)
-@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Of each, by turns.")
-@click.option("--connections", type=click.IntRange(min=1), default=128, show_default=True, help="At most, of each.")
-@click.option("--stand-in", type=click.FloatRange(min=0), help="Ask a server that answers after MS, not the service.")
-@click.option("--stall", type=click.FloatRange(min=0), default=0.0, help="Of that server: for MS, every 2.5 s.")
-def k6_(rate: int, seconds: int, rounds: int, connections: int, stand_in: float | None, stall: float) -> None:
-    """Check our generator against k6: the same holds at the same rate from both, on one service."""
-    load = k6_run.Load(rate, seconds, rounds, connections)
-    stand_in_ms = None if stand_in is None else (stand_in, stall)
-    _run(lambda: k6_run.run(load, stand_in_ms, reporting.console_of_report()))
-
-
-for _command in reporting.COMMANDS:
+for _command in COMMANDS:
     main.add_command(_command)
-
-
-def _run(scenario: Callable[[], Coroutine[Any, Any, bool]]) -> None:
-    """Run it and exit as the module says."""
-    failures: list[BaseException] = []
-    passed = False
-    try:
-        passed = uvloop.run(scenario())
-    except* (journey.NoData, GeneratorFailed, *comparing.FAILED, *replay_run.FAILED) as group:
-        failures = list(_leaves(group))
-    for failure in failures:
-        click.echo(f"{type(failure).__name__}: {failure}", err=True)
-    sys.exit(2 if failures else 0 if passed else 1)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    """The failures themselves, out of the groups that tasks put them into."""
-    for failure in group.exceptions:
-        if isinstance(failure, BaseExceptionGroup):
-            yield from _leaves(failure)
-        else:
-            yield failure
-
-
-scenario_commands.add_to(main, _run)
-comparing.add_to(main, _run)

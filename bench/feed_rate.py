@@ -15,15 +15,13 @@ from typing import Final
 
 import msgspec
 import nats
-from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from rich.console import Console
 
-from bench import medians, target
+from bench import medians, processes, target
+from bench.contract import parts, time_text
 from bench.medians import Figures, Goal
-from bench.own_servers import cpu_s
-from bench.stores import parts, time_text
 from ledger import Done, Hold, HoldLine, Ledger, Location, PutLocation, fingerprint, operation_id
 
 SKUS: Final = 2_000
@@ -38,12 +36,6 @@ WAIT_S: Final = 120.0
 GOALS: Final = {"events/s": Goal("≥", 25_000), "apply lag p99, ms": Goal("≤", 250)}
 """DESIGN 11."""
 MEASURED: Final = ("valkey", "ingest", "nats", "journal", "postgres")
-
-
-class Pids(Struct, frozen=True):
-    """The processes of an ``up``, as up.json tells them."""
-
-    pids: dict[str, int]
 
 
 @dataclass
@@ -68,12 +60,11 @@ class _Acknowledged:
                 await self.news.wait()
 
 
-async def run(events: int, batch: int, rate: int, sale: int, runs: int, console: Console | None = None) -> bool:
+async def run(events: int, batch: int, rate: int, sale: int, runs: int, console: Console) -> bool:
     """Measure and print; whether the goals are met. Raises ``NoTarget`` when there is no ``up`` to run.
 
     ``batch`` events are in a message, ``rate`` a second come in the even part, ``sale`` holds are in flight.
     """
-    console = console or medians.console()
     found = [await _in_up(events, batch, rate, sale) for _ in range(runs)]
     beside = f"beside {sale} holds in flight" if sale else "with nothing beside"
     return medians.show(console, f"Feed, {batch:,} events a message, {beside}", found, GOALS)
@@ -81,7 +72,7 @@ async def run(events: int, batch: int, rate: int, sale: int, runs: int, console:
 
 async def _in_up(events: int, batch: int, rate: int, sale: int) -> Figures:
     async with target.running(None) as place:
-        pids = msgspec.json.decode((place.folder / "up.json").read_bytes(), type=Pids).pids
+        pids = place.addresses.pids
         ledger, client = Ledger(place.addresses.redis), await nats.connect(place.addresses.nats)
         try:
             return await measure(client, ledger, {name: pids[name] for name in MEASURED}, events, batch, rate, sale)
@@ -123,7 +114,7 @@ class _Bench:
 
     async def measure(self, events: int, rate: int, pids: dict[str, int], sold: list[int]) -> Figures:
         """As many as it takes, then as many a second as told."""
-        before = {name: cpu_s(pid) for name, pid in pids.items()}
+        before = {name: _cpu_s(pid) for name, pid in pids.items()}
         holds, began_at = len(sold), time.perf_counter()
         messages = max(1, events // self.batch)
         for _ in range(messages):
@@ -134,7 +125,7 @@ class _Bench:
         count = messages * self.batch
         found: Figures = {"events/s": count / seconds}
         for name, pid in pids.items():
-            found[f"{name}'s CPU, µs an event"] = 1e6 * (cpu_s(pid) - before[name]) / count
+            found[f"{name}'s CPU, µs an event"] = 1e6 * (_cpu_s(pid) - before[name]) / count
         if sold:
             found["holds/s beside"] = (len(sold) - holds) / seconds
         return found | await self._even(messages, rate)
@@ -165,6 +156,10 @@ class _Bench:
     async def _publish(self, events: list[dict[str, object]]) -> None:
         await self.client.jetstream().publish(SUBJECT, msgspec.json.encode(events))
         self.published += 1
+
+
+def _cpu_s(pid: int) -> float:
+    return processes.cpu_s(processes.family(pid))
 
 
 def _event(sku: int, kind: str, quantity: int, identity: str, at_ms: int) -> dict[str, object]:

@@ -1,6 +1,8 @@
 """Owns the bench's own HTTP/1.1 client: kept connections and JSON, at a fraction of a general client's cost per call.
 
-It speaks to this service only: answers have a Content-Length, redirects and compression do not happen.
+For what is asked one at a time and awaited: the replay, opening stock, checks. Load goes by ``http_load``, which awaits
+nothing, and takes no request that it did not prepare. It speaks to this service only: answers have a Content-Length,
+redirects and compression do not happen.
 """
 
 import asyncio

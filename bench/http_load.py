@@ -1,7 +1,8 @@
 """Owns sending prepared requests over many kept connections, and telling what became of each.
 
-No task, future or stream a request: one protocol object a connection, one request on it at a time. What has no free
-connection waits, and its latency goes on counting from when it was due.
+For generators alone; who awaits an answer uses ``http_client``, whose task and streams a request cost several times as
+much. Here is no task, future or stream a request: one protocol object a connection, one request on it at a time. What
+has no free connection waits, and its latency goes on counting from when it was due.
 """
 
 import asyncio

@@ -11,11 +11,10 @@ from typing import Final
 
 from rich.console import Console
 
-from availability import embedded
-from bench import medians
+from bench import medians, servers
+from bench.contract import parts
 from bench.medians import Figures, Goal
-from bench.own_servers import Running, cpu_s, own
-from bench.stores import parts
+from bench.servers import Running
 from bench.target import NoTarget
 from ledger import (
     Apply,
@@ -46,9 +45,8 @@ GOAL: Final = Goal("≥", 100_000)
 Fill = Callable[[Ledger, int], Awaitable[None]]
 
 
-async def run(movements: int, runs: int, console: Console | None = None) -> bool:
+async def run(movements: int, runs: int, console: Console) -> bool:
     """Measure and print; whether the goal is met. Raises ``NoTarget`` when there are no servers to run."""
-    console = console or medians.console()
     met = True
     for title, fill in FILLS.items():
         found = [await _alone(fill, movements) for _ in range(runs)]
@@ -57,7 +55,7 @@ async def run(movements: int, runs: int, console: Console | None = None) -> bool
 
 
 async def _alone(fill: Fill, movements: int) -> Figures:
-    async with own(embedded.valkey, embedded.postgres) as (valkey, postgres):
+    async with servers.valkey() as valkey, servers.postgres() as postgres:
         return await measure(valkey, postgres, fill, movements)
 
 
@@ -86,7 +84,7 @@ async def _drained(valkey: Running, postgres: Running, movements: int) -> Figure
             done.set()
 
     follower = Follower(valkey.url, postgres.url, 0, Observer(written, lambda _shard, _status: None))
-    before = time.process_time(), cpu_s(postgres.pid), cpu_s(valkey.pid)
+    before = time.process_time(), postgres.cpu_s(), valkey.cpu_s()
     began_at = time.perf_counter()
     following = asyncio.create_task(follower.run())
     try:
@@ -96,7 +94,7 @@ async def _drained(valkey: Running, postgres: Running, movements: int) -> Figure
         raise NoTarget(f"the journal got {total.movements} of {movements} movements") from None
     finally:
         seconds = time.perf_counter() - began_at
-        spent = time.process_time() - before[0], cpu_s(postgres.pid) - before[1], cpu_s(valkey.pid) - before[2]
+        spent = time.process_time() - before[0], postgres.cpu_s() - before[1], valkey.cpu_s() - before[2]
         follower.stop()
         await following
     journaler, server, store = (1e6 * each / movements for each in spent)

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 from rich.console import Console
 
-from bench import generators, histogram, opening, stand_in, tally, target, watch
+from bench import generators, histogram, opening, processes, stand_in, tally, target
 from bench.caller import Caller
 from bench.cross_check import Measured, median, show
 from bench.generators import GeneratorFailed
@@ -55,7 +55,7 @@ class Asked(Struct, frozen=True):
 
     def cpu_s(self) -> float:
         """Seconds of CPU that its processes have used."""
-        return sum(usage.cpu_s for usage in watch.usages(watch.families(self.pids)).values())
+        return sum(usage.cpu_s for usage in processes.usages(processes.families(self.pids)).values())
 
 
 class K6Metric(Struct, frozen=True):
@@ -77,7 +77,7 @@ async def run(load: Load, stand_in_ms: tuple[float, float] | None, console: Cons
     """Both, by turns, on an ``up`` of its own; whether each sent all that was due, and all was held.
 
     ``stand_in_ms`` (delay, stall) puts a server of known latency in its place. What is shown are medians of the rounds:
-    the machine may be busy in one of them. Raises what ``replay_run.FAILED`` names, and ``GeneratorFailed``.
+    the machine may be busy in one of them. Raises what ``commands.FAILED`` names.
     """
     k6 = program()
     name = f"k6-{secrets.token_hex(3)}"

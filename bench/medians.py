@@ -1,4 +1,7 @@
-"""Owns how figures of repeated measurements are shown: the median of each, its range, and whether it meets its goal."""
+"""Owns how figures of repeated measurements are shown: the median of each, its range, and whether it meets its goal.
+
+Figures of one thing that is measured alone. Contenders, and ratios within a round, are in ``peers/table``.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +11,6 @@ from typing import Literal
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-
-WIDTH = 120
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,6 @@ class Goal:
 
 Figures = dict[str, float]
 """One measurement's, by name."""
-
-
-def console() -> Console:
-    """Standard output, with a width of its own where it is no terminal."""
-    shown = Console()
-    if not shown.is_terminal:
-        shown.width = WIDTH
-    return shown
 
 
 def show(console: Console, title: str, runs: Sequence[Figures], goals: dict[str, Goal]) -> bool:

@@ -16,8 +16,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bench import cpu, servers
-from bench.stores import parts
+from bench import servers
+from bench.contract import parts
 from ledger import (
     Apply,
     Commit,
@@ -45,7 +45,6 @@ HOLDS_AT_ONCE: Final = 1_000
 SAMPLED_KEYS: Final = 300
 TTL_MS: Final = 3_600_000
 START_MS: Final = 1_795_429_200_000
-WIDTH: Final = 120
 
 
 @dataclass
@@ -63,12 +62,9 @@ class Row:
         return self.used_bytes / self.count
 
 
-async def run(positions: int, console: Console | None = None) -> bool:
+async def run(positions: int, console: Console) -> bool:
     """Measure and print; whether both goals are met. Raises ``NoTarget`` when there is no Valkey to run."""
-    console = console or Console()
-    if not console.is_terminal:
-        console.width = WIDTH
-    async with servers.valkey(set(cpu.CORES)) as valkey:
+    async with servers.valkey() as valkey:
         bench = _Bench(valkey.url, positions)
         try:
             rows = await bench.measure()

@@ -4,9 +4,9 @@ import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from bench.caller import Caller
+from bench.caller import Caller, expect
+from bench.contract import ATP_ITEMS, COUNT_LINES, parts, time_text
 from bench.orders import Assortment
-from bench.stores import ATP_ITEMS, COUNT_LINES, expect, parts, time_text
 
 BEFORE_MS = 60_000
 """Counted so long before the run: every event of the run is later."""

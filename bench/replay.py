@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bench.baskets import DAY_MS, Basket, Books, Line, Place, Short, opening_counts, reservations_of
-from bench.caller import Verdict
-from bench.stores import Stores, Unexpected, Way, time_text
+from bench.caller import Unexpected, Verdict
+from bench.contract import time_text
+from bench.replay_stores import Stores, Way
 
 FAULTS_KEPT = 20
 _LINE_FIELD = re.compile(r"lines\[(\d+)\]\.(\w+)\Z")

@@ -7,47 +7,30 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import asyncpg
-import nats.errors
-import redis
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench import checks, report, target
+from bench import replay_checks, replay_report, target
 from bench.baskets import Basket
-from bench.caller import Caller, Stuck
+from bench.caller import Caller
+from bench.contract import SCOPES
 from bench.http_client import HttpClient
 from bench.replay import Replay
-from bench.stores import Stores, Unexpected
-from bench.target import NoTarget
-
-FAILED = (
-    *(NoTarget, Stuck, Unexpected, OSError, nats.errors.Error, redis.RedisError),
-    *(asyncpg.PostgresError, asyncpg.InterfaceError),
-)
-"""What ends a run without a result."""
-WIDTH = 120
-"""Columns of a report that goes into a file."""
-SCOPES = ("atp:read", "reservations:read", "reservations:write", "stock:write", "catalog:write")
+from bench.replay_stores import Stores
 
 
-async def run(
-    baskets: Sequence[Basket], data_folder: Path | None, concurrency: int, console: Console | None = None
-) -> bool:
-    """Replay the baskets, print the report; whether every check holds. Raises one of ``FAILED``.
+async def run(baskets: Sequence[Basket], data_folder: Path | None, concurrency: int, console: Console) -> bool:
+    """Replay the baskets, print the report; whether every check holds. Raises one of ``commands.FAILED``.
 
     ``data_folder`` is of an ``up`` that runs; without one, an ``up`` is started for this run alone.
     """
     logging.getLogger("nats").setLevel(logging.CRITICAL)  # a connection that ends is ours to tell
-    console = console or Console()
-    if not console.is_terminal:
-        console.width = WIDTH
     name = f"replay-{secrets.token_hex(3)}"
     seconds: dict[str, float] = {}
     async with target.running(data_folder) as service:
         addresses = service.addresses
         console.print(f"{name} on {addresses.api}: {len(baskets):,} baskets")
-        events_from = await checks.first_event(addresses)
+        events_from = await replay_checks.first_event(addresses)
         async with HttpClient(addresses.api, service.token(name, SCOPES), concurrency) as http:
             caller = Caller(http)
             replay = Replay(Stores(caller, addresses.nats, name), baskets, concurrency)
@@ -57,9 +40,9 @@ async def run(
                 task = progress.add_task("baskets", total=len(baskets))
                 await replay.sell(lambda: progress.advance(task))
             with _timed(seconds, "checks"):
-                found = await checks.check_all(replay, addresses, name, events_from)
-    report.show(console, replay.tally, caller.tries, seconds, found)
-    return all(check.passed for check in found)
+                found = await replay_checks.check_all(replay, addresses, name, events_from)
+    replay_report.show(console, replay.tally, caller.tries, seconds, found)
+    return all(check.holds for check in found)
 
 
 @contextmanager

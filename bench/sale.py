@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from bench import basket_sizes, orders
+from bench.contract import time_text
 from bench.http_load import Request
 from bench.orders import ENDING, HELD, NOT_DONE, REFUSED, UNKNOWN, Follow, Holds, Plan, Pool
-from bench.stores import time_text
 
 BASKETS: Final = 2_048
 """Different ones a pool and process."""

@@ -16,10 +16,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from bench import feeds, generators, machine, opening, tally
+from bench import generators, machine, opening, tally
 from bench.account import Account
 from bench.caller import Caller
-from bench.feeds import Feeder
+from bench.feeder import Feeder, feeding
 from bench.generators import Generators
 from bench.http_client import HttpClient
 from bench.live import Live
@@ -149,7 +149,7 @@ class Script(Struct, frozen=True):
 
 
 async def run(script: Script, options: Options, service: Service, live: Live) -> Run:
-    """Set up, offer, check. Raises what ``replay_run.FAILED`` names, and ``GeneratorFailed``."""
+    """Set up, offer, check. Raises what ``commands.FAILED`` names."""
     started_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     goods = opening.assortment(service.name, options.skus, options.locations)
     async with AsyncExitStack() as stack:
@@ -215,7 +215,7 @@ def _plan(script: Script, options: Options, service: Service, goods: Assortment,
 @asynccontextmanager
 async def _feeding(feeder: Feeder, options: Options, service: Service, http: HttpClient) -> AsyncIterator[None]:
     if options.feed_rate and service.addresses is not None:
-        async with feeds.feeding(feeder, service.addresses.nats, http, options.feed_rate):
+        async with feeding(feeder, service.addresses.nats, http, options.feed_rate):
             yield
     else:
         yield

@@ -1,12 +1,8 @@
-"""Owns the commands of the scenarios: their options, where they run, what they leave behind, how they exit.
-
-Exit codes as of the bench: 0 = done, valid, and every check holds; 1 = a check does not hold, or the run is not valid
-because the generator was late; 2 = it could not be done.
-"""
+"""Owns the commands of the scenarios: their options, where they run, and what they leave behind."""
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -14,11 +10,11 @@ from typing import Any, Final
 import click
 from msgspec.structs import asdict
 
-from bench import compare, html_report, run, scenario, service, summary, verdict
+from bench import commands, compare, html_report, run, scenario, service, summary, verdict
+from bench.commands import NEW_FILE, RUN_FILE, Decorator
 from bench.flash_sale import browse, feed_storm, flash_sale
 from bench.live import Live
 from bench.mixed_day import mixed_day
-from bench.reporting import console_of_report
 from bench.scenario import Options, Script
 from bench.service import Where
 from bench.sold_out_storm import sold_out_storm
@@ -27,11 +23,8 @@ DEFAULTS: Final = Options(rate=0, seconds=0)
 EXTRA_S: Final = 30.0
 KNEE_STEPS, PAUSE_S = 12, 2.0
 """What a run takes besides its stretches, and how many it takes to find a knee: guesses for the progress display."""
-RunFile = click.Path(exists=True, dir_okay=False, path_type=Path)
 Positive = click.FloatRange(min=0, min_open=True)
 Share = click.FloatRange(0, 1)
-Runner = Callable[[Callable[[], Coroutine[Any, Any, bool]]], None]
-Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 def _option(name: str, of: str, kind: click.ParamType[Any] | type[int], help_: str) -> Decorator:
@@ -42,12 +35,8 @@ def _option(name: str, of: str, kind: click.ParamType[Any] | type[int], help_: s
 EVERYWHERE: Final[list[Decorator]] = [
     click.option("--seconds", type=click.IntRange(min=3), default=30, show_default=True, help="How long."),
     click.option("--target", "url", help="A deployment's URL, instead of an `availability up`."),
-    click.option("--token-file", type=RunFile, help="For --target: tokens, one a line; each is a client."),
-    click.option(
-        "--data-dir",
-        type=click.Path(file_okay=False, path_type=Path),
-        help="Of an `availability up` that runs now; without it one is started, and stopped and removed afterwards.",
-    ),
+    click.option("--token-file", type=RUN_FILE, help="For --target: tokens, one a line; each is a client."),
+    commands.DATA_DIR,
     click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="API processes of it."),
     _option("--processes", "processes", click.IntRange(1, 64), "Generator processes."),
     _option("--connections", "connections", click.IntRange(min=1), "At most, of all processes together."),
@@ -61,11 +50,9 @@ EVERYWHERE: Final[list[Decorator]] = [
     _option("--locations", "locations", click.IntRange(1, 100), "Each has the whole tail."),
     _option("--warm-up", "warm_up", click.IntRange(0, 60), "Seconds that do not count, before those that do."),
     _option("--feeds", "feed_rate", click.FloatRange(min=0), "Stock events a second over NATS, meanwhile."),
-    click.option("--of", "of_run", type=RunFile, help="An earlier run whose knee --rate 70% is of."),
-    click.option(
-        "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the run here, and its report beside it."
-    ),
-    click.option("--compare", "earlier", type=RunFile, help="An earlier run to compare with."),
+    click.option("--of", "of_run", type=RUN_FILE, help="An earlier run whose knee --rate 70% is of."),
+    click.option("--out", type=NEW_FILE, help="Write the run here, and its report beside it."),
+    click.option("--compare", "earlier", type=RUN_FILE, help="An earlier run to compare with."),
 ]
 SALE: Final[list[Decorator]] = [
     _option("--hot-share", "hot_share", Share, "Of baskets, those with the hot SKU; of reads, likewise."),
@@ -76,6 +63,9 @@ SALE: Final[list[Decorator]] = [
     _option("--ttl", "ttl_s", click.IntRange(1, 600), "Of holds, in seconds."),
     _option("--reads", "reads_share", Share, "Of requests, single reads of ATP."),
 ]
+READS_OF_BROWSE: Final = click.option(
+    "--single", "reads_share", type=Share, default=0.3, show_default=True, help="Of reads."
+)
 HOT_UNITS: Final = _option("--hot-units", "hot_units", click.IntRange(0, 10**9), "Stock of the hot SKU.")
 STEPS: Final[list[Decorator]] = [
     click.option("--steps", help="Rates to go through, as in 500,1000,1500; --rate and --seconds do not count then."),
@@ -96,32 +86,17 @@ QUIET: Final[list[Decorator]] = [
 ]
 
 
-def add_to(group: click.Group, runner: Runner) -> None:
-    """Add each scenario's command; ``runner`` runs it and exits."""
-    _add(group, runner, flash_sale, "500", [*SALE, HOT_UNITS, *STEPS], {})
-    _add(group, runner, feed_storm, "300", [*SALE, HOT_UNITS, *STEPS, *EVENTS], {"feed_rate": 5_000.0})
-    _add(group, runner, browse, "500", [_reads_of_browse(), *STEPS, ITEMS], {})
-    _add(group, runner, mixed_day, "300", [*SALE, HOT_UNITS, *EVENTS, ITEMS], {"feed_rate": 500.0})
-    _add(group, runner, sold_out_storm, "3000", [*SALE, HOT_UNITS, *QUIET], STORM)
-
-
-def _reads_of_browse() -> Decorator:
-    return click.option("--single", "reads_share", type=Share, default=0.3, show_default=True, help="Of reads.")
-
-
-def _add(
-    group: click.Group,
-    runner: Runner,
+def _command(
     script: Callable[[Options], Script],
     rate: str,
     decorators: list[Decorator],
     defaults: dict[str, float],
-) -> None:
+) -> click.Command:
     """The scenario's own ``defaults`` go before those of ``Options``."""
     name = script.__name__.replace("_", "-")
 
     def command(**given: Any) -> None:
-        runner(lambda: _run(script, given))
+        commands.run(lambda: _run(script, given))
 
     for decorator in reversed([*EVERYWHERE, *decorators]):
         command = decorator(command)
@@ -130,22 +105,31 @@ def _add(
     for parameter in made.params:
         if parameter.name in defaults:
             parameter.default = defaults[parameter.name]
-    group.add_command(made)
+    return made
+
+
+COMMANDS: Final = (
+    _command(flash_sale, "500", [*SALE, HOT_UNITS, *STEPS], {}),
+    _command(feed_storm, "300", [*SALE, HOT_UNITS, *STEPS, *EVENTS], {"feed_rate": 5_000.0}),
+    _command(browse, "500", [READS_OF_BROWSE, *STEPS, ITEMS], {}),
+    _command(sold_out_storm, "3000", [*SALE, HOT_UNITS, *QUIET], STORM),
+    _command(mixed_day, "300", [*SALE, HOT_UNITS, *EVENTS, ITEMS], {"feed_rate": 500.0}),
+)
 
 
 async def _run(script: Callable[[Options], Script], given: dict[str, Any]) -> bool:
     """Run it, write it, show it; whether it is valid and every check holds."""
-    where = Where(given["url"], given["token_file"], given["data_dir"], given["workers"])
+    where = Where(given["url"], given["token_file"], given["data_folder"], given["workers"])
     options = _options(given)
     played = script(options)
-    earlier = _read(given["earlier"]) if given["earlier"] else None
+    earlier = commands.read_run(given["earlier"]) if given["earlier"] else None
     if earlier is not None and earlier.scenario != played.name:
         raise click.UsageError(f"--compare {given['earlier']}: that was {earlier.scenario}")
     out = (
         given["out"]
         or Path(tempfile.mkdtemp(prefix="bench-")) / f"{played.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     )
-    console = console_of_report()
+    console = commands.console()
     clients = options.clients
     async with service.reached(where, played.name, clients) as reached:
         with Live(_total_s(options), f"{played.name} on {reached.url}", console) as live:
@@ -186,13 +170,6 @@ def _options(given: dict[str, Any]) -> Options:
     return Options(**known)
 
 
-def _read(path: Path) -> run.Run:
-    try:
-        return run.read(path)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-
-
 def _rate(text: str, of_run: Path | None) -> float:
     """A number, or per cent of a knee."""
     try:
@@ -201,7 +178,7 @@ def _rate(text: str, of_run: Path | None) -> float:
         share = float(text[:-1]) / 100
     except ValueError as error:
         raise click.UsageError(f"--rate {text}: a number is wanted, or one with %") from error
-    knee = _read(of_run).knee if of_run else None
+    knee = commands.read_run(of_run).knee if of_run else None
     if knee is None:
         raise click.UsageError(f"--rate {text} needs --of FILE of a run that found its knee")
     return share * knee.per_second

@@ -1,20 +1,22 @@
-"""Owns the servers of a measurement: a Valkey set as the ledger's is, a Postgres with the best settings for rivals."""
+"""Owns the servers that a measurement has for itself: as the service has them, or for rivals as well as we can."""
 
 import asyncio
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from availability import embedded
 from availability.embedded import Server
-from bench import cpu
+from bench import processes
+from bench.processes import CORES
 from bench.target import NoTarget
 
-POSTGRES_TUNING: Final = {
+FOR_RIVALS: Final[dict[str, str]] = {
     "shared_buffers": "1GB",
     "max_wal_size": "16GB",
     "checkpoint_timeout": "1h",
@@ -36,11 +38,11 @@ class Running:
         self.pid = pid
 
     def cpu_s(self) -> float:
-        return cpu.cpu_s(cpu.family(self.pid))
+        return processes.cpu_s(processes.family(self.pid))
 
 
 @asynccontextmanager
-async def valkey(chosen: set[int]) -> AsyncIterator[Running]:
+async def valkey(chosen: Iterable[int] = CORES) -> AsyncIterator[Running]:
     """A Valkey for this run alone, on these cores. Raises ``NoTarget``."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         server = _made(lambda: embedded.valkey(Path(folder), embedded.free_port(), secrets.token_hex(8)))
@@ -49,12 +51,14 @@ async def valkey(chosen: set[int]) -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def postgres(chosen: set[int]) -> AsyncIterator[Running]:
-    """A Postgres for this run alone, on these cores. Raises ``NoTarget``."""
+async def postgres(
+    chosen: Iterable[int] = CORES, tuning: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[Running]:
+    """A Postgres for this run alone, on these cores, as the service has it but for ``tuning``. Raises ``NoTarget``."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         server = _made(lambda: embedded.postgres(Path(folder), embedded.free_port(), secrets.token_hex(8)))
-        tuning = [word for name, value in POSTGRES_TUNING.items() for word in ("-c", f"{name}={value}")]
-        async with _running(replace(server, argv=[*server.argv, *tuning]), chosen) as running:
+        words = [word for name, value in tuning.items() for word in ("-c", f"{name}={value}")]
+        async with _running(replace(server, argv=[*server.argv, *words]), chosen) as running:
             yield running
 
 
@@ -66,9 +70,9 @@ def _made(make: Callable[[], Server]) -> Server:
 
 
 @asynccontextmanager
-async def _running(server: Server, chosen: set[int]) -> AsyncIterator[Running]:
+async def _running(server: Server, chosen: Iterable[int]) -> AsyncIterator[Running]:
     quiet = asyncio.subprocess.DEVNULL
-    with cpu.cores(chosen):
+    with processes.cores(chosen):
         process = await asyncio.create_subprocess_exec(*server.argv, stdout=quiet, stderr=quiet, env=server.env or None)
     try:
         await server.wait()
@@ -76,5 +80,6 @@ async def _running(server: Server, chosen: set[int]) -> AsyncIterator[Running]:
     except embedded.NotReady as error:
         raise NoTarget(str(error)) from error
     finally:
-        process.send_signal(server.stop_signal)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            process.send_signal(server.stop_signal)
         await process.wait()

@@ -8,9 +8,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from bench import target
+from bench.contract import SCOPES
 from bench.target import Addresses, NoTarget
-
-SCOPES = ("atp:read", "reservations:read", "reservations:write", "stock:write", "catalog:write")
 
 
 class Where(Struct, frozen=True):

@@ -1,13 +1,14 @@
 """Owns how a run is shown in the terminal when it is over; the whole of it is in its HTML report."""
 
+from collections.abc import Iterable
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from bench import figures, verdict
-from bench.report import checked
-from bench.run import Kind, Run, Step
+from bench.run import Check, Kind, Run, Step
 
 
 def show(console: Console, run: Run) -> None:
@@ -22,7 +23,7 @@ def show(console: Console, run: Run) -> None:
         lag = figures.time(run.feed.apply_lag.p99_us if run.feed.apply_lag.count else None)
         sent = f"{figures.count(run.feed.events)} at {figures.rate(run.feed.events_per_second)}"
         console.print(f"stock events over NATS: {sent}, p99 of the apply lag {lag}", highlight=False)
-    console.print(checked((check.name, check.holds, check.said) for check in run.checks))
+    console.print(checked(run.checks))
     console.print(_goals(run))
     style = "bold green" if verdict.passed(run) else "bold red"
     console.print(f"{run.scenario}: {verdict.sentence(run)}", style=style, markup=False, highlight=False)
@@ -66,4 +67,13 @@ def _goals(run: Run) -> Table:
     words = {True: "[green]met[/]", False: "[bold red]MISSED[/]", None: "[yellow]too few to tell[/]"}
     for goal in verdict.goals(run):
         table.add_row(escape(goal.name), goal.wanted, escape(goal.seen), words[goal.met])
+    return table
+
+
+def checked(checks: Iterable[Check]) -> Table:
+    """What must hold, whether it does (None: it could not be checked), and the figures."""
+    table = Table("check", "", "figures", title="Checks", box=SIMPLE_HEAD, show_header=False)
+    words = {True: "[green]yes[/]", False: "[bold red]NO[/]", None: "[yellow]not checked[/]"}
+    for check in checks:
+        table.add_row(escape(check.name), words[check.holds], escape(check.said))
     return table

@@ -18,10 +18,9 @@ import msgspec
 
 from bench import journal, opening
 from bench.account import Account, Hold
-from bench.caller import Caller
+from bench.caller import Caller, Unexpected, expect
 from bench.opening import Position
 from bench.run import Check
-from bench.stores import Unexpected, expect
 from bench.target import Addresses
 
 SAMPLE: Final = 1_000

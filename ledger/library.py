@@ -21,7 +21,7 @@ _GROUPS = {
     ("spanning",): ("look", "prepare", "seal", "drop", "reclaim", "part", "finish", "forget", "unfinished"),
 }
 """Files whose locals only these verbs see."""
-_STOCK = ("window", "packing", "reports", "folding", "authority", "convergence")
+_STOCK = ("window", "window_packing", "reports", "folding", "authority", "convergence")
 _ENDING = ("overcommitted", "flush")
 _LAST = ("ending", "batch")
 

@@ -19,10 +19,11 @@ from bench.generators import Counted
 from bench.http_load import Load, Request, parse
 from bench.opening import assortment
 from bench.orders import Plan, Pool, Report
+from bench.processes import families, usages
 from bench.run import Step
 from bench.scenario import check_alive
 from bench.tally import Span
-from bench.watch import BATCH_MAX, Batches, calls_by_size, families, read_batches, usages
+from bench.watch import BATCH_MAX, Batches, calls_by_size, read_batches
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from availability.feeds.stream import STREAM
 from availability.settings import Settings
 from bench import feed_rate, journal_rate, medians
 from bench.medians import Goal
-from bench.own_servers import Running
+from bench.servers import Running
 from ledger import Ledger, Read, ReadItem, migrate
 
 pytestmark = pytest.mark.anyio
@@ -75,7 +75,7 @@ async def test_the_journal_is_drained(
 
 async def test_a_goal_is_judged_by_the_median() -> None:
     report = io.StringIO()
-    console = Console(file=report, width=medians.WIDTH)
+    console = Console(file=report, width=120)
     runs = [{"rate": 1.0}, {"rate": 300.0}, {"rate": 200.0}]
 
     assert medians.show(console, "Rates", runs, {"rate": Goal("≥", 200)})

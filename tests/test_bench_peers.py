@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from bench import cpu
+from bench import processes
 from bench.peers import ledger_alone, load, recorded, sql, table
 from bench.peers.apps import APPS
 from bench.peers.table import Goal, Row, Sample, Tables
@@ -106,13 +106,13 @@ def test_figures_are_kept(tmp_path: Path) -> None:
 
 
 def test_cpu_is_read_of_all_threads_and_descendants() -> None:
-    before = cpu.cpu_s([os.getpid()])
+    before = processes.cpu_s([os.getpid()])
     until_s = time.thread_time() + 0.02
     while time.thread_time() < until_s:
         pass
-    assert cpu.cpu_s([os.getpid()]) - before >= 0.02
-    assert cpu.cpu_s([0]) == 0
-    assert os.getpid() in cpu.family(os.getppid())
+    assert processes.cpu_s([os.getpid()]) - before >= 0.02
+    assert processes.cpu_s([0]) == 0
+    assert os.getpid() in processes.family(os.getppid())
 
 
 # --- rivals ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from rich.console import Console
 from running_up import Up, start
 
-from bench import checks, scenario, service, target
+from bench import replay_checks, scenario, service, target
 from bench.baskets import (
     AMOUNT,
     DAY_MS,
@@ -32,18 +32,18 @@ from bench.baskets import (
     reservations_of,
 )
 from bench.caller import Caller, Stuck
-from bench.checks import Check
 from bench.cli import main
+from bench.contract import SCOPES
 from bench.flash_sale import flash_sale
 from bench.http_client import HttpClient
 from bench.journey import baskets_of
 from bench.live import Live
 from bench.replay import Replay
-from bench.replay_run import SCOPES, run
-from bench.run import read, write
+from bench.replay_run import run
+from bench.replay_stores import Stores
+from bench.run import Check, read, write
 from bench.scenario import Options
 from bench.service import Where
-from bench.stores import Stores
 
 pytestmark = pytest.mark.anyio
 
@@ -205,11 +205,11 @@ async def replayed(up: Up, client: str) -> AsyncIterator[tuple[Replay, Callable[
     """The miniature, replayed, and what checks it."""
     async with target.running(up.folder) as service:
         addresses = service.addresses
-    events_from = await checks.first_event(addresses)
+    events_from = await replay_checks.first_event(addresses)
     async with replay_of(up, client, miniature()) as replay:
         await replay.open()
         await replay.sell(lambda: None)
-        yield replay, lambda: checks.check_all(replay, addresses, client, events_from)
+        yield replay, lambda: replay_checks.check_all(replay, addresses, client, events_from)
 
 
 @asynccontextmanager
@@ -235,7 +235,7 @@ async def a_hole_in_the_journal(up: Up) -> AsyncIterator[None]:
 
 
 def failed(found: list[Check]) -> list[str]:
-    return [f"{check.claim}: {check.detail}" for check in found if not check.passed]
+    return [f"{check.name}: {check.said}" for check in found if not check.holds]
 
 
 async def test_the_replay_agrees_with_its_books(up: Up) -> None:
@@ -307,7 +307,7 @@ async def test_an_answer_that_the_books_do_not_expect_is_told(up: Up) -> None:
 
 async def test_the_report_is_printed_and_the_verdict_returned(up: Up) -> None:
     printed = io.StringIO()
-    assert await run(miniature()[:5], up.folder, 4, Console(file=printed))
+    assert await run(miniature()[:5], up.folder, 4, Console(file=printed, width=120))
     assert "on hand = opening counts - shipped, per position" in printed.getvalue()
     assert "NO" not in printed.getvalue()
 

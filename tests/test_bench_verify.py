@@ -11,7 +11,7 @@ import pytest
 
 from bench import orders, verify
 from bench.account import Account
-from bench.feeds import Event, Feeder
+from bench.feeder import Event, Feeder
 from bench.http_load import Request
 from bench.opening import Position, assortment
 from bench.orders import ENDING, HELD, NOT_DONE, REFUSED, UNKNOWN, Holds, Plan, Pool

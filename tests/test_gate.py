@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from availability.api.gate import TICK_S, Gate
-from availability.api.lanes import BURST_LEAST, UNDER_WAY_LEAST, Lane
+from availability.api.lanes import BURST_LEAST, CROWD_LEAST, UNDER_WAY_LEAST, Lane
 
 BOUND_MS = 8
 COST_S, REFUSAL_S, CALL_S = 120e-6, 40e-6, 0.001
@@ -197,9 +197,9 @@ def test_requests_that_wait_before_they_come_in_wait_too() -> None:
     assert callable(now_s)
     lane = gate.lanes["holds"]
     for _ in range(2):
-        for _ in range(100):
+        for _ in range(CROWD_LEAST):
             lane.enter()
-        for _ in range(100):
+        for _ in range(CROWD_LEAST):
             lane.leave(0.005)
         for _ in range(4):
             gate.tick()

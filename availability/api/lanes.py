@@ -11,11 +11,11 @@ from typing import Final
 from availability.api.answer import Answer
 from availability.api.problems import problem, retry_after
 
-CROWD_LEAST: Final = 64
+CROWD_LEAST: Final = 256
 """So many requests under way at once are no crowd, however long they take."""
-UNDER_WAY_LEAST: Final = 32
+UNDER_WAY_LEAST: Final = 64
 """Requests that a crowded lane lets in whatever its rate: enough to fill calls, so that no stall locks a lane."""
-BURST_LEAST: Final = 128
+BURST_LEAST: Final = 512
 BURST_S: Final = 0.1
 """A lane that is not crowded lets in what it answers in this time: there are hiccups, and clients come in bursts."""
 RATE_KEPT: Final = 0.9

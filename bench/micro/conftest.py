@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pytest
 import uvloop
 
-from bench import cpu, servers
+from bench import servers
 from bench.micro.shop import Shop
 from ledger import migrate
 
@@ -32,14 +32,14 @@ def stack(runner: asyncio.Runner) -> Iterator[Callable[[AbstractAsyncContextMana
 
 @pytest.fixture(scope="session")
 def valkey_url(stack: Callable[[AbstractAsyncContextManager[Any]], Any]) -> str:
-    url: str = stack(servers.valkey(set(cpu.CORES))).url
+    url: str = stack(servers.valkey()).url
     return url
 
 
 @pytest.fixture(scope="session")
 def postgres_url(stack: Callable[[AbstractAsyncContextManager[Any]], Any], runner: asyncio.Runner) -> str:
     """With the journal's schema."""
-    url: str = stack(servers.postgres(set(cpu.CORES))).url
+    url: str = stack(servers.postgres(tuning=servers.FOR_RIVALS)).url
     runner.run(migrate(url))
     return url
 

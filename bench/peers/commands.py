@@ -1,61 +1,21 @@
 """Owns the commands of the comparisons: their options, and that what was measured is printed, kept and judged."""
 
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 from rich.console import Console
 
-from bench.peers import ledger_alone, over_http, recorded, table
+from bench import commands
+from bench.commands import Decorator
+from bench.peers import ledger_alone, over_http, table
 from bench.peers.table import Tables
 
-FAILED: Final = (table.Oversold, recorded.Refused)
-"""What ends a comparison without a result."""
-
-
-Runner = Callable[[Callable[[], Coroutine[Any, Any, bool]]], None]
-Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 RUNS: Final[Decorator] = click.option(
     "--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds; all take turns."
 )
-OUT: Final[Decorator] = click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Keep the figures in this file, as JSON."
-)
-
-
-def add_to(group: click.Group, run: Runner) -> None:
-    """The commands; ``run`` runs one and exits."""
-
-    @group.command()
-    @RUNS
-    @click.option("--holds", type=click.IntRange(min=1_000), default=128_000, show_default=True, help="In a round.")
-    @click.option("--batch", type=click.IntRange(1, 512), default=64, show_default=True, help="Holds in a call.")
-    @OUT
-    def ledger(runs: int, holds: int, batch: int, out: Path | None) -> None:
-        """Compare the ledger alone, on one core, with calls of one hold and with what Postgres can do instead."""
-
-        async def compare() -> bool:
-            return _told([await ledger_alone.measure(runs, holds, batch, _command(), _progress())], out)
-
-        run(compare)
-
-    @group.command()
-    @RUNS
-    @click.option("--processes", default="1,2,4", show_default=True, callback=_numbers, help="Of the API.")
-    @click.option(
-        "--seconds", type=click.FloatRange(min=0.1), default=3.0, show_default=True, help="Of each, in a round."
-    )
-    @click.option("--only", default="", help="Only what has this in its name, and the null POST.")
-    @OUT
-    def peers(runs: int, processes: list[int], seconds: float, only: str, out: Path | None) -> None:
-        """Compare the API with null endpoints, and with what would be written instead, behind the same HTTP server."""
-
-        async def compare() -> bool:
-            return _told(await over_http.measure(runs, processes, seconds, only, _command(), _progress()), out)
-
-        run(compare)
+OUT: Final[Decorator] = click.option("--out", type=commands.NEW_FILE, help="Keep the figures in this file, as JSON.")
 
 
 def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> list[int]:
@@ -63,6 +23,35 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise click.BadParameter("must be whole numbers with commas between them") from None
+
+
+@click.command()
+@RUNS
+@click.option("--holds", type=click.IntRange(min=1_000), default=128_000, show_default=True, help="In a round.")
+@click.option("--batch", type=click.IntRange(1, 512), default=64, show_default=True, help="Holds in a call.")
+@OUT
+def ledger(runs: int, holds: int, batch: int, out: Path | None) -> None:
+    """Compare the ledger alone, on one core, with calls of one hold and with what Postgres can do instead."""
+
+    async def compare() -> bool:
+        return _told([await ledger_alone.measure(runs, holds, batch, _command(), _progress())], out)
+
+    commands.run(compare)
+
+
+@click.command()
+@RUNS
+@click.option("--processes", default="1,2,4", show_default=True, callback=_numbers, help="Of the API.")
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=3.0, show_default=True, help="Of each, in a round.")
+@click.option("--only", default="", help="Only what has this in its name, and the null POST.")
+@OUT
+def peers(runs: int, processes: list[int], seconds: float, only: str, out: Path | None) -> None:
+    """Compare the API with null endpoints, and with what would be written instead, behind the same HTTP server."""
+
+    async def compare() -> bool:
+        return _told(await over_http.measure(runs, processes, seconds, only, _command(), _progress()), out)
+
+    commands.run(compare)
 
 
 def _command() -> str:

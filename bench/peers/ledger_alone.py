@@ -15,7 +15,7 @@ import asyncpg
 from redis.asyncio import Redis
 from rich.console import Console
 
-from bench import cpu, machine, servers
+from bench import machine, processes, servers
 from bench.peers import recorded, sql
 from bench.peers.table import Goal, Oversold, Row, Sample, Tables, spare
 from bench.servers import Running
@@ -65,8 +65,11 @@ class Contender:
 async def measure(rounds: int, holds: int, batch: int, command: str, console: Console) -> Tables:
     """The tables. Raises ``NoTarget`` when there are no servers to run, ``Oversold`` when one must not be believed."""
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    with cpu.cores(cpu.OTHER_CORES):
-        async with servers.valkey(cpu.FIRST_CORE) as valkey, servers.postgres(cpu.FIRST_CORE) as postgres:
+    with processes.cores(processes.OTHER_CORES):
+        async with (
+            servers.valkey(processes.FIRST_CORE) as valkey,
+            servers.postgres(processes.FIRST_CORE, servers.FOR_RIVALS) as postgres,
+        ):
             contenders = [*await _ours(valkey, holds, batch, console), *_rivals(postgres, holds, batch)]
             samples: dict[str, list[Sample]] = {contender.name: [] for contender in contenders}
             for number in range(rounds):

@@ -16,13 +16,14 @@ from redis.asyncio import Redis
 from rich.console import Console
 
 from availability import embedded
-from bench import cpu, machine
-from bench.caller import Caller
+from bench import machine
+from bench.caller import Caller, Unexpected, expect
+from bench.contract import time_text
 from bench.http_client import HttpClient
 from bench.peers import load, serve, sql, stage
 from bench.peers.stage import Stage
 from bench.peers.table import Goal, Oversold, Row, Sample, Tables, spare
-from bench.stores import Unexpected, expect, time_text
+from bench.processes import CORES
 
 CONNECTIONS, BULK_CONNECTIONS = 64, 8
 """For each API process; of requests for hundreds of things a few keep it busy."""
@@ -93,7 +94,7 @@ async def measure(
                         f"{number} API, round {round_ + 1}: {contender.name}: {found.per_second:,.0f} a second"
                     )
         rows = [Row(each.name, each.says, _things(each), samples[each.name], NULL) for each in chosen]
-        caveats = [*CAVEATS, *spare(rows, "api", min(number, len(cpu.CORES) - 1 or 1)), *_shed(rows)]
+        caveats = [*CAVEATS, *spare(rows, "api", min(number, len(CORES) - 1 or 1)), *_shed(rows)]
         title = f"Over HTTP, {number} API process{'es' if number > 1 else ''}"
         tables.append(Tables(title, command, started_at, commit, described, rows, _goals(number), caveats, "api"))
     return tables

@@ -3,7 +3,7 @@
 Their table of holds has an expiry that nothing acts upon, and no index but its key: they do less than the ledger.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import asyncpg
@@ -119,4 +119,3 @@ async def batched(connection: asyncpg.Connection) -> Asker:
 
 
 Way = Callable[[asyncpg.Connection], Awaitable[Asker]]
-WAYS: Final[Sequence[Way]] = (conditional_update, skip_locked, batched)

@@ -7,9 +7,10 @@ others. With more, nobody has.
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -17,9 +18,10 @@ import msgspec
 from msgspec import Struct
 
 from availability import embedded
-from bench import cpu, servers, target
+from bench import servers, target
 from bench.peers import load, serve
 from bench.peers.table import Sample
+from bench.processes import CORES, FIRST_CORE, OTHER_CORES, cores, cpu_s, family, pin
 from bench.servers import Running
 from bench.target import NoTarget, Target
 
@@ -42,24 +44,24 @@ class Stage:
     postgres: Running
 
     @property
-    def our_apis(self) -> set[int]:
+    def our_apis(self) -> Collection[int]:
         return {pid for name, pid in self.ours.addresses.pids.items() if name.startswith("api")}
 
-    def rest(self) -> dict[str, set[int]]:
+    def rest(self) -> dict[str, Collection[int]]:
         """All processes that are neither API nor load, by name."""
         ours = {name: pid for name, pid in self.ours.addresses.pids.items() if not name.startswith("api")}
         named = {**ours, "rivals' valkey": self.valkey.pid, "rivals' postgres": self.postgres.pid}
-        return {name: cpu.family(pid) for name, pid in named.items()}
+        return {name: family(pid) for name, pid in named.items()}
 
     @asynccontextmanager
-    async def served(self, app: str) -> AsyncIterator[tuple[int, set[int]]]:
+    async def served(self, app: str) -> AsyncIterator[tuple[int, Collection[int]]]:
         """The port and the processes of a contender's app while it runs."""
         port = embedded.free_port()
         folder = str(self.ours.folder)
         order = serve.Order(app, embedded.HOST, port, self.valkey.url, self.postgres.url, folder)
         children: list[asyncio.subprocess.Process] = []
         try:
-            with cpu.cores(_api_cores(self.processes)):
+            with cores(_api_cores(self.processes)):
                 for _ in range(self.processes):
                     children.append(await _child("bench.peers.serve", order))  # noqa: PERF401 - what has begun must end
             give_up_at = time.monotonic() + START_S
@@ -74,16 +76,16 @@ class Stage:
                     child.kill()
                 await child.wait()
 
-    async def loaded(self, order: load.Order, apis: set[int]) -> tuple[load.Counted, Sample]:
+    async def loaded(self, order: load.Order, apis: Collection[int]) -> tuple[load.Counted, Sample]:
         """Load what is served by ``apis``. Raises ``NoTarget`` when the load ends without a result."""
-        with cpu.cores(_other_cores(self.processes)):
+        with cores(_other_cores(self.processes)):
             child = await _child("bench.peers.load", order)
         try:
             await _line(child)
             watched = {"api": apis, **self.rest()}
-            before = {name: cpu.cpu_s(pids) for name, pids in watched.items()}
+            before = {name: cpu_s(pids) for name, pids in watched.items()}
             await _line(child)
-            used = {name: cpu.cpu_s(pids) - before[name] for name, pids in watched.items()}
+            used = {name: cpu_s(pids) - before[name] for name, pids in watched.items()}
             counted = msgspec.json.decode(await _line(child), type=load.Counted)
         finally:
             if child.returncode is None:
@@ -100,10 +102,10 @@ class Stage:
         give_up_at = time.monotonic() + QUIET_GIVE_UP_S
         used = QUIET_S
         while used > QUIET_S * QUIET_CORES and time.monotonic() < give_up_at:
-            pids = self.our_apis.union(*self.rest().values())
-            before = cpu.cpu_s(pids)
+            pids = {*self.our_apis, *chain.from_iterable(self.rest().values())}
+            before = cpu_s(pids)
             await asyncio.sleep(QUIET_S)
-            used = cpu.cpu_s(pids) - before
+            used = cpu_s(pids) - before
 
 
 @asynccontextmanager
@@ -111,21 +113,21 @@ async def set_up(processes: int) -> AsyncIterator[Stage]:
     """All servers, and our service with so many API processes. Raises ``NoTarget``."""
     elsewhere = _other_cores(processes)
     async with AsyncExitStack() as stack:
-        with cpu.cores(elsewhere):
+        with cores(elsewhere):
             ours = await stack.enter_async_context(target.running(None, workers=processes))
         valkey = await stack.enter_async_context(servers.valkey(elsewhere))
-        postgres = await stack.enter_async_context(servers.postgres(elsewhere))
+        postgres = await stack.enter_async_context(servers.postgres(elsewhere, servers.FOR_RIVALS))
         stage = Stage(processes, ours, valkey, postgres)
-        cpu.pin(stage.our_apis, _api_cores(processes))
+        pin(stage.our_apis, _api_cores(processes))
         yield stage
 
 
-def _api_cores(processes: int) -> set[int]:
-    return cpu.FIRST_CORE if processes == 1 else set(cpu.CORES)
+def _api_cores(processes: int) -> Collection[int]:
+    return FIRST_CORE if processes == 1 else CORES
 
 
-def _other_cores(processes: int) -> set[int]:
-    return cpu.OTHER_CORES if processes == 1 else set(cpu.CORES)
+def _other_cores(processes: int) -> Collection[int]:
+    return OTHER_CORES if processes == 1 else CORES
 
 
 async def _child(module: str, order: Struct) -> asyncio.subprocess.Process:

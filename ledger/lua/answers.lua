@@ -34,6 +34,13 @@ local function stock_status(left, held)
   return held > 0 and 'held_out' or 'sold_out'
 end
 
+-- The refusal that names every short line: {line, SKU, location, requested, left, status} each; a location may be nil.
+local function insufficient(short)
+  local packed = {}
+  for i = 1, #short do packed[i] = '\150' .. encode(unpack(short[i], 1, 6)) end
+  return '\146' .. encode('insufficient') .. array_header(#short) .. table.concat(packed)
+end
+
 -- The states whose units each verb takes.
 local MOVE = {'move', {HELD, COMMITTED}}
 local TAKES = {

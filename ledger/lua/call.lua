@@ -41,7 +41,7 @@ do
         verb = op[1]
       end
       if verb == 'row' then
-        for at = 9, #op, 3 do
+        for at = FIRST_HOLD, #op, A_HOLD do
           count = count + 1
           ids[count] = op[at]
         end

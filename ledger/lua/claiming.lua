@@ -20,7 +20,7 @@ local function reacquire(reservation, taken, state, movements)
       needed[position] = (needed[position] or 0) + wanted
     end
   end
-  if #short > 0 then return more_due and BUSY or '\146' .. encode('insufficient', short) end
+  if #short > 0 then return more_due and BUSY or insufficient(short) end
   local refused = not is_live(reservation) and over_limit(reservation.client, 1, 0)
   if refused then return refused end
   for _, part in ipairs(taken) do move_units(part[1], EXPIRED, state, part[3], 'reacquire', movements) end

@@ -107,11 +107,7 @@ local function hold_by_plan(op)
   local plan = plan_lines(lines, mode, strategy, max_splits, near)
   if #plan.short > 0 and plan.more_due then return BUSY end
   if #plan.short > 0 and (mode == 'all' or next(plan.taken) == nil) then
-    local short = {}
-    for i, line in ipairs(plan.short) do
-      short[i] = '\150' .. encode(line[1], line[2], line[3], line[4], line[5], line[6])
-    end
-    return '\146' .. encode('insufficient') .. array_header(#short) .. table.concat(short)
+    return insufficient(plan.short)
   end
   local refused = over_limit(op[CLIENT], 1, plan.units)
   if refused then return refused end

@@ -2,7 +2,7 @@
 -- packs it (ledger/packing.py). What they share is looked up once, and each does only what it cannot do without.
 
 -- Fields of the row, and from FIRST_HOLD on of each hold in portions of A_HOLD: id, opening of its record, references.
-local CLIENT, TTL_MS, NAME, PLACE, AMOUNT, RECORD, MOVED, FIRST_HOLD, A_HOLD = 2, 3, 4, 5, 6, 7, 8, 9, 3
+local CLIENT, TTL_MS, THE_SKU, THE_LOCATION, THE_QUANTITY, RECORD, MOVED = 2, 3, 4, 5, 6, 7, 8
 
 local told_befores = {}   -- by the length of the id
 
@@ -15,16 +15,16 @@ local function refusal_of(position, quantity, left, is_held)
   end
   local refusal = refusals[quantity]
   if not refusal then
-    refusal = '\146' .. encode('insufficient', {{1, position.sku.name, position.location, quantity, left, status}})
+    refusal = insufficient({{1, position.sku.name, position.location, quantity, left, status}})
     refusals[quantity] = refusal
   end
   return refusal
 end
 
 -- The position that the row is about, or nil when each of its holds has to be looked at by itself.
-local function shelf_of(row)
-  local place = location_of(row[PLACE])
-  local position = place and place[PLACE_ENABLED] and position_at(row[NAME], row[PLACE])
+local function position_of(row)
+  local place = location_of(row[THE_LOCATION])
+  local position = place and place[PLACE_ENABLED] and position_at(row[THE_SKU], row[THE_LOCATION])
   if not position or not position.exists or is_backlog_full() then return nil end
   settle(position)
   return not position.more_due and position or nil
@@ -42,7 +42,7 @@ end
 
 -- Decides the holds from the one at `first` on, up to one that is not like the others: the place of that.
 local function decide_alike(row, first, outcomes)
-  local position, quantity = shelf_of(row), whole(row[AMOUNT], 1, 1000000)
+  local position, quantity = position_of(row), whole(row[THE_QUANTITY], 1, 1000000)
   if not position then return first end
   local client, lifetime = client_of(row[CLIENT]), lifetime_of(row[TTL_MS])
   local left, count, id_length = available(position), 0, #row[first]
@@ -87,7 +87,7 @@ function hold_row(row, outcomes)
     if i <= #row then
       outcomes[#outcomes + 1] = verbs.hold({
         'hold', row[i], row[CLIENT], row[TTL_MS], row[i + 1], row[i + 2], row[MOVED], false,
-        row[NAME], row[PLACE], row[AMOUNT], row[RECORD],
+        row[THE_SKU], row[THE_LOCATION], row[THE_QUANTITY], row[RECORD],
       })
       i = i + A_HOLD
     end

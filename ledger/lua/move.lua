@@ -11,7 +11,7 @@ verbs.move = function(op)
     if left < wanted then
       if target.more_due then return BUSY end
       local short = {op[6], line[SKU], location, wanted, left, stock_status(left, target.held)}
-      return '\146' .. encode('insufficient', {short})
+      return insufficient({short})
     end
     local source = position_at(line[SKU], line[LOCATION])
     for _, state in ipairs({HELD, COMMITTED}) do

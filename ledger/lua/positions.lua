@@ -66,6 +66,12 @@ local function available(position)
   return position.on_hand - position.held - position.committed - position.picked - position.safety_stock
 end
 
+-- The same of a position as it is kept, and its `soonest_ms`.
+local function left_in(packed)
+  local _, on_hand, held, committed, picked, safety_stock, _, _, _, _, soonest_ms = decode_some(packed, 10, 1)
+  return on_hand - held - committed - picked - safety_stock, soonest_ms
+end
+
 local function encode_position(p)
   return '\154' .. encode(p.on_hand, p.held, p.committed, p.picked, p.safety_stock, p.damaged, p.quality_hold,
     p.in_transit, p.as_of_ms, p.soonest_ms)

@@ -29,6 +29,7 @@ local NEVER_MS = 253402300799999   -- the last millisecond of the year 9999
 
 local verbs = {}
 local hold_row   -- the verb `hold`, for many at once
+local FIRST_HOLD, A_HOLD = 9, 3   -- where the holds of a row begin, and the fields of each
 
 -- The call under way; `begin` sets every one of these anew, the borrowed functions too: no global exists while a
 -- library is loaded.

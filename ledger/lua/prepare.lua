@@ -21,7 +21,7 @@ verbs.prepare = function(op)
     end
   end
   if more_due then return BUSY end
-  if #short > 0 then return '\146' .. encode('insufficient', short) end
+  if #short > 0 then return insufficient(short) end
   local refused = over_limit(client, 1, units_held)
   if refused then return refused end
 

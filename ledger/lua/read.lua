@@ -20,10 +20,10 @@ local function read_kept(item)
     local location, packed = flat[i], flat[i + 1]
     local place = location_of(location)
     if place and (item[2] or place[PLACE_ENABLED]) then
-      local _, on_hand, held, committed, picked, safety_stock, _, _, _, _, soonest_ms = decode_some(packed, 10, 1)
+      local left, soonest_ms = left_in(packed)
       if soonest_ms > 0 and soonest_ms <= now_ms then return nil end
       local enabled = place[PLACE_ENABLED]
-      if enabled then promisable = promisable + max(0, on_hand - held - committed - picked - safety_stock) end
+      if enabled then promisable = promisable + max(0, left) end
       locations[#locations + 1] = location
       parts[location] = '\147' .. encode(location) .. packed .. (enabled and '\195' or '\194')
     end

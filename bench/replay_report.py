@@ -1,14 +1,12 @@
 """Owns how a replay's result is shown: what was done, how fast, and whether it checks."""
 
-from collections.abc import Iterable
-
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from bench.checks import Check
 from bench.replay import Tally
+from bench.run import Check
+from bench.summary import checked
 
 OUTCOMES = {
     "asked": "asked for",
@@ -23,7 +21,7 @@ def show(console: Console, tally: Tally, tries: dict[str, int], seconds: dict[st
     """Print it all."""
     console.print(_done(tally))
     console.print(_speed(tally, tries, seconds))
-    console.print(checked((check.claim, check.passed, check.detail) for check in checks))
+    console.print(checked(checks))
     for fault in tally.faults:
         console.print(fault, style="red", markup=False)
 
@@ -57,13 +55,4 @@ def _speed(tally: Tally, tries: dict[str, int], seconds: dict[str, float]) -> Ta
     for what, count in sorted(tries.items()):
         if count:
             table.add_row(f"HTTP: {what}", f"{count:,}")
-    return table
-
-
-def checked(checks: Iterable[tuple[str, bool | None, str]]) -> Table:
-    """What must hold, whether it does (None: it could not be checked), and the figures."""
-    table = Table("check", "", "figures", title="Checks", box=SIMPLE_HEAD, show_header=False)
-    words = {True: "[green]yes[/]", False: "[bold red]NO[/]", None: "[yellow]not checked[/]"}
-    for claim, holds, detail in checks:
-        table.add_row(escape(claim), words[holds], escape(detail))
     return table

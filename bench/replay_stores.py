@@ -5,27 +5,19 @@ A store's location, and the source of its snapshots, carry the name of the run, 
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from availability.feeds.publisher import NotPublished, publish
 from bench.baskets import Place
-from bench.caller import Caller, Stuck, Verdict
+from bench.caller import Caller, Stuck, Unexpected, expect
+from bench.contract import ATP_ITEMS, COUNT_LINES, parts, time_text
 
-COUNT_LINES = 5_000
-"""Lines in one PUT: below the contract's 2 MiB and 10,000."""
-ATP_ITEMS = 500
 PUBLISHERS_MAX = 8
 PAUSE_S = 0.2
 
 Way = Literal["http", "nats"]
-Item = TypeVar("Item")
-
-
-class Unexpected(Exception):
-    """The service answered what the contract does not allow here."""
 
 
 @dataclass
@@ -115,20 +107,3 @@ class Stores:
         answer = await self.caller.ask("POST", "/v1/atp", {"items": items})
         expect(200, answer)
         return [item["locations"][0] for item in answer.body["items"]]
-
-
-def parts(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """The items in order, ``size`` at a time."""
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def expect(status: int, verdict: Verdict) -> None:
-    """Pass, or ``Unexpected``."""
-    if verdict.status != status:
-        raise Unexpected(f"expected {status}, got {verdict.status} {str(verdict.body)[:500]}")
-
-
-def time_text(at_ms: int) -> str:
-    """RFC 3339 in UTC with milliseconds."""
-    moment = datetime.fromtimestamp(at_ms // 1_000, UTC).replace(microsecond=at_ms % 1_000 * 1_000)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -16,6 +16,7 @@ from nats.js.errors import NotFoundError
 from bench import journal
 from bench.journal import Ends
 from bench.replay import Replay
+from bench.run import Check
 from bench.target import Addresses
 
 EVENTS_STREAM = "AVAILABILITY"
@@ -36,14 +37,6 @@ where client = $1 and from_bucket = 'committed' and to_bucket = 'shipped'
 
 Changes = Counter[tuple[str, str]]
 """How often each reservation was held, committed and so on."""
-
-
-class Check(NamedTuple):
-    """A claim, whether it held, and the figures of both sides."""
-
-    claim: str
-    passed: bool
-    detail: str
 
 
 class Announced(NamedTuple):
@@ -117,10 +110,11 @@ async def _check_on_hand(replay: Replay) -> Check:
 
 
 async def _check_journal(replay: Replay, connection: asyncpg.Connection, client: str, ends: Ends) -> list[Check]:
-    shipped = await connection.fetchval(_SHIPPED, client)
+    caught_up = await journal.caught_up(connection, ends)  # before it is asked what it has
+    whole, shipped = await journal.is_whole(connection), await connection.fetchval(_SHIPPED, client)
     return [
-        Check("the journal has caught up with the ledger", *await journal.caught_up(connection, ends)),
-        Check("the journal has no gap and its chain holds", *await journal.is_whole(connection)),
+        Check("the journal has caught up with the ledger", *caught_up),
+        Check("the journal has no gap and its chain holds", *whole),
         Check(
             "the journal's units shipped are the books' units sold",
             shipped == replay.books.sold.total(),

@@ -18,11 +18,11 @@ from nats.errors import Error
 from nats.js import JetStreamContext
 
 from bench import histogram
+from bench.contract import time_text
 from bench.http_client import HttpClient, Lost, NotSent
 from bench.opening import Position
 from bench.orders import Assortment
 from bench.run import Check, Feed
-from bench.stores import time_text
 
 EVENTS_IN_A_MESSAGE: Final = 100
 MESSAGES_A_SECOND_MIN: Final = 10
