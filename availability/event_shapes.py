@@ -19,6 +19,7 @@ from availability.shapes import (
 )
 from ledger import Claims, JournalEntry, JournalOperation, Overcommitted, Place, Position, Reservation
 
+LINE_END = "\r\n"
 SOURCE = "/availability"
 """``ce-source``: with ``ce-id`` it names an event for good."""
 STOCK_CHANGED = "availability.stock.changed"
@@ -47,11 +48,16 @@ logger = logging.getLogger(__name__)
 
 
 class Event(NamedTuple):
-    """A message for NATS."""
+    """A message for NATS; ``header_lines`` as they are sent, a line each."""
 
     subject: str
-    headers: dict[str, str]
+    header_lines: str
     body: bytes
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The same by their names."""
+        return dict(line.split(": ", 1) for line in self.header_lines.split(LINE_END) if line)
 
 
 class MovementJson(Struct, frozen=True):
@@ -228,17 +234,12 @@ def _of_overcommitted(
 
 def _event(kind: str, shard: int, entry: JournalEntry, index: int, subject: str, body: bytes) -> Event:
     identity = f"{entry.epoch}-{shard}-{entry.seq}-{index}"
-    headers = {
-        "ce-specversion": "1.0",
-        "ce-type": kind,
-        "ce-source": SOURCE,
-        "ce-id": identity,
-        "ce-subject": header_text(subject),
-        "ce-time": time_text(entry.at_ms),
-        "ce-datacontenttype": "application/json",
-        "Nats-Msg-Id": identity,
-    }
-    return Event(kind, headers, body)
+    header_lines = (
+        f"ce-specversion: 1.0\r\nce-type: {kind}\r\nce-source: {SOURCE}\r\nce-id: {identity}\r\n"
+        f"ce-subject: {header_text(subject)}\r\nce-time: {time_text(entry.at_ms)}\r\n"
+        f"ce-datacontenttype: application/json\r\nNats-Msg-Id: {identity}\r\n"
+    )
+    return Event(kind, header_lines, body)
 
 
 def header_text(value: str) -> str:

@@ -5,170 +5,24 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from uuid import uuid4
-
-import msgspec
-import nats
-import nats.errors
-from msgspec import Struct
-from nats.aio.client import Client
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import NotFoundError
 
 from availability.concerned import Claimants
-from availability.event_shapes import Event, events_of
+from availability.event_publisher import PUBLISHING_FAILED, Publisher
+from availability.event_shapes import events_of
 from ledger import JOURNAL_FAILED, Outbox, Reservations
 
-STREAM = "AVAILABILITY"
-BYTES_MAX = 4 << 30
-AGE_MAX_S = 3 * 24 * 3_600
-"""What the stream keeps, for consumers that were away: three days, and 4 GiB of them (about 3 million events).
-
-Full, it takes nothing new (``discard: new``): no consumer ever misses an event without knowing. The journal keeps what
-is not announced, and announcing goes on as soon as age or an operator has made room. A stream that exists already is
-used as it was made."""
-DUPLICATE_WINDOW_S = 120
-"""How long the server knows an id again. An acknowledgement that is lost for longer than this can double an event."""
-BATCH_EVENTS_MAX = 1_000
-"""The server's own limit of an atomic batch."""
 TAKE_EVENTS = 2_000
 ENTRIES_MIN, ENTRIES_MAX = 8, 2_000
-ACK_TIMEOUT_S = 10.0
-CONNECT_TIMEOUT_S = 10.0
+TURN_S = 0.05
+"""A batch this soon after the one before it is not begun, unless much waits: a batch costs NATS more than its events,
+and of a position that changes again and again less is told."""
 POLL_S = 0.1
 """How soon entries are seen that another process journaled; those of this process are seen at once."""
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
 
 logger = logging.getLogger(__name__)
 
-
-class NotAcknowledged(Exception):
-    """The server did not take an event, or did not say so: it has to be published again."""
-
-
-class _Refusal(Struct, frozen=True):
-    err_code: int
-    description: str = ""
-
-
-class _Answer(Struct, frozen=True):
-    """What JetStream answers to a message or to the last one of a batch."""
-
-    error: _Refusal | None = None
-
-
-_ANSWERS = msgspec.json.Decoder(_Answer)
-FAILED = (*JOURNAL_FAILED, nats.errors.Error, NotAcknowledged)
-
-
-class Publisher:
-    """One connection to NATS, for publishing only; made by ``open``. After a failure it is closed and another made.
-
-    It never reconnects by itself: what it had sent would be sent again out of our sight, and some errors would close it
-    for good anyway.
-    """
-
-    def __init__(self, client: Client, closed: asyncio.Event) -> None:
-        self._client = client
-        self._closed = closed
-
-    @classmethod
-    async def open(cls, nats_url: str) -> "Publisher":
-        """Connect, and make the stream if it is missing. Raises one of ``FAILED``."""
-        closed = asyncio.Event()
-
-        async def on_closed() -> None:
-            closed.set()
-
-        async def on_error(error: Exception) -> None:
-            logger.warning("NATS: %s: %s", type(error).__name__, error)
-
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            client = await nats.connect(
-                nats_url, name="availability journal", allow_reconnect=False, closed_cb=on_closed, error_cb=on_error
-            )
-        publisher = cls(client, closed)
-        try:
-            await publisher._ensure_stream()
-        except BaseException:
-            await publisher.close()
-            raise
-        return publisher
-
-    async def close(self) -> None:
-        """Let go of the connection; safe after any failure."""
-        with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-            async with asyncio.timeout(2.0):
-                await self._client.close()
-
-    async def publish(self, events: list[Event]) -> int:
-        """Return how many, when the server has acknowledged every one of ``events``; one of ``FAILED`` otherwise.
-
-        They go in atomic batches, which share one acknowledgement and, where the server syncs before it answers, one
-        sync. A batch that the server refuses, as it does when it has one of the events already, is sent singly: each
-        event has an id by which the server knows it again.
-        """
-        for start in range(0, len(events), BATCH_EVENTS_MAX):
-            batch = events[start : start + BATCH_EVENTS_MAX]
-            if len(batch) > 1 and (refusal := await self._publish_batch(batch)) is None:
-                continue
-            if len(batch) > 1:
-                logger.info("a batch of %d events goes singly: %s", len(batch), refusal)
-            async with asyncio.TaskGroup() as group:
-                for event in batch:
-                    group.create_task(self._publish_one(event))
-        return len(events)
-
-    async def _publish_batch(self, batch: list[Event]) -> str | None:
-        """Publish all or nothing; why the server refused, or None when it did not."""
-        batch_id = uuid4().hex
-        *others, last = [
-            event.headers | {"Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(number)}
-            for number, event in enumerate(batch, 1)
-        ]
-        for event, headers in zip(batch, others, strict=False):
-            await self._client.publish(event.subject, event.body, headers=headers)
-        answer = await self._ask(batch[-1], last | {"Nats-Batch-Commit": "1"})
-        return None if answer.error is None else f"{answer.error.description} ({answer.error.err_code})"
-
-    async def _publish_one(self, event: Event) -> None:
-        answer = await self._ask(event, event.headers)
-        if answer.error is not None:
-            raise NotAcknowledged(f"the stream {STREAM} refuses an event: {answer.error.description}")
-
-    async def _ask(self, event: Event, headers: dict[str, str]) -> _Answer:
-        """Send the message and wait for the answer, but not for one of a connection that has ended."""
-        asking = asyncio.create_task(
-            self._client.request(event.subject, event.body, timeout=ACK_TIMEOUT_S, headers=headers)
-        )
-        closing = asyncio.create_task(self._closed.wait())
-        try:
-            await asyncio.wait((asking, closing), return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
-                raise NotAcknowledged("the connection to NATS ended")
-            return _ANSWERS.decode((await asking).data)
-        finally:
-            asking.cancel()
-            closing.cancel()
-
-    async def _ensure_stream(self) -> None:
-        jetstream = self._client.jetstream(timeout=ACK_TIMEOUT_S)
-        try:
-            await jetstream.stream_info(STREAM)
-        except NotFoundError:
-            await jetstream.add_stream(
-                StreamConfig(
-                    name=STREAM,
-                    subjects=["availability.>"],
-                    storage=StorageType.FILE,
-                    retention=RetentionPolicy.LIMITS,
-                    discard=DiscardPolicy.NEW,
-                    max_age=AGE_MAX_S,
-                    max_bytes=BYTES_MAX,
-                    duplicate_window=DUPLICATE_WINDOW_S,
-                    allow_atomic=True,
-                )
-            )
+FAILED = (*JOURNAL_FAILED, *PUBLISHING_FAILED)
 
 
 @dataclass
@@ -234,8 +88,10 @@ class Announcer:
         entries_max = ENTRIES_MIN
         taken = outbox.cursor
         under_way: asyncio.Task[int] | None = None
+        clock = asyncio.get_running_loop().time
         try:
             while not self._stopping or under_way is not None:
+                began_at = clock()
                 self._awake.clear()
                 before = taken
                 entries, taken = await outbox.take(entries_max, after=before)
@@ -250,6 +106,8 @@ class Announcer:
                     await self._rest(POLL_S)
                 elif not self._stopping:
                     under_way = asyncio.create_task(publisher.publish(events))
+                    if len(entries) < entries_max:
+                        await asyncio.sleep(TURN_S - (clock() - began_at))
                     entries_max = TAKE_EVENTS * len(entries) // max(1, len(events))
                     entries_max = min(max(entries_max, ENTRIES_MIN), ENTRIES_MAX)
         finally:

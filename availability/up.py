@@ -15,7 +15,7 @@ import msgspec
 
 from availability import doctor, embedded, issuer, launch
 from availability.embedded import Server
-from availability.events import STREAM as AVAILABILITY
+from availability.event_publisher import STREAM as AVAILABILITY
 from availability.feeds.stream import STREAM as STOCK
 from availability.feeds.stream import missing_streams
 from availability.instance import Instance, Refused, Running, with_own_tokens

@@ -108,6 +108,7 @@ async def test_event_is_a_cloud_event_in_binary_mode(writer: JournalWriter, nats
     }
     assert held.headers is not None
     assert {name: value for name, value in held.headers.items() if not name.startswith("Nats-Batch")} == expected
+    assert held.headers["Nats-Batch-Sequence"] == "1"  # the server took the batch, and none of it came singly
     assert json.loads(held.data) == {
         "operation": "hold",
         "occurred_at": "2026-11-18T11:06:40.001Z",

@@ -22,7 +22,7 @@ CLIENTS = {
     ),
     "hiredis": ("ledger/link.py",),
     "asyncpg": ("ledger/journal/",),
-    "nats": ("availability/feeds/", "availability/events.py"),
+    "nats": ("availability/feeds/", "availability/event_publisher.py"),
     "litestar": ("availability/api/", "availability/app.py"),
     "granian": ("availability/http_server.py",),
     "prometheus_client": ("availability/",),

@@ -13,6 +13,9 @@ from ledger.journal.writer import Fenced, JournalWriter, Written
 CHORES_EVERY_S = 1.0
 CHORES_END_S = 1.0
 """How long those under way are waited for at the end."""
+TURN_S = 0.02
+"""A batch this soon after the one before it is not begun, unless much waits: they share what it costs."""
+TURN_ENTRIES = 128
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
 
 logger = logging.getLogger(__name__)
@@ -66,12 +69,16 @@ class Follower:
         stream.rewind(writer.cursor.place)
         ended = asyncio.Event()
         chores = asyncio.create_task(self._chores(writer, ended))
+        clock = asyncio.get_running_loop().time
         try:
             while not self._stopping.is_set():
                 if chores.done():
                     await chores
                 if entries := await stream.read():
+                    began_at = clock()
                     self.observer.written(self.shard, await writer.write(entries))
+                    if len(entries) < TURN_ENTRIES:
+                        await asyncio.sleep(TURN_S - (clock() - began_at))
         finally:
             ended.set()
             # A connection that is cancelled while it is made would be left open.

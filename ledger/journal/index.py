@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import asyncpg
 import msgspec
 
-from ledger.journal import parts, records
+from ledger.journal import records
 from ledger.journal.parts import Part, part_of, store_parts
-from ledger.journal.postgres import FAILED, REFUSED, connect, take_lock
+from ledger.journal.postgres import DERIVED, FAILED, REFUSED, Row, arrays, connect, take_lock
 from ledger.journal.records import Place, Unreadable
 from ledger.messages import JournalEntry, JournalOperation, Overcommitted, Reservation
 
@@ -45,51 +45,55 @@ CLAIMED = ("held", "committed", "picked")
 logger = logging.getLogger(__name__)
 
 _DECODER = msgspec.msgpack.Decoder(Reservation)
-_RESERVATION_COLUMNS = (
-    *("client", "created_at_ms", "id", "shard", "status", "order_id", "customer", "epoch", "seq", "body"),
-)
-_LINE_COLUMNS = ("client", "sku", "location", "created_at_ms", "id")
-_OVERCOMMITTED_COLUMNS = ("shard", "sku", "location", "quantity", "since_ms")
-
-_STAGING = """
-create temporary table staged (like availability.reservation) on commit delete rows;
-create temporary table staged_line (like availability.reservation_line) on commit delete rows;
-create temporary table left_line (like availability.reservation_line) on commit delete rows;
-create temporary table staged_claim (like availability.claimed_line) on commit delete rows;
-create temporary table left_claim (like availability.claimed_line) on commit delete rows;
-create temporary table staged_overcommitted (like availability.overcommitted) on commit delete rows;
-"""
+# A batch is a statement's arrays: staging tables would cost more than the rows of a small one.
 _UPSERT = """
-insert into availability.reservation as known select * from staged
+insert into availability.reservation as known
+    (client, created_at_ms, id, shard, status, order_id, customer, epoch, seq, body)
+select * from unnest(
+    $1::text[], $2::bigint[], $3::text[], $4::smallint[], $5::text[], $6::text[], $7::text[],
+    $8::bigint[], $9::bigint[], $10::bytea[]
+)
 on conflict (client, created_at_ms, id) do update set
     shard = excluded.shard, status = excluded.status, order_id = excluded.order_id, customer = excluded.customer,
     epoch = excluded.epoch, seq = excluded.seq, body = excluded.body
 where (known.epoch, known.seq) <= (excluded.epoch, excluded.seq)
 """
-_UPSERT_LINES = "insert into availability.reservation_line select * from staged_line on conflict do nothing"
+_UPSERT_LINES = """
+insert into availability.reservation_line (client, sku, location, created_at_ms, id)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[]) on conflict do nothing
+"""
 _DELETE_LINES = """
-delete from availability.reservation_line as line using left_line as gone
+delete from availability.reservation_line as line using
+    unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[])
+    as gone (client, sku, location, created_at_ms, id)
 where (line.client, line.sku, line.location, line.created_at_ms, line.id)
     = (gone.client, gone.sku, gone.location, gone.created_at_ms, gone.id)
 """
-_INSERT_CLAIMS = "insert into availability.claimed_line select * from staged_claim on conflict do nothing"
+_INSERT_CLAIMS = """
+insert into availability.claimed_line (client, sku, location, created_at_ms, id)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[]) on conflict do nothing
+"""
 _DELETE_CLAIMS = """
-delete from availability.claimed_line as claim using left_claim as gone
+delete from availability.claimed_line as claim using
+    unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[])
+    as gone (client, sku, location, created_at_ms, id)
 where (claim.sku, claim.location, claim.created_at_ms, claim.id)
     = (gone.sku, gone.location, gone.created_at_ms, gone.id)
 """
 # No more than what changed: a position is in one row, and one that is short of nothing any more is in none.
 _REPLACE_OVERCOMMITTED = """
-with gone as (
-    delete from availability.overcommitted as known using staged_overcommitted as staged
-    where (known.sku, known.location) = (staged.sku, staged.location) and staged.quantity = 0
+with told (shard, sku, location, quantity, since_ms) as materialized (
+    select * from unnest($1::smallint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
+), gone as (
+    delete from availability.overcommitted as known using told
+    where (known.sku, known.location) = (told.sku, told.location) and told.quantity = 0
 )
-insert into availability.overcommitted as known select * from staged_overcommitted where quantity > 0
+insert into availability.overcommitted as known (shard, sku, location, quantity, since_ms)
+select * from told where quantity > 0
 on conflict (sku, location) do update set
     shard = excluded.shard, quantity = excluded.quantity, since_ms = excluded.since_ms
 """
 
-Row = tuple[object, ...]
 SkuAt = tuple[str, str]
 
 
@@ -199,16 +203,17 @@ class Index:
     def __init__(self, connection: asyncpg.Connection, shard: int, cursor: Place) -> None:
         self.shard = shard
         self.cursor = cursor
+        self.is_behind = False
+        """Whether the journal had more than the last batch took."""
         self._connection = connection
         self._entries_max = ENTRIES_MIN
 
     @classmethod
     async def open(cls, postgres_url: str, shard: int) -> "Index":
         """Wait until no other indexer has the shard, then take it."""
-        connection = await connect(postgres_url)
+        connection = await connect(postgres_url, DERIVED | {"plan_cache_mode": "force_custom_plan"})
         try:
             await take_lock(connection, INDEXER_LOCK, shard)
-            await connection.execute(_STAGING + parts.STAGING)
             row = await connection.fetchrow(
                 "insert into availability.search_cursor (shard) values ($1)"
                 " on conflict (shard) do update set shard = excluded.shard returning epoch, seq",
@@ -232,11 +237,13 @@ class Index:
 
         What cannot be read or stored is passed over and logged: it is among the journal's rejects.
         """
+        limit = entries_max or self._entries_max
         rows = await self._connection.fetch(
             "select epoch, seq, at_ms, body from availability.entry"
             " where shard = $1 and (epoch, seq) > ($2, $3) order by epoch, seq limit $4",
-            *(self.shard, *self.cursor, entries_max or self._entries_max),
+            *(self.shard, *self.cursor, limit),
         )
+        self.is_behind = len(rows) == limit
         if not rows:
             return 0
         entries: list[JournalEntry] = []
@@ -267,12 +274,16 @@ class Index:
         async with self._connection.transaction():
             if rows.parts:
                 await self._make_whole(rows)
-            await self._put("staged", _RESERVATION_COLUMNS, rows.reservations, _UPSERT)
-            await self._put("staged_line", _LINE_COLUMNS, rows.lines, _UPSERT_LINES)
-            await self._put("left_line", _LINE_COLUMNS, rows.left, _DELETE_LINES)
-            await self._put("staged_claim", _LINE_COLUMNS, rows.claims, _INSERT_CLAIMS)
-            await self._put("left_claim", _LINE_COLUMNS, rows.left_claims, _DELETE_CLAIMS)
-            await self._put("staged_overcommitted", _OVERCOMMITTED_COLUMNS, rows.overcommitted, _REPLACE_OVERCOMMITTED)
+            for statement, its_rows in (
+                (_UPSERT, rows.reservations),
+                (_UPSERT_LINES, rows.lines),
+                (_DELETE_LINES, rows.left),
+                (_INSERT_CLAIMS, rows.claims),
+                (_DELETE_CLAIMS, rows.left_claims),
+                (_REPLACE_OVERCOMMITTED, rows.overcommitted),
+            ):
+                if its_rows:
+                    await self._connection.execute(statement, *arrays(its_rows))
             moved = await self._connection.fetchval(
                 "update availability.search_cursor set epoch = $1, seq = $2, at_ms = $3"
                 " where shard = $4 and (epoch, seq) = ($5, $6) returning true",
@@ -292,9 +303,3 @@ class Index:
                 # What an earlier batch or another shard's told is not known here: all claims are looked at.
                 change.claims, change.is_new = True, False
                 _add_rows(rows, found.shard, change, whole, body, Place(whole.epoch, whole.seq))
-
-    async def _put(self, table: str, columns: tuple[str, ...], rows: list[Row], statement: str) -> None:
-        """Send the rows to a staging table and do ``statement`` with them."""
-        if rows:
-            await self._connection.copy_records_to_table(table, columns=columns, records=rows)
-            await self._connection.execute(statement)

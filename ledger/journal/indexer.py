@@ -8,6 +8,8 @@ from ledger.journal.index import Index, Superseded
 from ledger.journal.postgres import FAILED, open_unless_stopped, wait_at_most
 
 POLL_S = 1.0
+TURN_S = 0.1
+"""A batch this soon after the one before it is not begun, unless the journal is far ahead: its cost is shared then."""
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
 
 logger = logging.getLogger(__name__)
@@ -65,8 +67,11 @@ class Indexer:
                 self._awake.clear()
                 began_at = clock()
                 if await index.advance():
-                    if self._awake.is_set():
-                        await wait_at_most(self._stopping, clock() - began_at)
+                    worked_s = clock() - began_at
+                    rest_s = worked_s if self._awake.is_set() else 0.0
+                    if not index.is_behind:
+                        rest_s = max(rest_s, TURN_S - worked_s)
+                    await wait_at_most(self._stopping, rest_s)
                 else:
                     await wait_at_most(self._awake, POLL_S)
         finally:

@@ -3,7 +3,7 @@
 import asyncpg
 
 from ledger.journal import records
-from ledger.journal.postgres import FAILED, connect, take_lock
+from ledger.journal.postgres import DERIVED, FAILED, connect, take_lock
 from ledger.journal.records import Place
 from ledger.messages import JournalEntry
 
@@ -22,7 +22,7 @@ class Outbox:
     @classmethod
     async def open(cls, postgres_url: str, shard: int) -> "Outbox":
         """Wait until no other announcer has the shard, then take it."""
-        connection = await connect(postgres_url)
+        connection = await connect(postgres_url, DERIVED)
         try:
             await take_lock(connection, OUTBOX_LOCK, shard)
             row = await connection.fetchrow(

@@ -10,6 +10,7 @@ import asyncpg
 import msgspec
 
 from ledger.claims import merged
+from ledger.journal.postgres import Row, arrays
 from ledger.journal.records import Place
 from ledger.messages import JournalOperation, Reservation
 
@@ -17,20 +18,18 @@ PARTS_LOCK = 0x7061_7274
 """The advisory lock under which parts are stored ("part"): two indexers that store the last two parts of a reservation
 at once would each miss the other's."""
 
-STAGING = """
-create temporary table staged_part (like availability.reservation_part) on commit delete rows;
-create temporary table left_part (like availability.reservation_part) on commit delete rows;
-"""
 _UPSERT = """
-insert into availability.reservation_part as known select * from staged_part
+insert into availability.reservation_part as known (id, shard, epoch, seq, body)
+select * from unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5::bytea[])
 on conflict (id, shard) do update set epoch = excluded.epoch, seq = excluded.seq, body = excluded.body
 where (known.epoch, known.seq) <= (excluded.epoch, excluded.seq)
 """
 _DELETE = """
-delete from availability.reservation_part as known using left_part as gone
+delete from availability.reservation_part as known using
+    unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5::bytea[])
+    as gone (id, shard, epoch, seq, body)
 where (known.id, known.shard) = (gone.id, gone.shard) and (known.epoch, known.seq) <= (gone.epoch, gone.seq)
 """
-_COLUMNS = ("id", "shard", "epoch", "seq", "body")
 _DECODER = msgspec.msgpack.Decoder(Reservation)
 
 
@@ -66,16 +65,15 @@ async def store_parts(connection: asyncpg.Connection, shard: int, parts: Iterabl
     To be called within a transaction: no other indexer stores parts until it ends.
     """
     await connection.execute("select pg_advisory_xact_lock($1)", PARTS_LOCK)
-    staged: list[tuple[object, ...]] = []
-    left: list[tuple[object, ...]] = []
+    kept: list[Row] = []
+    left: list[Row] = []
     for part in parts:
-        (staged if part.is_hold else left).append((part.id, shard, *part.place, part.body))
-    for table, rows, statement in (("staged_part", staged, _UPSERT), ("left_part", left, _DELETE)):
+        (kept if part.is_hold else left).append((part.id, shard, *part.place, part.body))
+    for rows, statement in ((kept, _UPSERT), (left, _DELETE)):
         if rows:
-            await connection.copy_records_to_table(table, columns=_COLUMNS, records=rows)
-            await connection.execute(statement)
+            await connection.execute(statement, *arrays(rows))
     found = await connection.fetch(
-        "select id, shard, body from availability.reservation_part where id = any($1)", [row[0] for row in staged]
+        "select id, shard, body from availability.reservation_part where id = any($1)", [row[0] for row in kept]
     )
     stored: dict[str, dict[int, Reservation]] = {}
     for row in found:

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Mapping
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 import asyncpg
@@ -23,14 +24,27 @@ REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ValueEr
 """A row cannot be stored, and never will be. Look for these before ``FAILED``, which has some of them too."""
 
 
-async def connect(postgres_url: str) -> asyncpg.Connection:
-    """A connection on which no wait is endless; raises one of ``FAILED``."""
+Row = tuple[object, ...]
+
+DERIVED = {"synchronous_commit": "off"}
+"""For a session that writes only what can be made from the journal again, and its cursor with it.
+
+It need not wait for the disk: what a power cut takes is the last of both."""
+
+
+async def connect(postgres_url: str, settings: Mapping[str, str] = MappingProxyType({})) -> asyncpg.Connection:
+    """A connection on which no wait is endless, with settings of its own; raises one of ``FAILED``."""
     return await asyncpg.connect(
         postgres_url,
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=COMMAND_TIMEOUT_S,
-        server_settings={"application_name": "availability journal"},
+        server_settings={"application_name": "availability journal", **settings},
     )
+
+
+def arrays(rows: Iterable[Row]) -> list[tuple[object, ...]]:
+    """The columns of some rows, of which there is at least one: what ``unnest`` makes the rows of again."""
+    return list(zip(*rows, strict=True))
 
 
 async def open_pool(postgres_url: str, size: int = 2) -> asyncpg.Pool:
