@@ -236,6 +236,10 @@ BAD_HTTP = {
     "200 headers": b"GET /v1/atp HTTP/1.1\r\n" + HOST + b"X: x\r\n" * 200 + b"\r\n",
     "a header of 1 MB": b"GET /v1/atp HTTP/1.1\r\n" + HOST + b"X: " + b"x" * 1_000_000 + b"\r\n\r\n",
     "two lengths": b"POST /v1/atp HTTP/1.1\r\n" + HOST + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
+    "a length and chunks": b"POST /v1/reservations HTTP/1.1\r\n"
+    + HOST
+    + b"Content-Type: application/json\r\nAuthorization: {token}\r\nIdempotency-Key: two\r\n"
+    + b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(HOLD), len(HOLD), HOLD),
     "a negative length": b"POST /v1/atp HTTP/1.1\r\n" + HOST + b"Content-Length: -4\r\n\r\n",
     "a bad path": b"GET /v1/\xff HTTP/1.1\r\n" + HOST + b"\r\n",
     "a bad chunk": b"POST /v1/atp HTTP/1.1\r\n"
