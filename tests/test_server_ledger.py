@@ -191,6 +191,21 @@ async def test_a_look_at_a_doubtful_ledger_changes_nothing(shop: Shop, client: R
     await doubtful.close()
 
 
+async def test_a_look_at_a_doubtful_ledger_never_waits_for_what_it_cannot_tidy_up(shop: Shop, valkey_url: str) -> None:
+    """P9: more ended holds than one call looks through are listed before the one that is held."""
+    await shop.stock("A", 2_200)
+    held = await asyncio.gather(*(shop.hold(("A", 1), ttl_ms=60_000 + number) for number in range(2_100)))
+    await shop.hold(("A", 100), ttl_ms=90_000)
+    await asyncio.gather(*(shop.release(each.id) for each in held))
+    await shop.hold(("A", 2_100), ttl_ms=90_000)
+    doubtful = Ledger(valkey_url, now_ms=shop.clock, refusal=lambda _shard, _run: "not compared")
+
+    seen = await doubtful.read(m.Read([m.ReadItem("A")]))
+    assert (seen.items[0].positions[0].left, seen.items[0].next_expiry_ms) == (0, None)
+    assert (await shop.ledger.read(m.Read([m.ReadItem("A")]))).items[0].next_expiry_ms == shop.clock.now_ms + 90_000
+    await doubtful.close()
+
+
 async def test_a_journal_that_is_too_far_ahead_refuses_holds_only(valkey_url: str) -> None:
     """P9."""
     clock = Clock()

@@ -1,4 +1,5 @@
--- The positions of some SKUs as they are now, with what is overdue ended first.
+-- The positions of some SKUs as they are now, with what is overdue ended first. Where nothing may be written, what is too
+-- much for one call stays as it was: to ask again would find the same.
 
 -- The positions of an item as they are kept, {location, packed} by turns: those that it names, or all of the SKU.
 local function kept_positions(item)
@@ -51,7 +52,7 @@ local function read_item(item)
   local promisable, soonest, parts = 0, nil, {}
   for i, position in ipairs(chosen) do
     settle(position)
-    if position.more_due then return nil end
+    if position.more_due and not look_only then return nil end
     promisable = promisable + left_at(position, {})
     local enabled = location_of(position.location)[PLACE_ENABLED]
     parts[i] = '\147' .. encode(position.location) .. encode_position(position) .. encode(enabled)
@@ -60,7 +61,7 @@ local function read_item(item)
     for _, position in ipairs(chosen) do
       local expiry, more = nil, false
       if position.held > 0 then expiry, more = next_expiry(position) end
-      if more then return nil end
+      if more and not look_only then return nil end
       if expiry and (not soonest or expiry < soonest) then soonest = expiry end
     end
   end
