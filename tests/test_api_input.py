@@ -325,13 +325,6 @@ async def test_every_verb_needs_a_key(world: World, verb: str) -> None:
     assert (answer.status_code, answer.json()["type"]) == (400, "/problems/missing-idempotency-key")
 
 
-async def test_two_ways_to_tell_where_a_body_ends_are_refused(world: World) -> None:
-    both: dict[str, str | bytes] = {"Content-Length": "2", "Transfer-Encoding": "chunked"}
-    answer = await world.call("POST", "/v1/reservations", hold_with(), headers=both)
-
-    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "Transfer-Encoding")
-
-
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/jsonx", "application/json; charset=latin-1"])
 async def test_only_json_is_taken(world: World, content_type: str) -> None:
     answer = await world.call("POST", "/v1/reservations", hold_with(), headers={"Content-Type": content_type})
