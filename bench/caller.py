@@ -19,7 +19,7 @@ from bench.http_client import HttpAnswer, HttpClient, Lost, NotSent
 PATIENCE_S = 90.0
 """How long one operation is tried: longer than any part of ``up`` takes to be started again."""
 PAUSE_S = 0.1
-NOT_DONE, UNKNOWN = (429, 503), (500, 504)
+NOT_DONE, UNKNOWN, REFUSED = (429, 503), (500, 504), (401, 403)
 JITTER = random.Random(0)  # noqa: S311 - spreads retries, and needs no secrets
 
 
@@ -59,7 +59,7 @@ class Caller:
             answer = await self._try(method, path, body, key)
             if answer.status not in (*NOT_DONE, *UNKNOWN):
                 self.tries["replayed"] += "idempotency-replayed" in answer.headers
-                return Verdict(answer.status, msgspec.json.decode(answer.body))
+                return Verdict(answer.status, _told(f"{method} {path}", answer))
             if time.monotonic() > give_up_at:
                 raise Stuck(f"{method} {path}: {answer.status} {answer.body[:300]!r}")
             self.tries["not done, asked again" if answer.status in NOT_DONE else "unknown"] += 1
@@ -83,8 +83,20 @@ class Caller:
 
 def expect(status: int, verdict: Verdict) -> None:
     """Pass, or ``Unexpected``."""
-    if verdict.status != status:
-        raise Unexpected(f"expected {status}, got {verdict.status} {str(verdict.body)[:500]}")
+    if verdict.status == status:
+        return
+    if verdict.status in REFUSED:
+        raise Unexpected(f"the service refuses the token: {verdict.body.get('detail', verdict.status)}")
+    raise Unexpected(f"expected {status}, got {verdict.status} {str(verdict.body)[:500]}")
+
+
+def _told(asked: str, answer: HttpAnswer) -> dict[str, Any]:
+    """The JSON of an answer; ``Unexpected`` for anything else, which this service does not answer."""
+    try:
+        return msgspec.json.decode(answer.body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        said = answer.body[:100].decode(errors="replace")
+        raise Unexpected(f"{asked}: what answers is not this service: {answer.status} {said}") from error
 
 
 def _advised_s(answer: HttpAnswer) -> float:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from bench import knee
 from bench.orders import Pool
@@ -12,21 +13,24 @@ from bench.scenario import Options, Rates, Script, Stage
 
 RatesOf = Callable[[Options, float], Rates]
 """The streams' rates for a rate in all."""
+KNEE_STEPS: Final = 12
+PAUSE_S: Final = 2.0
+"""About as many steps as it takes to find a knee, and as long as the service takes to answer the rest after each."""
 
 
 def flash_sale(options: Options) -> Script:
     """Holds of which half want the hot SKU, commits and releases of most of them, single reads in between."""
-    return Script("flash-sale", _pools(options), lambda stage: _play(stage, sale_rates), _no_more_checks)
+    return _script("flash-sale", options, sale_rates)
 
 
 def feed_storm(options: Options) -> Script:
     """A flash sale while stock events come over NATS and HTTP."""
-    return Script("feed-storm", _pools(options), lambda stage: _play(stage, storm_rates), _no_more_checks)
+    return _script("feed-storm", options, storm_rates)
 
 
 def browse(options: Options) -> Script:
     """Reads of ATP: some of one position, the others of many items."""
-    return Script("browse", _pools(options), lambda stage: _play(stage, browse_rates), _no_more_checks)
+    return _script("browse", options, browse_rates)
 
 
 def sale_rates(options: Options, rate: float) -> Rates:
@@ -42,8 +46,21 @@ def browse_rates(options: Options, rate: float) -> Rates:
     return {"atp": rate * options.reads_share, "atp-many": rate * (1 - options.reads_share)}
 
 
-def _pools(options: Options) -> list[Pool]:
-    return [Pool("baskets", options.hot_share, options.lines)]
+def _script(name: str, options: Options, rates: RatesOf) -> Script:
+    pools = [Pool("baskets", options.hot_share, options.lines)]
+    return Script(name, pools, lambda stage: _play(stage, rates), _no_more_checks, _load_s(options))
+
+
+def _load_s(options: Options) -> float:
+    """As ``_play`` goes through it."""
+    if options.find_knee:
+        return KNEE_STEPS * (options.warm_up + options.step_seconds + PAUSE_S)
+    return options.warm_up + sum(seconds for _, seconds in _steps(options))
+
+
+def _steps(options: Options) -> list[tuple[float, int]]:
+    """Rate and seconds of each."""
+    return [(rate, options.step_seconds) for rate in options.steps] or [(options.rate, options.seconds)]
 
 
 def _no_more_checks(stage: Stage) -> list[Check]:
@@ -56,7 +73,7 @@ async def _play(stage: Stage, rates: RatesOf) -> None:
     if options.find_knee:
         stage.knee = await knee.find(options.rate, lambda rate: _one_step(stage, rates, rate))
         return
-    steps = [(rate, options.step_seconds) for rate in options.steps] or [(options.rate, options.seconds)]
+    steps = _steps(options)
     await stage.warm_up(rates(options, steps[0][0]))
     for rate, seconds in steps:
         await stage.offer(f"{rate:,.0f}/s", rates(options, rate), seconds)

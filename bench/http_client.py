@@ -109,7 +109,8 @@ async def _read(reader: asyncio.StreamReader) -> HttpAnswer:
     status_line, *lines = head.rstrip("\r\n").split("\r\n")
     pairs = (line.partition(":") for line in lines)
     headers = {name.lower(): value.strip() for name, _, value in pairs}
+    if not head.startswith("HTTP/1.") or "transfer-encoding" in headers:
+        raise Lost(f"what answers is not this service: {head[:80]!r}")
     status = int(status_line.split(" ", 2)[1])
-    assert "transfer-encoding" not in headers, head
     body = await reader.readexactly(int(headers.get("content-length", "0")))
     return HttpAnswer(status, headers, body)

@@ -22,16 +22,17 @@ LATE_US_MAX: Final = 10_000
 
 
 class Live:
-    """Shows one run of ``total_s`` seconds. A second costs microseconds: tell it in your own loop."""
+    """Shows one run whose load lasts ``load_s`` seconds. A second costs microseconds: tell it in your own loop."""
 
-    def __init__(self, total_s: float, title: str, console: Console | None = None) -> None:
-        self.total_s = total_s
+    def __init__(self, load_s: float, title: str, console: Console | None = None) -> None:
+        self.load_s = load_s
         self.title = title
         self.console = console or Console()
         self._phase = ""
         self._last: Second | None = None
         self._printed_at_s = -LINE_EVERY_S
         self._began_at = time.monotonic()
+        self._load_from_s: float | None = None
         self._screen = Screen(console=self.console, transient=True, refresh_per_second=4, get_renderable=self._drawn)
 
     def __enter__(self) -> Self:
@@ -39,7 +40,7 @@ class Live:
         if self.console.is_terminal:
             self._screen.start()
         else:
-            self._print(f"{self.title}: {figures.seconds(self.total_s)}")
+            self._print(f"{self.title}: {figures.seconds(self.load_s)} of load, then checks")
         return self
 
     def __exit__(
@@ -54,13 +55,18 @@ class Live:
         if not self.console.is_terminal:
             self._print(f"{figures.seconds(self._elapsed_s())}: {name}")
 
+    def load(self, from_s: float) -> None:
+        """The load begins at this moment of the monotonic clock, unless it has begun before."""
+        if self._load_from_s is None:
+            self._load_from_s = from_s
+
     def second(self, second: Second) -> None:
         """The second that is over."""
         self._last = second
         if not self.console.is_terminal and second.at_s >= self._printed_at_s + LINE_EVERY_S:
             self._printed_at_s = second.at_s
             told = ", ".join(f"{name} {value}" for name, value, _ in _figures(second))
-            self._print(f"{second.at_s} s of {figures.seconds(self.total_s)}: {told}")
+            self._print(f"{self._load_told()}: {told}")
 
     def refresh(self) -> None:
         """Draw now what a terminal shows, before its next turn."""
@@ -72,13 +78,21 @@ class Live:
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._began_at
 
+    def _loaded_s(self) -> float:
+        """How much of the load is over."""
+        if self._load_from_s is None:
+            return 0.0
+        return min(max(0.0, time.monotonic() - self._load_from_s), self.load_s)
+
+    def _load_told(self) -> str:
+        return f"{figures.seconds(self._loaded_s())} of {figures.seconds(self.load_s)} of load"
+
     def _drawn(self) -> Group:
-        elapsed_s = self._elapsed_s()
         head = Table.grid(padding=(0, 2))
         head.add_row(
             Text(self.title, "bold"),
-            ProgressBar(self.total_s, min(elapsed_s, self.total_s), width=30),
-            Text(f"{figures.seconds(elapsed_s)} of {figures.seconds(self.total_s)}"),
+            ProgressBar(self.load_s, self._loaded_s(), width=30),
+            Text(self._load_told()),
             Text(self._phase),
         )
         if self._last is None:

@@ -55,8 +55,8 @@ def journal_(movements: int, runs: int) -> None:
 )
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Of each, by turns.")
 @click.option("--connections", type=click.IntRange(min=1), default=128, show_default=True, help="At most, of each.")
-@click.option("--stand-in", type=click.FloatRange(min=0), help="Ask a server that answers after MS, not the service.")
-@click.option("--stall", type=click.FloatRange(min=0), default=0.0, help="Of that server: for MS, every 2.5 s.")
+@click.option("--stand-in", type=commands.Number(min=0), help="Ask a server that answers after MS, not the service.")
+@click.option("--stall", type=commands.Number(min=0), default=0.0, help="Of that server: for MS, every 2.5 s.")
 def k6_(rate: int, seconds: int, rounds: int, connections: int, stand_in: float | None, stall: float) -> None:
     """Check our generator against k6: the same holds at the same rate from both, on one service."""
     load = k6_run.Load(rate, seconds, rounds, connections)

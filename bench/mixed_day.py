@@ -21,7 +21,7 @@ BULK_SHARE: Final = 0.05
 def mixed_day(options: Options) -> Script:
     """All of it at once, by a day's curve: --rate at the peak, 24 hours in --seconds, each a second at the least."""
     pools = [Pool("baskets", options.hot_share, options.lines)]
-    return Script("mixed-day", pools, _play, _no_more_checks)
+    return Script("mixed-day", pools, _play, _no_more_checks, options.warm_up + len(HOURS) * _hour_s(options))
 
 
 def rates(options: Options, hour: int) -> Rates:
@@ -40,7 +40,11 @@ async def _play(stage: Stage) -> None:
     options = stage.options
     await stage.warm_up(rates(options, 0))
     for hour in range(len(HOURS)):
-        await stage.offer(f"{hour:02}:00", rates(options, hour), max(1, options.seconds // len(HOURS)))
+        await stage.offer(f"{hour:02}:00", rates(options, hour), _hour_s(options))
+
+
+def _hour_s(options: Options) -> int:
+    return max(1, options.seconds // len(HOURS))
 
 
 def _no_more_checks(stage: Stage) -> list[Check]:

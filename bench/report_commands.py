@@ -29,7 +29,7 @@ def report(run_json: Path, out: Path | None, earlier_json: Path | None) -> None:
 @click.argument("now_json", type=commands.RUN_FILE)
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=commands.Number(min=0),
     default=100 * compare.MARKED_BEYOND,
     show_default=True,
     help="Percent by which a figure may be worse before this exits with 1.",

@@ -26,7 +26,7 @@ from bench.live import Live
 from bench.opening import Position
 from bench.orders import Assortment, Holds, Plan, Pool
 from bench.run import Check, Knee, Run, Step
-from bench.service import Service
+from bench.service import Service, until_ready
 from bench.tally import Span
 from bench.verify import Verifier
 from bench.watch import Watch, calls_by_size
@@ -111,6 +111,7 @@ class Stage:
             self.spans.append(span)
             self.names.append(name)
             self.first = self.first or span.first
+        self.live.load(span.first)
         self.live.phase(name)
         for second in range(span.first + 1, span.end):
             await self.generators.wait_until(second)
@@ -140,12 +141,16 @@ class Stage:
 
 
 class Script(Struct, frozen=True):
-    """A scenario: its name, the baskets of its streams, what it does, and what it checks besides."""
+    """A scenario: its name, the baskets of its streams, what it does, and what it checks besides.
+
+    ``load_s`` is how long its load is, with the warm-up; of a search for the knee it is a guess.
+    """
 
     name: str
     pools: list[Pool]
     play: Callable[[Stage], Awaitable[None]]
     checks: Callable[[Stage], list[Check]]
+    load_s: float
 
 
 async def run(script: Script, options: Options, service: Service, live: Live) -> Run:
@@ -157,6 +162,7 @@ async def run(script: Script, options: Options, service: Service, live: Live) ->
             Caller(await stack.enter_async_context(HttpClient(service.url, token, CONNECTIONS)))
             for token in service.tokens
         ]
+        await until_ready(callers[0].http, live.phase)
         live.phase("opening counts")
         stock = await opening.open_stock(callers[0], goods, options.hot_units, options.tail_units)
         live.phase("starting generators")
@@ -167,7 +173,7 @@ async def run(script: Script, options: Options, service: Service, live: Live) ->
             await script.play(stage)
             await stage.answered()
         holds = await stage.generators.finish()
-        live.phase("checks")
+        live.phase(f"checks, once the last hold has expired ({options.ttl_s} s)")
         checks = [*script.checks(stage), check_alive(stage.pids, service.pids)]
         checks += await _verified(stage, service, callers, stock, feeder, goods, holds)
     if options.feed_rate:

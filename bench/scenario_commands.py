@@ -1,17 +1,19 @@
 """Owns the commands of the scenarios: their options, where they run, and what they leave behind."""
 
-import asyncio
+import math
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import click
+from click.core import ParameterSource
 from msgspec.structs import asdict
 
 from bench import commands, compare, html_report, run, scenario, service, summary, verdict
-from bench.commands import NEW_FILE, RUN_FILE, Decorator
+from bench.commands import NEW_FILE, RUN_FILE, Decorator, Number
 from bench.flash_sale import browse, feed_storm, flash_sale
 from bench.live import Live
 from bench.mixed_day import mixed_day
@@ -20,11 +22,22 @@ from bench.service import Where
 from bench.sold_out_storm import sold_out_storm
 
 DEFAULTS: Final = Options(rate=0, seconds=0)
-EXTRA_S: Final = 30.0
-KNEE_STEPS, PAUSE_S = 12, 2.0
-"""What a run takes besides its stretches, and how many it takes to find a knee: guesses for the progress display."""
-Positive = click.FloatRange(min=0, min_open=True)
-Share = click.FloatRange(0, 1)
+Positive = Number(min=0, min_open=True)
+Share = Number(0, 1)
+
+
+def _url(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    """Where a deployment is: scheme, host and port, for the paths are the contract's."""
+    if text is None:
+        return None
+    try:
+        address = urlsplit(text)
+        whole = address.scheme in {"http", "https"} and address.hostname and address.port != 0
+    except ValueError:  # a port that is none, or half of an IPv6 address
+        whole = False
+    if not whole or address.username is not None or address.path.strip("/") or address.query or address.fragment:
+        raise click.BadParameter(f"{text} is no URL as http://HOST:PORT or https://HOST")
+    return text.rstrip("/")
 
 
 def _option(name: str, of: str, kind: click.ParamType[Any] | type[int], help_: str) -> Decorator:
@@ -34,7 +47,7 @@ def _option(name: str, of: str, kind: click.ParamType[Any] | type[int], help_: s
 
 EVERYWHERE: Final[list[Decorator]] = [
     click.option("--seconds", type=click.IntRange(min=3), default=30, show_default=True, help="How long."),
-    click.option("--target", "url", help="A deployment's URL, instead of an `availability up`."),
+    click.option("--target", "url", callback=_url, help="A deployment's URL, instead of an `availability up`."),
     click.option("--token-file", type=RUN_FILE, help="For --target: tokens, one a line; each is a client."),
     commands.DATA_DIR,
     click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="API processes of it."),
@@ -49,7 +62,7 @@ EVERYWHERE: Final[list[Decorator]] = [
     _option("--skus", "skus", click.IntRange(1, 50_000), "In the tail, of Zipf(1)."),
     _option("--locations", "locations", click.IntRange(1, 100), "Each has the whole tail."),
     _option("--warm-up", "warm_up", click.IntRange(0, 60), "Seconds that do not count, before those that do."),
-    _option("--feeds", "feed_rate", click.FloatRange(min=0), "Stock events a second over NATS, meanwhile."),
+    _option("--feeds", "feed_rate", Number(min=0), "Stock events a second over NATS, meanwhile."),
     click.option("--of", "of_run", type=RUN_FILE, help="An earlier run whose knee --rate 70% is of."),
     click.option("--out", type=NEW_FILE, help="Write the run here, and its report beside it."),
     click.option("--compare", "earlier", type=RUN_FILE, help="An earlier run to compare with."),
@@ -68,12 +81,12 @@ READS_OF_BROWSE: Final = click.option(
 )
 HOT_UNITS: Final = _option("--hot-units", "hot_units", click.IntRange(0, 10**9), "Stock of the hot SKU.")
 STEPS: Final[list[Decorator]] = [
-    click.option("--steps", help="Rates to go through, as in 500,1000,1500; --rate and --seconds do not count then."),
+    click.option("--steps", help="Rates to go through instead of --rate for --seconds, as in 500,1000,1500."),
     _option("--step-seconds", "step_seconds", click.IntRange(1, 600), "How long each of them, or of the knee's, is."),
     click.option("--find-knee", is_flag=True, help="Step up from --rate until the goals are missed; then halve."),
 ]
 EVENTS: Final[list[Decorator]] = [
-    click.option("--event-posts", type=click.FloatRange(min=0), default=10.0, show_default=True, help="A second."),
+    click.option("--event-posts", type=Number(min=0), default=10.0, show_default=True, help="A second."),
     _option("--events", "events", click.IntRange(1, 1_000), "Stock events in each of them."),
 ]
 ITEMS: Final = _option("--items", "items", click.IntRange(1, 500), "Of a POST of ATP.")
@@ -125,16 +138,13 @@ async def _run(script: Callable[[Options], Script], given: dict[str, Any]) -> bo
     earlier = commands.read_run(given["earlier"]) if given["earlier"] else None
     if earlier is not None and earlier.scenario != played.name:
         raise click.UsageError(f"--compare {given['earlier']}: that was {earlier.scenario}")
-    out = (
-        given["out"]
-        or Path(tempfile.mkdtemp(prefix="bench-")) / f"{played.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
-    )
     console = commands.console()
     clients = options.clients
     async with service.reached(where, played.name, clients) as reached:
-        with Live(_total_s(options), f"{played.name} on {reached.url}", console) as live:
+        title = f"{played.name} on {reached.url}{', for the knee, so about' if options.find_knee else ''}"
+        with Live(played.load_s, title, console) as live:
             result = await scenario.run(played, options, reached, live)
-    await asyncio.to_thread(out.parent.mkdir, parents=True, exist_ok=True)
+    out = given["out"] or _new_folder() / f"{played.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     run.write(result, out)
     html_report.write(result, out.with_suffix(".html"), earlier)
     summary.show(console, result)
@@ -145,24 +155,20 @@ async def _run(script: Callable[[Options], Script], given: dict[str, Any]) -> bo
     return verdict.passed(result)
 
 
-def _total_s(options: Options) -> float:
-    """About how long the run will take, for the progress display."""
-    offered_s = float(options.seconds + 2 * options.quiet_seconds)
-    if options.find_knee:
-        offered_s = KNEE_STEPS * (options.warm_up + options.step_seconds + PAUSE_S)
-    elif options.steps:
-        offered_s = len(options.steps) * options.step_seconds
-    return offered_s + options.warm_up + options.ttl_s + EXTRA_S
+def _new_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="bench-"))
 
 
 def _options(given: dict[str, Any]) -> Options:
     known = {name: given[name] for name in asdict(DEFAULTS) if name in given}
     known["rate"] = _rate(given["rate"], given["of_run"])
-    steps = given.get("steps")
-    try:
-        known["steps"] = [float(rate) for rate in steps.split(",")] if steps else []
-    except ValueError as error:
-        raise click.UsageError(f"--steps {steps}: rates with commas between them are wanted") from error
+    known["steps"] = _steps(given["steps"]) if given.get("steps") is not None else []
+    if known["steps"]:
+        told = click.get_current_context().get_parameter_source
+        for name in ("rate", "seconds", "find_knee"):
+            if told(name) is ParameterSource.COMMANDLINE:
+                other = "--" + name.replace("_", "-")
+                raise click.UsageError(f"--steps has rates of its own, of --step-seconds each: leave out {other}")
     if known.get("commit_share", 0) + known.get("release_share", 0) > 1:
         raise click.UsageError("--commit and --release together are more than all holds")
     if known["feed_rate"] and given["url"]:
@@ -172,13 +178,27 @@ def _options(given: dict[str, Any]) -> Options:
 
 def _rate(text: str, of_run: Path | None) -> float:
     """A number, or per cent of a knee."""
-    try:
-        if not text.endswith("%"):
-            return float(text)
-        share = float(text[:-1]) / 100
-    except ValueError as error:
-        raise click.UsageError(f"--rate {text}: a number is wanted, or one with %") from error
+    number = _positive(text.removesuffix("%"))
+    if number is None:
+        raise click.UsageError(f"--rate {text}: a number above 0 is wanted, or one with %")
+    if not text.endswith("%"):
+        return number
     knee = commands.read_run(of_run).knee if of_run else None
     if knee is None:
         raise click.UsageError(f"--rate {text} needs --of FILE of a run that found its knee")
-    return share * knee.per_second
+    return number / 100 * knee.per_second
+
+
+def _steps(text: str) -> list[float]:
+    rates = [rate for word in text.split(",") if (rate := _positive(word)) is not None]
+    if len(rates) != text.count(",") + 1:
+        raise click.UsageError(f"--steps {text}: rates above 0 with commas between them are wanted")
+    return rates
+
+
+def _positive(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if number > 0 and math.isfinite(number) else None

@@ -1,15 +1,23 @@
 """Owns whom a scenario talks to: an ``up`` of its own, one that runs here, or any deployment by URL and tokens."""
 
+import asyncio
 import secrets
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from bench import target
 from bench.contract import SCOPES
+from bench.http_client import TIMEOUT_S, HttpAnswer, HttpClient, Lost, NotSent
 from bench.target import Addresses, NoTarget
+
+READY_S: Final = 90.0
+PAUSE_S: Final = 0.5
 
 
 class Where(Struct, frozen=True):
@@ -44,12 +52,56 @@ async def reached(where: Where, scenario: str, clients: int) -> AsyncIterator[Se
     """The service, for as long as the block lasts. Raises ``NoTarget``."""
     name = f"{scenario}-{secrets.token_hex(3)}"
     if where.url is not None:
-        yield Service(name, where.url.rstrip("/"), _tokens(where.token_file), [], None, None)
+        yield Service(name, where.url, _tokens(where.token_file), [], None, None)
         return
     async with target.running(where.data_folder, where.workers) as running:
         names = [f"{name}-client-{number}" for number in range(1, clients + 1)]
         tokens = [running.token(client, SCOPES) for client in names]
         yield Service(name, running.addresses.api, tokens, names, running.addresses, running.folder)
+
+
+async def until_ready(http: HttpClient, tell: Callable[[str], None]) -> None:
+    """Wait for the service to be ready, and ``tell`` why it is not. Raises ``NoTarget``, at once if nobody is there."""
+    give_up_at = time.monotonic() + READY_S
+    told = None
+    while (answer := await _readiness(http)).status == 503:  # whatever else it is, the run itself will tell
+        reason = _reason(answer)
+        if time.monotonic() > give_up_at:
+            raise NoTarget(f"{http.url} does not get ready: {reason}")
+        if reason != told:
+            tell(f"waiting, for the service is not ready: {reason}")
+        told = reason
+        await asyncio.sleep(PAUSE_S)
+
+
+async def _readiness(http: HttpClient) -> HttpAnswer:
+    try:
+        return await http.request("GET", "/health/ready")
+    except NotSent as error:
+        raise NoTarget(f"nobody answers at {http.url}: connection refused") from error
+    except Lost as error:
+        raise NoTarget(f"no answer from {http.url}: {_why(error)}") from error
+
+
+def _why(error: Lost) -> str:
+    """In words, and not with the number of an error."""
+    cause = error.__cause__
+    if isinstance(cause, TimeoutError):
+        return f"no answer within {TIMEOUT_S:.0f} s"
+    if isinstance(cause, EOFError):
+        return "the connection ended without an answer"
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror[:1].lower() + cause.strerror[1:]
+    return str(error)
+
+
+def _reason(answer: HttpAnswer) -> str:
+    """What the service says, or whoever stands before it."""
+    try:
+        problem: dict[str, Any] = msgspec.json.decode(answer.body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return f"{answer.status} {answer.body[:100].decode(errors='replace')}"
+    return str(problem.get("detail", answer.status))
 
 
 def _tokens(path: Path | None) -> list[str]:

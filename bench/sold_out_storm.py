@@ -24,7 +24,8 @@ WATCHED: Final = ("api", "valkey")
 def sold_out_storm(options: Options) -> Script:
     """Far too many buyers, --rate of them, of a few units, while others go on buying and reading other things."""
     pools = [Pool("others", 0.0, options.lines), Pool("storm", 1.0, 1)]
-    return Script("sold-out-storm", pools, _play, _checks)
+    load_s = options.warm_up + 2 * options.quiet_seconds + RECOVERY_S + options.seconds
+    return Script("sold-out-storm", pools, _play, _checks, load_s)
 
 
 async def _play(stage: Stage) -> None:

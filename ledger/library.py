@@ -11,6 +11,8 @@ from typing import NamedTuple
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
+from ledger.errors import Unavailable
+
 _SHARED = (
     # "stock" as early as it can be, because its own locals come on top of those before it.
     *("prelude", "positions", "reservations", "changes", "overdue", "stock"),
@@ -71,10 +73,16 @@ def _own(files: list[str], verbs: list[str]) -> str:
 
 
 async def load(connection: AbstractConnection, library: Library) -> None:
-    """Loads the library unless the server has it already; its name tells its content."""
+    """Loads the library unless the server has it already; its name tells its content.
+
+    Raises RedisError or OSError, or Unavailable when the server does not take it.
+    """
     try:
         await connection.send_command("FUNCTION", "LOAD", library.text)
         await connection.read_response()
     except ResponseError as error:
-        if "already exists" not in str(error):
-            raise
+        if "already exists" in str(error):
+            return
+        if type(error) is not ResponseError:
+            raise  # its kind tells why, as that of a missing permission does
+        raise Unavailable("the ledger's server refuses our library") from error

@@ -354,4 +354,6 @@ def _reason(failure: BaseException) -> str:
     """The failure in a few words, without anything that a server or a client may have put into its text."""
     if isinstance(failure, Unavailable):
         return failure.detail
+    if type(failure) is ResponseError:
+        return "the ledger's server refuses a command of ours"
     return f"no use of the ledger's server: {type(failure).__name__}"

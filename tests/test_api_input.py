@@ -139,6 +139,8 @@ QUERIES = [
     ("sku=SH%00OE", "sku"),
     ("sku=%FF", "query"),
     ("sku=%zz", "query"),
+    ("&&sku=SHOE", "query"),
+    ("=SHOE", "query"),
     ("sku=" + "N" * 65, "sku"),
     ("sku=SHOE&sku=SHOE", "sku"),
     ("sku=SHOE&color=red", "color"),

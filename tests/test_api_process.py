@@ -230,6 +230,7 @@ def test_events_over_http_show_in_the_figures(api: Serving) -> None:
 
 
 HOST = b"Host: x\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
 BAD_HTTP = {
     "bytes": b"\x00\x01\xff\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -263,3 +264,21 @@ def test_bad_http_gets_4xx_or_a_closed_connection_and_harms_nobody(api: Serving)
         assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), (name, answer)
         assert api.client.get("/v1/atp?sku=SHOE").status_code == 200
     assert "Traceback" not in api.log.read_text()
+
+
+@pytest.mark.parametrize("lengths", [(b"Content-Length: 4\r\n", CHUNKED), (CHUNKED, b"Content-Length: 4\r\n")])
+def test_a_body_of_two_lengths_ends_with_its_chunks_and_the_connection_with_it(
+    api: Serving, lengths: tuple[bytes, bytes]
+) -> None:
+    """The HTTP server goes by the chunks, and hides the other length from us; nothing after them is a request."""
+    head = b"POST /v1/reservations HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\n"
+    head += b"Authorization: %b\r\nIdempotency-Key: two\r\n%b%b\r\n" % (authorization().encode(), *lengths)
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(HOLD), HOLD)
+    received = b""
+    with api.connect() as connection:
+        connection.sendall(head + body + b"GET /health/live HTTP/1.1\r\n" + HOST + b"\r\n")
+        while part := connection.recv(65_536):
+            received += part
+    assert received.startswith(b"HTTP/1.1 201")
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in received

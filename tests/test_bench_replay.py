@@ -2,7 +2,9 @@
 
 import asyncio
 import io
+import os
 import random
+import signal
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,7 +18,7 @@ from click.testing import CliRunner
 from rich.console import Console
 from running_up import Up, start
 
-from bench import replay_checks, scenario, service, target
+from bench import commands, replay_checks, scenario, service, target
 from bench.baskets import (
     AMOUNT,
     DAY_MS,
@@ -31,7 +33,7 @@ from bench.baskets import (
     opening_counts,
     reservations_of,
 )
-from bench.caller import Caller, Stuck
+from bench.caller import Caller, Stuck, Unexpected, expect
 from bench.cli import main
 from bench.contract import SCOPES
 from bench.flash_sale import flash_sale
@@ -44,6 +46,7 @@ from bench.replay_stores import Stores
 from bench.run import Check, read, write
 from bench.scenario import Options
 from bench.service import Where
+from bench.target import NoTarget
 
 pytestmark = pytest.mark.anyio
 
@@ -179,6 +182,54 @@ async def test_an_unknown_that_was_not_done_is_asked_again() -> None:
         verdict = await caller.ask("POST", "/v1/reservations", {}, "key")
     assert verdict.problem == "insufficient-stock"
     assert asked == ["POST /v1/reservations", "GET /v1/operations/key", "POST /v1/reservations"]
+
+
+async def test_a_service_that_is_not_ready_is_waited_for_and_one_that_is_none_is_not() -> None:
+    said: list[str] = []
+    waiting = answer(503, '{"type":"/problems/not-ready","detail":"no journal"}')
+    async with scripted(waiting, waiting, answer(200)) as (caller, asked):
+        await service.until_ready(caller.http, said.append)
+    assert said == ["waiting, for the service is not ready: no journal"]
+    assert asked == ["GET /health/ready"] * 3
+    async with scripted(b"SSH-2.0\r\n\r\n") as (caller, _):
+        with pytest.raises(NoTarget, match=r"no answer from .*: what answers is not this service"):
+            await service.until_ready(caller.http, said.append)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (answer(403, '{"detail":"this needs the scope atp:read"}'), "the token: this needs the scope atp:read"),
+        (answer(404, "<html>"), "not this service: 404 <html>"),
+    ],
+)
+async def test_a_refused_token_and_another_service_are_told_in_words(refusal: bytes, said: str) -> None:
+    async with scripted(refusal) as (caller, _):
+        with pytest.raises(Unexpected, match=said):
+            expect(200, await caller.ask("PUT", "/v1/locations/W1", {}))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_after_it_has_cleaned_up(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cleaned: list[str] = []
+
+    async def work() -> bool:
+        try:
+            os.kill(os.getpid(), number)
+            await asyncio.Event().wait()
+        finally:
+            os.kill(os.getpid(), number)  # `timeout` sends it twice
+            for _ in range(10):
+                await asyncio.sleep(0.001)
+            cleaned.append("all")
+        return True
+
+    with pytest.raises(SystemExit) as ended:
+        commands.run(work)
+    assert (ended.value.code, cleaned) == (128 + number, ["all"])
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 async def test_it_gives_up_when_nobody_listens_for_long() -> None:
@@ -342,11 +393,24 @@ async def test_a_sale_at_a_rate_is_offered_counted_and_checked(up: Up, tmp_path:
     [
         (["--rate", "70%"], "needs --of"),
         (["--rate", "70%", "--of", __file__], "holds no run of this bench"),
-        (["--rate", "many"], "a number is wanted"),
-        (["--steps", "1,2,x"], "rates with commas"),
+        (["--rate", "many"], "a number above 0 is wanted"),
+        (["--rate", "0"], "a number above 0 is wanted"),
+        (["--rate", "-5"], "a number above 0 is wanted"),
+        (["--rate", "nan"], "a number above 0 is wanted"),
+        (["--rate", "inf%"], "a number above 0 is wanted"),
+        (["--steps", "1,2,x"], "rates above 0 with commas"),
+        (["--steps", "100,0"], "rates above 0 with commas"),
+        (["--steps", "100,200", "--rate", "100"], "leave out --rate"),
+        (["--steps", "100,200", "--find-knee"], "leave out --find-knee"),
+        (["--think", "nan"], "nan is not a number"),
+        (["--out", "nowhere/x.json"], "there is no folder nowhere"),
         (["--commit", "0.6", "--release", "0.6"], "more than all holds"),
         (["--target", "http://127.0.0.1:1"], "--token-file"),
         (["--target", "http://127.0.0.1:1", "--feeds", "5"], "needs NATS"),
+        (["--target", "http://127.0.0.1:1", "--token-file", __file__], "nobody answers at http://127.0.0.1:1: "),
+        (["--target", "nonsense"], "nonsense is no URL"),
+        (["--target", "http://127.0.0.1:x"], "is no URL"),
+        (["--target", "https://shop.example/v1"], "is no URL"),
     ],
 )
 def test_a_run_that_cannot_be_is_refused_with_the_reason(arguments: list[str], said: str) -> None:

@@ -310,16 +310,22 @@ def test_the_commands_write_and_compare(tmp_path: Path) -> None:
     assert ask("report", now, "--compare", other).exit_code == 2
 
 
-def test_a_run_that_goes_on_is_told_in_lines_where_there_is_no_terminal() -> None:
+def test_a_run_that_goes_on_is_told_in_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
     out = io.StringIO()
-    with Live(60, "flash-sale at 1,000/s", Console(file=out)) as live:
+    with Live(9, "flash-sale at 1,000/s", Console(file=out)) as live:
         live.phase("opening counts")
+        now_s = 103.0
+        live.load(104.0)
         for at_s in range(12):
+            now_s = 106.0 + at_s
+            live.load(now_s)  # the next stretch
             live.second(second(at_s))
     lines = out.getvalue().splitlines()
-    assert lines[0] == "flash-sale at 1,000/s: 60 s"
+    assert lines[0] == "flash-sale at 1,000/s: 9.0 s of load, then checks"
     assert lines[1].endswith(": opening counts")
-    assert [line.split(":")[0] for line in lines[2:]] == [f"{at_s} s of 60 s" for at_s in (0, 5, 10)]
+    assert [line.split(":")[0] for line in lines[2:]] == [f"{loaded}.0 s of 9.0 s of load" for loaded in (2, 7, 9)]
     assert "offered 1,000/s, accepted 980/s, shed 20/s, failed 0/s, p99" in lines[2]
     assert "generator late by 200 µs" in lines[2]
 

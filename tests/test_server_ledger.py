@@ -396,6 +396,18 @@ async def test_kill_9_loses_no_acknowledged_hold_and_doubles_none(
     await ledger.close()
 
 
+async def test_a_server_that_refuses_the_library_is_told_in_words(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = library()._replace(name="broken", text="#!lua name=broken\nthis is no Lua")
+    monkeypatch.setattr("ledger.shard.library", lambda: broken)
+    ledger = Ledger(valkey_url)
+    with pytest.raises(Unavailable, match=r"^the ledger's server refuses our library$"):
+        await ledger.read(m.Read([m.ReadItem("A", ["S1"])]))
+    assert ledger.state().reasons == ["the ledger's server refuses our library"]
+    await ledger.close()
+
+
 def test_the_librarys_name_tells_its_content() -> None:
     assert library().name in library().text
     assert "VERSION" not in library().text

@@ -175,8 +175,8 @@ def _query(endpoint_: Endpoint, query: bytes) -> Any:
     if endpoint_.query_reader is not None:
         return endpoint_.query_reader.read(query)
     if query:
-        name = query.partition(b"=")[0][:64].decode("ascii", "backslashreplace")
-        return Fault(name, "is not a parameter of this call")
+        name = query.partition(b"&")[0].partition(b"=")[0][:64].decode("ascii", "backslashreplace")
+        return Fault(name or "query", "is not a parameter of this call")
     return None
 
 

@@ -79,6 +79,8 @@ class QueryReader(Struct, frozen=True, cache_hash=True):
             name, value = unescape(name_bytes), unescape(value_bytes)
             if name is None or value is None:
                 return Fault("query", "must be percent-encoded UTF-8")
+            if not name:
+                return Fault("query", "has a parameter without a name")
             if name in self.lists:
                 values = given.setdefault(name, [])
                 assert isinstance(values, list)

@@ -42,7 +42,7 @@ def ledger(runs: int, holds: int, batch: int, out: Path | None) -> None:
 @click.command()
 @RUNS
 @click.option("--processes", default="1,2,4", show_default=True, callback=_numbers, help="Of the API.")
-@click.option("--seconds", type=click.FloatRange(min=0.1), default=3.0, show_default=True, help="Of each, in a round.")
+@click.option("--seconds", type=commands.Number(min=0.1), default=3.0, show_default=True, help="Of each, in a round.")
 @click.option("--only", default="", help="Only what has this in its name, and the null POST.")
 @OUT
 def peers(runs: int, processes: list[int], seconds: float, only: str, out: Path | None) -> None:
