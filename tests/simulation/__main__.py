@@ -46,6 +46,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first of several seeds")
     parser.add_argument("--seeds", type=int, help="how many")
     parser.add_argument("--minutes", type=float, help="for how long")
+    parser.add_argument("--stop", action="store_true", help="at the first that breaks a promise")
     given = parser.parse_args()
     one = given.seed is not None
     count = 1 if one else given.seeds
@@ -63,6 +64,8 @@ def main() -> int:
             if outcome.broken:
                 broken.append(seed)
                 sys.stdout.write(f"seed {seed} broke {outcome.broken}\n  again: make simulate SEED={seed}\n")
+                if given.stop:
+                    break
     took_s = time.monotonic() - began_s
     for name, times in sorted(reached.items()):
         sys.stdout.write(f"{times:8}  {name}\n")

@@ -138,7 +138,10 @@ class Books:
         record = _reservation(operation.body)
         span = record.span
         self.deadlines[operation.subject] = max(record.expires_at_ms, span.pinned_until_ms if span else 0)
-        if operation.verb not in ("expire", "drop", "reclaim", "prepare"):
+        if operation.verb == "drop":
+            # A hold over several shards that was sealed on some of them when its claim on another ended: it is not done.
+            self.done.pop(operation.subject, None)
+        elif operation.verb not in ("expire", "reclaim", "prepare"):
             key = operation.operation_id or operation.subject
             self.times[shard, key] += 1
             insist("P3", self.times[shard, key] == 1 or span is not None, f"{operation.verb} {key} was done twice")

@@ -39,7 +39,7 @@ class Chance:
         """Nothing goes wrong any more."""
         self.met: Counter[str] = Counter()
         self._rates = {
-            name: rate * self.random.choice((1, 1, 3)) for name, rate in FAULTS.items() if self.random.random() < 0.5
+            name: rate * self.random.choice((0.5, 1, 2)) for name, rate in FAULTS.items() if self.random.random() < 0.5
         }
 
     def happens(self, fault: str) -> bool:

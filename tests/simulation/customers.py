@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -209,7 +210,7 @@ class Customers:
         return basket
 
     def _remember(self, client: str, told: dict[str, Any]) -> None:
-        expires_ms = self.around.loop.now_ms
+        expires_ms = int(datetime.fromisoformat(told["expires_at"]).timestamp() * 1_000)
         self._carts[client].append(Cart(client, told["id"], expires_ms, len(told["lines"])))
         del self._carts[client][:-12]
 
@@ -219,7 +220,6 @@ class Customers:
         answer = await self.keyed(client, "/v1/reservations", basket, "hold")
         if answer.status == 201:
             self._remember(client, answer.json)
-            self._carts[client][-1].expires_ms = self.around.loop.now_ms + 1_000 * basket["ttl_seconds"]
         elif answer.status == 409:
             name = answer.json["type"].rpartition("/")[2]
             self.reached[name] += 1
@@ -254,8 +254,8 @@ class Customers:
         if verb not in ("extend", "move") and chance.sometimes(0.25):
             body["lines"] = [{"line": chance.of(range(1, cart.lines + 1)), "quantity": 1}]
         left_s = (cart.expires_ms - self.around.loop.now_ms) / 1_000
-        if 0 < left_s < 3 and chance.sometimes(0.4):
-            await asyncio.sleep(max(0.0, left_s + chance.random.uniform(-0.006, 0.004)))
+        if 0 < left_s < 3 and chance.sometimes(0.5):
+            await asyncio.sleep(max(0.0, left_s + chance.random.uniform(-0.008, 0.001)))
         of = client if chance.sometimes(0.97) else chance.of(CLIENTS)
         answer = await self.keyed(of, f"/v1/reservations/{cart.id}/{verb}", body, verb)
         if of != client:

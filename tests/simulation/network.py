@@ -32,7 +32,7 @@ from ledger.shard import Reply, Shard
 CALL_TIMEOUT_S: Final = 2.0
 BEHIND_MS_MAX: Final = 2_000
 """How far the server's clock runs back."""
-SMALLER: Final = {"local DUE_MAX = 2000": "local DUE_MAX = 6", "local JOURNAL_TAIL = 1000": "local JOURNAL_TAIL = 20"}
+SMALLER: Final = {"local DUE_MAX = 2000": "local DUE_MAX = 3", "local JOURNAL_TAIL = 1000": "local JOURNAL_TAIL = 20"}
 """Bounds of the Lua that a short run would never come to."""
 JOURNAL_TAIL: Final = 20
 _GIVEN: Final = b"\x9a\xcf"

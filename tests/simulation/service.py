@@ -74,7 +74,7 @@ class Service:
                 around.server.crash()
             if not around.postgres.away and chance.happens("journal away"):
                 around.postgres.away = True
-                around.server.later(chance.random.uniform(0.2, 6.0), self._journal_is_back)
+                around.server.later(chance.random.uniform(0.2, 15.0), self._journal_is_back)
 
     def _journal_is_back(self) -> None:
         self.around.postgres.away = False

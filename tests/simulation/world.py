@@ -101,7 +101,7 @@ class Run:
         self.limits = {
             **limits,
             "operations_max": self.chance.of((1, 4, 256)),
-            "backlog_entries_max": self.chance.of((30, 10_000)),
+            "backlog_entries_max": self.chance.of((8, 10_000)),
         }
 
     def run(self) -> Outcome:
@@ -208,6 +208,8 @@ class Run:
         insist("P7", not (written.conflicts or written.gaps or written.rejects), written)
 
     async def _is_journaled(self) -> bool:
+        if self.servers.postgres.away:
+            return False
         ends = {shard: await self.servers.postgres.end(shard) for shard in self.server.places}
         return all(end.place == self.server.places[shard] for shard, end in ends.items())
 
@@ -220,6 +222,7 @@ class Run:
             known = [attempt for attempt in operation.attempts if attempt.status not in UNKNOWN]
             was_done = operation.id in self.books.done
             acknowledged = any(attempt.reservation for attempt in operation.attempts)
+            insist("P2", was_done or not acknowledged, f"{operation} was acknowledged, and is lost")
             if len(known) == len(operation.attempts) and not acknowledged:
                 insist("P4", not was_done, f"{operation} was refused each time, and was done")
             if len(known) < len(operation.attempts) or acknowledged:
