@@ -95,9 +95,7 @@ _READ = {
 }
 
 
-def assert_folds(
-    client: Redis, shard: int = 0, epoch: int = 1, entries: list[JournalEntry] | None = None
-) -> Fold:
+def assert_folds(client: Redis, shard: int = 0, epoch: int = 1, entries: list[JournalEntry] | None = None) -> Fold:
     """The entries of the shard's epoch, by default those of its stream, fold to the live shard."""
     entries = journal_of(client, shard) if entries is None else entries
     entries = [entry for entry in entries if entry.epoch == epoch]

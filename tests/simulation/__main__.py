@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from servers import fresh_database, postgres, running, valkey
+
 from simulation.world import Run, Servers
 
 

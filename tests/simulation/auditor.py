@@ -5,15 +5,14 @@ answer when it comes to its client, and holds both to the promises of DESIGN 3.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from books import CLAIMS, STOCK, VERBS
-from simulation.network import Ran
 
 from ledger.messages import JournalOperation, Reservation, SafetyStock
+from simulation.network import Ran
 
 Place = tuple[str, str]
 UNKNOWN: Final = (None, 500, 504)

@@ -9,13 +9,13 @@ from urllib.parse import quote
 
 import msgspec
 from api_world import text_of
+
+from ledger.identity import event_key, operation_id
+from ledger.messages import StockEvent
 from simulation.auditor import UNKNOWN, Attempt, Books, Broken, Place, insist
 from simulation.network import BEHIND_MS_MAX
 from simulation.processes import Answer
 from simulation.service import Service
-
-from ledger.identity import event_key, operation_id
-from ledger.messages import StockEvent
 
 SKUS: Final = ("A", "B:{}%1")
 LOCATIONS: Final = ("L1", "L2:%")
@@ -102,9 +102,7 @@ class Customers:
         self.note(operation, attempt, answer.status, answer.body, replayed=b"idempotency-replayed" in answer.headers)
         return answer
 
-    def note(
-        self, operation: Operation, attempt: Attempt, status: int | None, body: bytes, *, replayed: bool
-    ) -> None:
+    def note(self, operation: Operation, attempt: Attempt, status: int | None, body: bytes, *, replayed: bool) -> None:
         """An answer has come, or will not."""
         attempt.answered, attempt.status, attempt.replayed = True, status, replayed
         insist("P4", status is None or status in ALLOWED[operation.verb], (operation, status, body))
@@ -270,7 +268,9 @@ class Customers:
         items = [{"key": key, **baskets[key]} for key in keys]
         if self.chance.sometimes(0.3):
             items.append(items[0])
-        operations = [self.operations.setdefault((client, it["key"]), Operation(client, it["key"], "hold")) for it in items]
+        operations = [
+            self.operations.setdefault((client, it["key"]), Operation(client, it["key"], "hold")) for it in items
+        ]
         for _ in range(TRIES):
             attempts = [Attempt(_encode(it), self.around.loop.now_ms) for it in items]
             for operation, attempt in zip(operations, attempts, strict=True):

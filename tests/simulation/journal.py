@@ -5,16 +5,15 @@ from collections.abc import Coroutine
 from threading import Thread
 from typing import Any, Final, TypeVar
 
-from simulation.chance import Chance
-from simulation.loop import Process
-from simulation.network import LedgerServer
-
 from ledger.journal.migrations import migrate
 from ledger.journal.postgres import FAILED, connect
 from ledger.journal.reader import Journal, JournalEnd
 from ledger.journal.records import START
 from ledger.journal.stream import STREAM_FAILED, JournalStream
 from ledger.journal.writer import Fenced, JournalWriter, Written
+from simulation.chance import Chance
+from simulation.loop import Process
+from simulation.network import LedgerServer
 
 EMPTY: Final = "delete from availability.entry; delete from availability.movement; delete from availability.cursor;"
 PAUSE_S: Final = 0.05

@@ -19,8 +19,6 @@ import msgspec
 from redis._parsers import BaseParser
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import InvalidResponse, RedisError
-from simulation.chance import Chance
-from simulation.loop import SimulatedLoop
 
 from ledger import library as full
 from ledger.journal.records import START, Place
@@ -28,6 +26,8 @@ from ledger.keys import journal_key
 from ledger.library import Library
 from ledger.messages import JournalEntry, Operation, Outcome
 from ledger.shard import Reply, Shard
+from simulation.chance import Chance
+from simulation.loop import SimulatedLoop
 
 CALL_TIMEOUT_S: Final = 2.0
 BEHIND_MS_MAX: Final = 2_000

@@ -4,11 +4,11 @@ from collections import Counter
 from typing import Any, Final
 
 from msgspec.structs import replace
-from simulation.network import Ran
 
 from ledger import messages as m
 from ledger.packing import done_of
 from ledger.rules import Rules
+from simulation.network import Ran
 
 UNTOUCHED: Final = (m.Busy, m.JournalFull)
 """Answers that the rules do not know: nothing was done, for want of room."""

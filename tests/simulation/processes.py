@@ -8,10 +8,6 @@ from typing import Any, Final
 
 import msgspec
 from api_world import AUDIENCE, ISSUER, Issuer
-from simulation.chance import Chance
-from simulation.journal import Postgres
-from simulation.loop import Process, SimulatedLoop
-from simulation.network import LedgerServer
 
 from availability.app import Api
 from availability.feeds.intake import Message, RawEvent, take_all
@@ -20,6 +16,10 @@ from availability.journal_watch import JournalWatch
 from availability.keeper import expire_until
 from availability.settings import Settings
 from ledger import Ledger, LedgerError, QuarantinedEvent
+from simulation.chance import Chance
+from simulation.journal import Postgres
+from simulation.loop import Process, SimulatedLoop
+from simulation.network import LedgerServer
 
 SETTINGS: Final = Settings(token_issuer=ISSUER, token_audience=AUDIENCE, client_requests_per_second=0)
 NEVER_SLOW_MS: Final = 10**9

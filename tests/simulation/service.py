@@ -79,9 +79,7 @@ class Service:
     def _journal_is_back(self) -> None:
         self.around.postgres.away = False
 
-    async def ask(
-        self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes = b""
-    ) -> Answer:
+    async def ask(self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> Answer:
         """A request over the network to one of the API processes, and what comes back."""
         around, chance = self.around, self.around.chance
         answer: asyncio.Future[Answer] = around.loop.create_future()

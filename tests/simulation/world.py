@@ -21,6 +21,10 @@ from api_world import ALL_SCOPES, AUDIENCE, ISSUER, Issuer
 from books import assert_books_balance
 from folding import assert_folds
 from redis import Redis
+
+from ledger.convergence import OURS, History
+from ledger.journal.records import START
+from ledger.messages import JournalEntry, ReservationExpired, StockEvent
 from simulation.auditor import RACE_MS, UNKNOWN, Books, insist
 from simulation.chance import Chance
 from simulation.customers import CLIENTS, LOCATIONS, SKUS, Customers
@@ -30,10 +34,6 @@ from simulation.network import JOURNAL_TAIL, LedgerServer, Ran, Server, Simulate
 from simulation.oracle import Oracle
 from simulation.processes import Surroundings
 from simulation.service import Service
-
-from ledger.convergence import OURS, History
-from ledger.journal.records import START
-from ledger.messages import JournalEntry, ReservationExpired, StockEvent
 
 SHOPPERS, SHOPPER_STEPS, WORK_STEPS = 6, 22, 30
 CALM_S = 8.0
@@ -138,7 +138,9 @@ class Run:
             patch("ledger.shard.library", library),
             patch("ledger.spanning.uuid4", name),
             patch("ledger.spanning.uniform", self.chance.random.uniform),
-            patch("availability.api.openapi.document", lambda _endpoints: b"{}"),  # which takes longer than all the rest
+            patch(
+                "availability.api.openapi.document", lambda _endpoints: b"{}"
+            ),  # which takes longer than all the rest
             patch("ledger.journal.stream.TAIL_ENTRIES", JOURNAL_TAIL),
         ]
 
