@@ -96,7 +96,7 @@ def document(endpoints: Sequence[Endpoint]) -> bytes:
 
 
 def _with_portable_patterns(node: Any) -> Any:
-    """Patterns as JSON Schema has them: ECMA knows no ``\\Z``, and its ``$`` lets no trailing newline through."""
+    """Patterns as JSON Schema has them: ECMA has no other end than ``$``, which lets no trailing newline through."""
     if isinstance(node, dict):
         portable = {name: _with_portable_patterns(value) for name, value in node.items()}
         if isinstance(pattern := portable.get("pattern"), str):

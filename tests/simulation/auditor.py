@@ -138,7 +138,7 @@ class Books:
         span = record.span
         self.deadlines[operation.subject] = max(record.expires_at_ms, span.pinned_until_ms if span else 0)
         if operation.verb == "drop":
-            # A hold over several shards that was sealed on some of them when its claim on another ended: it is not done.
+            # A hold that was sealed on some of its shards when its claim on another one ended: it is not done.
             self.done.pop(operation.subject, None)
         elif operation.verb not in ("expire", "reclaim", "prepare"):
             key = operation.operation_id or operation.subject

@@ -1,4 +1,4 @@
-"""Owns the way to the ledger's server: the real Valkey runs what arrives, and much can happen on the way there and back.
+"""Owns the way to the ledger's server: the real Valkey runs what arrives, and much can happen on the way.
 
 With ``appendfsync always`` nobody is answered before the file has it. So a crash of the server takes back only what
 nobody was told of, which is the same as never having arrived: here a call at the crash has either run or not.
@@ -89,7 +89,7 @@ class Server:
 
 @dataclass
 class Ran:
-    """A call that the server ran: what was asked, what it answered, and the journal's entry of it, if it changed any."""
+    """A call that the server ran: what was asked, what it answered, and the journal's entry, if it changed any."""
 
     shard: int
     now_ms: int

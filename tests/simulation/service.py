@@ -1,7 +1,7 @@
 """Owns a service in a run: its processes, who starts them again when they die, and the network before them."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from simulation.journal import Journaler
@@ -89,22 +89,15 @@ class Service:
             if not answer.done():
                 answer.set_result(told)
 
-        async def serve(told: Callable[[Answer], None]) -> None:
-            given = await process.answer(method, path, headers, body)
-            told(given)
-
         def back(given: Answer) -> None:
             if not chance.happens("reply lost"):
                 around.server.later(chance.delay_s(), tell, given)
 
+        async def serve(told: Callable[[Answer], None]) -> None:
+            told(await process.answer(method, path, headers, body))
+
         def arrive(told: Callable[[Answer], None]) -> None:
-            if not process.alive:
-                tell(DROPPED)
-                return
-            process.start(serve(told))
-            if chance.happens("crash of an api"):
-                # In the middle of it: some steps later.
-                around.server.later(chance.random.uniform(0, 0.004), self._crash, process, tell)
+            self._arrive(process, serve(told), tell)
 
         if not chance.happens("request lost"):
             around.server.later(chance.delay_s(), arrive, back)
@@ -115,6 +108,16 @@ class Service:
                 return await answer
         except TimeoutError:
             return DROPPED
+
+    def _arrive(self, process: ApiProcess, serving: Coroutine[Any, Any, None], tell: Callable[[Answer], None]) -> None:
+        if not process.alive:
+            serving.close()
+            tell(DROPPED)
+            return
+        process.start(serving)
+        if self.around.chance.happens("crash of an api"):
+            # In the middle of it: some steps later.
+            self.around.server.later(self.around.chance.random.uniform(0, 0.004), self._crash, process, tell)
 
     def _crash(self, process: ApiProcess, tell: Callable[[Answer], None]) -> None:
         tell(DROPPED)  # the connection breaks

@@ -38,6 +38,8 @@ from simulation.service import Service
 SHOPPERS, SHOPPER_STEPS, WORK_STEPS = 6, 22, 30
 CALM_S = 8.0
 CONVERGED_S = 120.0
+CALLS_MAX = 10_000
+"""Of the ledger, several times as many as any run has."""
 DAY_S = 86_400
 
 
@@ -149,6 +151,7 @@ class Run:
         self.calls += 1
         kinds = ",".join(type(operation).__name__ for operation in call.operations)
         self.history.append(f"{call.now_ms - START_MS} s{call.shard} {kinds} {call.seq}")
+        insist("P9", self.calls <= CALLS_MAX, f"it does not come to rest: {self.history[-5:]}")
         if call.error is not None:
             insist("P4", not str(call.error).startswith("DECISION"), f"{call.operations}: {call.error}")
         for outcome in call.outcomes or ():
@@ -201,7 +204,7 @@ class Run:
         try:
             async with asyncio.timeout(CONVERGED_S):
                 while not (service.stream.is_empty and await self._is_journaled()):
-                    await asyncio.sleep(0.1)
+                    await asyncio.sleep(0.1)  # noqa: ASYNC110 - of simulated time
         except TimeoutError:
             left = len(service.stream.waiting), service.stream.given_out
             insist("P8", False, f"it does not come to rest: {left} messages, journal {await self._is_journaled()}")
