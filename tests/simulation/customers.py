@@ -142,6 +142,11 @@ class Customers:
             states = ("held", "committed", "picked", "shipped", "released", "expired", "cancelled", "returned")
             insist("P5", sum(line[state] for state in states) == line["quantity"], line)
 
+    def came_twice(self, operation: Operation) -> bool:
+        """Whether the network doubled one of its attempts."""
+        key = operation.key.encode()
+        return any(named == key or (not named and key in body) for named, body in self.service.doubled)
+
     async def settle(self, operation: Operation) -> str:
         """``GET /v1/operations``: whether it was done; "unknown" when nobody can tell now."""
         was_done = operation.id in self.books.done

@@ -46,7 +46,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self.failures: list[str] = []
-        """What callbacks raised: bugs."""
+        """What a callback raised: a bug, or a broken promise. It ends the run at once."""
         self.steps = 0
         self._now_s = 0.0
         self._tasks: list[asyncio.Task[Any]] = []
@@ -120,6 +120,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             if not handle.cancelled() and _may_run(handle):
                 self.steps += 1
                 handle._run()  # noqa: SLF001 - this is its event loop
+                if self.failures:
+                    raise AssertionError(self.failures.pop())
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """It stays in the heap until its time."""
@@ -133,7 +135,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def _note_failure(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         # What nobody waits for any more is no failure: who asked may be dead.
         if context["message"].startswith("Exception in callback"):
-            self.failures.append(f"{context['message']}: {context.get('exception')!r}")
+            self.failures.append(repr(context.get("exception")))
 
 
 def _may_run(handle: asyncio.Handle) -> bool:

@@ -35,6 +35,7 @@ BEHIND_MS_MAX: Final = 2_000
 SMALLER: Final = {"local DUE_MAX = 2000": "local DUE_MAX = 3", "local JOURNAL_TAIL = 1000": "local JOURNAL_TAIL = 20"}
 """Bounds of the Lua that a short run would never come to."""
 JOURNAL_TAIL: Final = 20
+NODE: Final = "stream-node-max-entries"
 _GIVEN: Final = b"\x9a\xcf"
 """How the argument of a call begins: ten fields, of which the first is a time."""
 _decode_reply: Final = msgspec.msgpack.Decoder(Reply).decode
@@ -65,6 +66,9 @@ class Server:
         self._reader = hiredis.Reader(InvalidResponse, BaseParser.parse_error)
         if parts.password:
             self.ask(("AUTH", parts.username or "default", parts.password))
+        self._usual_node: bytes = self.ask(("CONFIG", "GET", NODE))[0][1]
+        # The stream forgets whole nodes only: with large ones, so small a backlog would stay full for ever.
+        self.ask(("CONFIG", "SET", NODE, 1))
 
     def ask(self, *commands: Sequence[str | int | bytes]) -> list[Any]:
         """What the server answers to each; an error is an answer too."""
@@ -73,7 +77,9 @@ class Server:
         while len(answers) < len(commands):
             answer = self._reader.gets()
             if answer is False:
-                self._reader.feed(self._socket.recv(1 << 16))
+                came = self._socket.recv(1 << 16)
+                assert came, "the real server has closed the connection"
+                self._reader.feed(came)
             else:
                 answers.append(answer)
         return answers
@@ -84,6 +90,7 @@ class Server:
         assert not isinstance(loaded, Exception), loaded
 
     def close(self) -> None:
+        self.ask(("CONFIG", "SET", NODE, self._usual_node))
         self._socket.close()
 
 

