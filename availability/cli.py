@@ -170,6 +170,20 @@ def rebuild(settings: Settings, data_dir: Path | None, yes: bool) -> None:
     _fill(settings, data_dir, "rebuild", None, yes=yes)
 
 
+@main.command()
+@click.option("--data-dir", type=DataFolder, help="Of an `up` that runs now, in place of settings.")
+@click.option("--idle", is_flag=True, help="Give way to everything else on this machine.")
+@click.pass_obj
+def checkpoint(settings: Settings, data_dir: Path | None, idle: bool) -> None:
+    """Keep what the journal folds to, so that a rebuild begins there.
+
+    The process `journal` does it by itself, see the setting checkpoint_movements. Nothing waits for it.
+    """
+    from availability import checkpoint_command as this
+
+    _run_tool(settings, data_dir, (), lambda known: this.run(known, idle=idle))
+
+
 @main.group()
 def quarantine() -> None:
     """Look at stock events that could not be applied, try them again, or settle them."""

@@ -5,6 +5,7 @@ import logging
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from availability.checkpoint_command import Maker
 from availability.events import Announcer
 from availability.processes import figures_shown, pause, stop_event
 from availability.settings import Settings
@@ -101,7 +102,9 @@ async def _journal(settings: Settings, metrics: JournalMetrics, stop: asyncio.Ev
     followers = [
         Follower(settings.redis_url, settings.postgres_url, shard, observer) for shard in range(settings.shards)
     ]
-    workers: list[Follower | Announcer | Indexer] = [*followers, *announcers.values(), *indexers.values()]
+    workers: list[Follower | Announcer | Indexer | Maker] = [*followers, *announcers.values(), *indexers.values()]
+    if settings.checkpoint_movements:
+        workers.append(Maker(settings))
     async with asyncio.TaskGroup() as group:
         for worker in workers:
             group.create_task(worker.run())

@@ -4,7 +4,8 @@ The steps, each of which may be the last one before a crash; begun again, it goe
 
 1. the ledger is *closed*: no process may use it from then on;
 2. the journal gets all that the ledger has done;
-3. the journal is *folded*: from the start of the last complete epoch, whose entries tell all there is;
+3. the journal is *folded*: from the start of the last complete epoch, whose entries tell all there is, or from the
+   newest checkpoint of it;
 4. the new epoch begins; the old keys are removed, and what was folded is *put back*, as entries of that epoch;
 5. the journal gets these too, the ledger is compared with what was folded, and the epoch is *complete*;
 6. the ledger is *opened*, for processes whose settings say the new number of shards.
@@ -19,10 +20,12 @@ from typing import NamedTuple, Protocol
 from ledger import messages as m
 from ledger.errors import LedgerError
 from ledger.journal.catching_up import NotReached, catch_up
+from ledger.journal.checkpointing import fold_on, newest_folding
+from ledger.journal.checkpoints import Checkpoints
 from ledger.journal.epochs import Epoch, Epochs, Reason
-from ledger.journal.fold import Fold, fold_epoch
+from ledger.journal.folding import Folding
 from ledger.journal.migrations import migrate
-from ledger.journal.reader import Journal
+from ledger.journal.reader import Generation, Journal
 from ledger.journal.records import START, Place
 from ledger.keyspace import Keyspace
 from ledger.rehoming import Rehoming
@@ -73,6 +76,12 @@ class Filled(NamedTuple):
     shards: int
     positions: int
     reservations: int
+    checkpoint: int | None = None
+    """From which one on the journal was folded; None = from the epoch's start."""
+    movements: int = 0
+    """So many were folded."""
+    damages: int = 0
+    """Places where the journal is not what its chain says: there the ledger may be another than it was."""
 
 
 async def fill_anew(plan: FillPlan, progress: Progress = lambda _step, _done, _total: None) -> Filled:
@@ -118,8 +127,8 @@ class _Filling:
             return Filled(base.epoch, shards, 0, 0)
         if not begun:
             await self._close(base, closed=closed)
-        folds = await self._fold(base)
-        rehoming = Rehoming(folds, shards)
+        folding = await self._fold(base)
+        rehoming = Rehoming(folding.folds, shards)
         if rehoming.torn and plan.reason == "rehome" and not begun:
             await self._open_for(base.shards, base.shards)
             raise FillRefused(
@@ -132,7 +141,8 @@ class _Filling:
         positions = await self._compare(rehoming)
         await self._epochs.complete(epoch)
         await self._open_for(shards, touched)
-        return Filled(epoch, shards, positions, rehoming.reservations)
+        counted = positions, rehoming.reservations
+        return Filled(epoch, shards, *counted, folding.checkpoint, folding.movements, folding.damages)
 
     # --- what there is ------------------------------------------------------------------------------------------
 
@@ -241,13 +251,15 @@ class _Filling:
 
     # --- filling ------------------------------------------------------------------------------------------------
 
-    async def _fold(self, base: Epoch) -> list[Fold]:
-        cursors = await self._epochs.cursors()
-        ends = [cursors[shard] for shard in range(base.shards) if shard in cursors]
-        total = sum(end.seq for end in ends if end.epoch == base.epoch)
-        return await fold_epoch(
-            self._journal, base.epoch, base.shards, lambda taken: self._progress("fold", taken, max(total, taken))
-        )
+    async def _fold(self, base: Epoch) -> Folding:
+        checkpoints = await Checkpoints.open(self._plan.postgres_url)
+        try:
+            generation = Generation(base.epoch, base.shards)
+            folding = await newest_folding(checkpoints, self._journal, generation, self._progress)
+        finally:
+            await checkpoints.close()
+        await fold_on(folding, self._journal, self._progress)
+        return folding
 
     async def _begin(self, known: list[Epoch], touched: int) -> int:
         """The new epoch, with every shard of the old and the new ledger empty."""

@@ -1,5 +1,7 @@
 """The journal: what the ledger did, kept in Postgres, and what stands beside it there: quarantine and feed status."""
 
+from ledger.journal.checkpointing import Checkpointed, CheckpointRefused, make_checkpoint
+from ledger.journal.checkpoints import Checkpoints
 from ledger.journal.feed_status import FeedStatus
 from ledger.journal.follower import Follower, Observer
 from ledger.journal.indexer import Indexer
@@ -24,6 +26,9 @@ __all__ = [
     "JOURNAL_FAILED",
     "BadCursor",
     "ChangedMigration",
+    "CheckpointRefused",
+    "Checkpointed",
+    "Checkpoints",
     "ClaimedLine",
     "Claims",
     "Cursor",
@@ -52,5 +57,6 @@ __all__ = [
     "StreamStatus",
     "Unreadable",
     "Written",
+    "make_checkpoint",
     "migrate",
 ]

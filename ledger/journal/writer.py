@@ -160,15 +160,15 @@ class JournalWriter:
                 )
             if rejects:
                 await self._note(rejects)
-            await self._move_cursor(last.raw.place, last.hash)
+            await self._move_cursor(last.raw.place, last.hash, len(movements))
         self.cursor = Cursor(last.raw.place, last.hash)
 
-    async def _move_cursor(self, place: Place, after: bytes) -> None:
+    async def _move_cursor(self, place: Place, after: bytes, movements: int = 0) -> None:
         """Only the owner moves it, and only from where it knows it to be."""
         moved = await self._connection.fetchval(
-            "update availability.cursor set epoch = $1, seq = $2, hash = $3"
+            "update availability.cursor set epoch = $1, seq = $2, hash = $3, movements = movements + $7"
             " where shard = $4 and owner_epoch = $5 and hash = $6 returning true",
-            *(place.epoch, place.seq, after, self.shard, self._owner_epoch, self.cursor.hash),
+            *(place.epoch, place.seq, after, self.shard, self._owner_epoch, self.cursor.hash, movements),
         )
         if not moved:
             raise Fenced(f"the journal of shard {self.shard} has a newer writer")
