@@ -184,6 +184,24 @@ def checkpoint(settings: Settings, data_dir: Path | None, idle: bool) -> None:
     _run_tool(settings, data_dir, (), lambda known: this.run(known, idle=idle))
 
 
+@main.command()
+@click.option("--data-dir", type=DataFolder, help="Of an `up` that runs now, in place of settings.")
+@click.option("--settle", is_flag=True, help="Let the journal go on.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def conflicts(settings: Settings, data_dir: Path | None, settle: bool, yes: bool) -> None:
+    """Show where the ledger contradicts its journal, which has stopped there; and let it go on.
+
+    Ends with 1 while there is such a place.
+    """
+    from availability import conflict_command as this
+
+    def agreed(question: str) -> bool:
+        return yes or click.confirm(question, err=True)
+
+    _run_tool(settings, data_dir, (), lambda known: this.run(known, settles=settle, agreed=agreed))
+
+
 @main.group()
 def quarantine() -> None:
     """Look at stock events that could not be applied, try them again, or settle them."""

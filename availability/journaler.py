@@ -34,6 +34,7 @@ class JournalMetrics:
         self._events = counter("events", "Events that NATS has acknowledged")
         self._backlog = gauge("backlog_entries", "Entries in the stream that the journal has not got")
         self._lag = gauge("lag_seconds", "Age of the oldest entry that the journal has not got")
+        self._stopped = gauge("stopped", "1 while a conflict is not settled, and nothing is journaled: an alarm")
         self._behind = gauge("ledger_behind", "1 when the ledger has lost entries that the journal has: an alarm")
 
     def written(self, shard: int, written: Written) -> None:
@@ -49,6 +50,7 @@ class JournalMetrics:
         self._backlog.labels(label).set(status.backlog_entries)
         self._lag.labels(label).set(status.lag_ms / 1_000)
         self._behind.labels(label).set(status.ledger_behind)
+        self._stopped.labels(label).set(status.is_stopped)
 
     def announced(self, shard: int, events: int) -> None:
         self._events.labels(str(shard)).inc(events)

@@ -22,6 +22,7 @@ from ledger.journal import (
     Checkpoints,
     ClaimedLine,
     Claims,
+    Conflict,
     Cursor,
     FeedStatus,
     Filters,
@@ -48,8 +49,10 @@ from ledger.journal import (
     StreamStatus,
     Unreadable,
     Written,
+    conflicts,
     make_checkpoint,
     migrate,
+    settle_conflicts,
 )
 from ledger.keyspace import KEYSPACE_FAILED
 from ledger.messages import (
@@ -180,6 +183,7 @@ __all__ = [
     "Claims",
     "Commit",
     "CommitOutcome",
+    "Conflict",
     "Count",
     "CountOutcome",
     "Counted",
@@ -295,6 +299,7 @@ __all__ = [
     "Views",
     "Written",
     "WrongState",
+    "conflicts",
     "differing_field",
     "event_key",
     "fill_anew",
@@ -303,5 +308,6 @@ __all__ = [
     "migrate",
     "operation_id",
     "server_urls",
+    "settle_conflicts",
     "url_of",
 ]

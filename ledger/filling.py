@@ -13,6 +13,7 @@ The steps, each of which may be the last one before a crash; begun again, it goe
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple, Protocol
@@ -22,6 +23,7 @@ from ledger.errors import LedgerError
 from ledger.journal.catching_up import NotReached, catch_up
 from ledger.journal.checkpointing import fold_on, newest_folding
 from ledger.journal.checkpoints import Checkpoints
+from ledger.journal.conflicts import conflicts
 from ledger.journal.epochs import Epoch, Epochs, Reason
 from ledger.journal.folding import Folding
 from ledger.journal.migrations import migrate
@@ -79,7 +81,8 @@ class Filled(NamedTuple):
     checkpoint: int | None = None
     """From which one on the journal was folded; None = from the epoch's start."""
     movements: int = 0
-    """So many were folded."""
+    """So many were folded, in ``folded_s``."""
+    folded_s: float = 0.0
     damages: int = 0
     """Places where the journal is not what its chain says: there the ledger may be another than it was."""
 
@@ -127,7 +130,9 @@ class _Filling:
             return Filled(base.epoch, shards, 0, 0)
         if not begun:
             await self._close(base, closed=closed)
+        began_s = time.perf_counter()
         folding = await self._fold(base)
+        folded = folding.checkpoint, folding.movements, time.perf_counter() - began_s, folding.damages
         rehoming = Rehoming(folding.folds, shards)
         if rehoming.torn and plan.reason == "rehome" and not begun:
             await self._open_for(base.shards, base.shards)
@@ -136,13 +141,12 @@ class _Filling:
                 " keeper`, which finishes it within seconds, stop it, and try again"
             )
         epoch = await self._begin(known, touched)
-        await self._put_back(rehoming)
+        await self._put_back(rehoming, epoch)
         await self._journaled(range(shards), "journal")
         positions = await self._compare(rehoming)
         await self._epochs.complete(epoch)
-        await self._open_for(shards, touched)
-        counted = positions, rehoming.reservations
-        return Filled(epoch, shards, *counted, folding.checkpoint, folding.movements, folding.damages)
+        await self._open_for(shards, touched, epoch)
+        return Filled(epoch, shards, positions, rehoming.reservations, *folded)
 
     # --- what there is ------------------------------------------------------------------------------------------
 
@@ -187,6 +191,12 @@ class _Filling:
                 await keyspace.fence(shards=FILLING)
         behind = [shard for shard in range(base.shards) if await self._is_behind(shard)]
         if not behind:
+            if await conflicts(self._plan.postgres_url):
+                await self._open_for(base.shards, base.shards)
+                raise FillRefused(
+                    "the ledger is not behind its journal, and yet contradicts it: look at it with `availability"
+                    " conflicts`, and settle it first"
+                )
             await self._journaled(range(base.shards), "drain")
         elif self._plan.reason == "rehome":
             await self._open_for(base.shards, base.shards)
@@ -271,11 +281,11 @@ class _Filling:
         for shard in range(touched):
             async with self._keyspace(shard) as keyspace:
                 await keyspace.fence(shards=FILLING, epoch=epoch, clock_ms=clock_ms)
-                await keyspace.clear(journal=self._plan.reason == "rebuild")
+                await keyspace.clear(epoch, journal=self._plan.reason == "rebuild")
             self._progress("clear", shard + 1, touched)
         return epoch
 
-    async def _put_back(self, rehoming: Rehoming) -> None:
+    async def _put_back(self, rehoming: Rehoming, epoch: int) -> None:
         total = rehoming.weight
         done = 0
 
@@ -287,17 +297,20 @@ class _Filling:
         try:
             async with asyncio.TaskGroup() as group:
                 for shard in range(self._shards):
-                    group.create_task(self._put_back_into(shard, rehoming, more))
+                    group.create_task(self._put_back_into(shard, rehoming, epoch, more))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from failures
 
-    async def _put_back_into(self, shard: int, rehoming: Rehoming, more: Callable[[m.Restore], None]) -> None:
+    async def _put_back_into(
+        self, shard: int, rehoming: Rehoming, epoch: int, more: Callable[[m.Restore], None]
+    ) -> None:
         limits = Limits(1, 1, CALL_TIMEOUT_MS, 1, 1, FILLING)
         link = Shard(
             *(self._plan.redis_url, shard, limits),
             now_ms=None,
             observe=lambda _operations, _seconds: None,
             refusal=lambda _shard, _run: None,
+            epoch=epoch,
         )
         try:
             for portion in rehoming.portions(shard):
@@ -326,8 +339,11 @@ class _Filling:
             self._progress("compare", shard + 1, self._shards)
         return total
 
-    async def _open_for(self, shards: int, touched: int) -> None:
-        """Let processes with this number of shards use the ledger. The first shard is the last: it says that all do."""
+    async def _open_for(self, shards: int, touched: int, epoch: int = 0) -> None:
+        """Let processes with this number of shards use the ledger, if no newer ``epoch`` than this is in force.
+
+        The first shard is the last: it says that all do.
+        """
         for shard in reversed(range(touched)):
             async with self._keyspace(shard) as keyspace:
-                await keyspace.fence(shards=shards)
+                await keyspace.fence(shards=shards, epoch=epoch)

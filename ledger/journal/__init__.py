@@ -2,6 +2,7 @@
 
 from ledger.journal.checkpointing import Checkpointed, CheckpointRefused, make_checkpoint
 from ledger.journal.checkpoints import Checkpoints
+from ledger.journal.conflicts import Conflict, conflicts, settle_conflicts
 from ledger.journal.feed_status import FeedStatus
 from ledger.journal.follower import Follower, Observer
 from ledger.journal.indexer import Indexer
@@ -31,6 +32,7 @@ __all__ = [
     "Checkpoints",
     "ClaimedLine",
     "Claims",
+    "Conflict",
     "Cursor",
     "FeedStatus",
     "Filters",
@@ -57,6 +59,8 @@ __all__ = [
     "StreamStatus",
     "Unreadable",
     "Written",
+    "conflicts",
     "make_checkpoint",
     "migrate",
+    "settle_conflicts",
 ]
