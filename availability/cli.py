@@ -170,6 +170,38 @@ def rebuild(settings: Settings, data_dir: Path | None, yes: bool) -> None:
     _fill(settings, data_dir, "rebuild", None, yes=yes)
 
 
+@main.command()
+@click.option("--data-dir", type=DataFolder, help="Of an `up` that runs now, in place of settings.")
+@click.option("--idle", is_flag=True, help="Give way to everything else on this machine.")
+@click.pass_obj
+def checkpoint(settings: Settings, data_dir: Path | None, idle: bool) -> None:
+    """Keep what the journal folds to, so that a rebuild begins there.
+
+    The process `journal` does it by itself, see the setting checkpoint_movements. Nothing waits for it.
+    """
+    from availability import checkpoint_command as this
+
+    _run_tool(settings, data_dir, (), lambda known: this.run(known, idle=idle))
+
+
+@main.command()
+@click.option("--data-dir", type=DataFolder, help="Of an `up` that runs now, in place of settings.")
+@click.option("--settle", is_flag=True, help="Let the journal go on.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def conflicts(settings: Settings, data_dir: Path | None, settle: bool, yes: bool) -> None:
+    """Show where the ledger contradicts its journal, which has stopped there; and let it go on.
+
+    Ends with 1 while there is such a place.
+    """
+    from availability import conflict_command as this
+
+    def agreed(question: str) -> bool:
+        return yes or click.confirm(question, err=True)
+
+    _run_tool(settings, data_dir, (), lambda known: this.run(known, settles=settle, agreed=agreed))
+
+
 @main.group()
 def quarantine() -> None:
     """Look at stock events that could not be applied, try them again, or settle them."""

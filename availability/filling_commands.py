@@ -5,7 +5,7 @@ begun again, and goes on.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,7 @@ FAILED = (*JOURNAL_FAILED, *KEYSPACE_FAILED, NotFilled, Unreadable, embedded.Not
 
 STEPS = {
     "drain": "the journal gets what was done",
+    "load": "the newest checkpoint is read",
     "fold": "the journal is folded",
     "clear": "the old keys are removed",
     "restore": "everything is put back",
@@ -64,7 +65,7 @@ async def run(
             plan = FillPlan(known.redis_url, known.postgres_url, shards, reason, known.shards)
             bars = Progress(console=Console(stderr=True))
             try:
-                filled = await fill_anew(plan, _Steps(bars).tell)
+                filled = await fill_anew(plan, Steps(bars, STEPS).tell)
             finally:
                 if bars.live.is_started:
                     bars.stop()
@@ -74,8 +75,17 @@ async def run(
     except FAILED as error:
         click.echo(f"not done ({type(error).__name__}: {error}); begun again, it goes on", err=True)
         return 2
+    click.echo(_folded(filled), err=True)
     click.echo(_told(filled, settings))
     return 0
+
+
+def _folded(filled: Filled) -> str:
+    since = "the epoch's start" if filled.checkpoint is None else f"checkpoint {filled.checkpoint}"
+    text = f"{filled.movements:,} movements of the journal were folded from {since} on, in {filled.folded_s:.1f} s"
+    if filled.damages:
+        text += f"; it is damaged in {filled.damages} places, where the ledger may not be what it was: see the errors"
+    return text
 
 
 def _told(filled: Filled, settings: Settings) -> str:
@@ -87,17 +97,18 @@ def _told(filled: Filled, settings: Settings) -> str:
     return f"{text}; now set shards = {filled.shards} for every process"
 
 
-class _Steps:
-    """A bar for each step."""
+class Steps:
+    """A bar for each step, with the name that it has for people."""
 
-    def __init__(self, bars: Progress) -> None:
+    def __init__(self, bars: Progress, names: Mapping[str, str]) -> None:
         self._bars = bars
+        self._names = names
         self._tasks: dict[str, TaskID] = {}
 
     def tell(self, step: str, done: int, total: int) -> None:
         self._bars.start()  # not before there is something to show
         if step not in self._tasks:
-            self._tasks[step] = self._bars.add_task(STEPS[step])
+            self._tasks[step] = self._bars.add_task(self._names[step])
         self._bars.update(self._tasks[step], completed=done or not total, total=total or 1)
 
 

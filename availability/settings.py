@@ -55,6 +55,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     overload_wait_ms: Positive = 8
     """Requests beyond what is answered in this time get 503 at once, when more keep coming; a short burst does not."""
 
+    # The journal.
+    checkpoint_movements: Annotated[int, Meta(ge=0)] = 1_000_000
+    """Movements after which what the journal folds to is kept anew, so that a rebuild begins there; 0 = never."""
+
     # The ledger.
     batch_operations_max: Positive = 256
     """Operations in one call to the ledger's server."""

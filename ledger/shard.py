@@ -51,6 +51,8 @@ REFUSAL_WORDS = ("EPOCH", "SHARDS", "MISCONF", "BUSY", "NOREPLICAS", "UNKILLABLE
 REFUSAL_OF_OLD_MIGRATION = "the shard's slot is being moved key by key: nothing is decided before that has ended"
 TRY_AGAIN_S = 0.1
 """After a server that did not answer. Callers are refused at once meanwhile."""
+FIRST_EPOCH, NO_EPOCH = 1, 0
+"""Where nothing was written yet; and where it cannot be told: no shard has that one, so the call is refused."""
 MOVES_MAX = 5
 """Servers that one call follows the shard to, when each names another."""
 FREEING = (
@@ -106,8 +108,12 @@ class Shard:
         observe: Callable[[int, float], None],
         refusal: Callable[[int, str], str | None],
         first: "Shard | None" = None,
+        epoch: int | None = None,
     ) -> None:
-        """``first`` is asked how many shards the ledger has by one that has nothing yet."""
+        """``first`` is asked how many shards the ledger has by one that has nothing yet.
+
+        Each call is for the ``epoch`` that was in force when its connection was made, or for just this one.
+        """
         self._placement = Placement(url, number, limits.timeout_ms / 1000)
         self._number = number
         self._keys = (shard_key(number), absent_key(number))
@@ -122,7 +128,8 @@ class Shard:
         self._run = ""
         self._moves = 0
         self._link: Link | None = None
-        self._epoch = 0
+        self._only_epoch = epoch
+        self._epoch = NO_EPOCH
         self._clock: tuple[int, int] | None = None
         self.reasons: list[str] = ["not connected yet"]
 
@@ -253,7 +260,6 @@ class Shard:
         if text.startswith("Function not found"):
             await self._disconnect("the library is gone from the server")
             return await self._call(operations, function)
-        self._epoch = 0
         if isinstance(refusal, MovedError):
             return await self._follow(operations, function)
         if isinstance(refusal, REFUSALS) or text.startswith(REFUSAL_WORDS):
@@ -311,22 +317,24 @@ class Shard:
         server_ms = int(seconds) * 1000 + int(microseconds) // 1000
         if abs(server_ms - time.time_ns() // 1_000_000) > CLOCK_DIFFERENCE_MAX_MS:
             reasons.append("the server's clock and this machine's differ by more than a minute: mend the wrong one")
-        there = await self._shards_told(connection)
-        if there is not None and there != self._limits.shards:
-            reasons.append(wrong_shards(there, self._limits.shards))
+        there = await self._told(connection)
+        if there.shards is not None and there.shards != self._limits.shards:
+            reasons.append(wrong_shards(there.shards, self._limits.shards))
+        self._epoch = there.epoch if self._only_epoch is None else self._only_epoch
         if reasons:
             raise Unavailable("; ".join(reasons))
         await load(connection, library())
 
-    async def _shards_told(self, connection: AbstractConnection) -> int | None:
-        """How many shards the ledger has, by this shard or, where nothing was written yet, by the first one."""
+    async def _told(self, connection: AbstractConnection) -> ShardRecord:
+        """The shard's own record; where nothing was written yet, the first shard tells how many there are."""
         try:
             packed = await command(connection, "GET", self._keys[0])
         except AskError:  # or MovedError: the call itself will follow, or be refused
-            return None
-        if packed is None and self._first is not None:
-            return await self._first.shards_there()
-        return _decode_shard(packed).shards if packed else None
+            return ShardRecord(NO_EPOCH, 0, 0)
+        if packed:
+            return _decode_shard(packed)
+        shards = await self._first.shards_there() if self._first is not None else None
+        return ShardRecord(FIRST_EPOCH, 0, 0, shards)
 
     async def _disconnect(self, reason: str) -> None:
         self.reasons = [reason]

@@ -1,5 +1,8 @@
 """The journal: what the ledger did, kept in Postgres, and what stands beside it there: quarantine and feed status."""
 
+from ledger.journal.checkpointing import Checkpointed, CheckpointRefused, make_checkpoint
+from ledger.journal.checkpoints import Checkpoints
+from ledger.journal.conflicts import Conflict, conflicts, settle_conflicts
 from ledger.journal.feed_status import FeedStatus
 from ledger.journal.follower import Follower, Observer
 from ledger.journal.indexer import Indexer
@@ -24,8 +27,12 @@ __all__ = [
     "JOURNAL_FAILED",
     "BadCursor",
     "ChangedMigration",
+    "CheckpointRefused",
+    "Checkpointed",
+    "Checkpoints",
     "ClaimedLine",
     "Claims",
+    "Conflict",
     "Cursor",
     "FeedStatus",
     "Filters",
@@ -52,5 +59,8 @@ __all__ = [
     "StreamStatus",
     "Unreadable",
     "Written",
+    "conflicts",
+    "make_checkpoint",
     "migrate",
+    "settle_conflicts",
 ]

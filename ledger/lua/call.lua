@@ -74,7 +74,7 @@ do
       client_open_reservations_max, client_held_units_max, shards = unpack(decode(argument))
     local shard = shard_at(shard_key)
     if shard[4] and shard[4] ~= shards then return nil, ('SHARDS %d'):format(shard[4]) end
-    if caller_epoch ~= 0 and caller_epoch ~= shard[1] then
+    if caller_epoch ~= shard[1] then
       return nil, 'EPOCH another generation of the ledger is in force'
     end
     epoch, seq, now_ms = shard[1], shard[2] + 1, clock(given_ms, expected_ms, shard[3])
