@@ -13,7 +13,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ledger import Status
@@ -69,6 +69,23 @@ class _Shed(Collector):
         for reason, count in sorted(self._counted().items()):
             shed.add_metric([reason], count)
         yield shed
+
+
+class _Checks(Collector):
+    """What the checks of the servers found, counted by verdict."""
+
+    def __init__(self, counted: Callable[[], Mapping[str, int]]) -> None:
+        self._counted = counted
+
+    def collect(self) -> Iterator[Metric]:
+        """The counts of now."""
+        counts = self._counted()
+        found = GaugeMetricFamily(
+            "availability_check_findings", "What the last checks of the servers found", labels=["verdict"]
+        )
+        for verdict in ("ok", "warning", "unchecked", "unsafe"):
+            found.add_metric([verdict], counts.get(verdict, 0))
+        yield found
 
 
 class Telemetry:
@@ -135,6 +152,10 @@ class Telemetry:
     def shed(self, counted: Callable[[], Mapping[str, int]]) -> None:
         """Whom to ask what was refused because there was too much, by reason."""
         self.registry.register(_Shed(counted))
+
+    def checks(self, counted: Callable[[], Mapping[str, int]]) -> None:
+        """Whom to ask what the checks of the servers found, by verdict."""
+        self.registry.register(_Checks(counted))
 
     def lane(self, name: str, under_way: Callable[[], int], limit: Callable[[], int]) -> None:
         """Whom to ask for the requests of a lane."""

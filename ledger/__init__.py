@@ -7,6 +7,7 @@ from ledger.errors import (
     Unknown,
 )
 from ledger.filling import Filled, FillPlan, FillRefused, NotFilled, fill_anew
+from ledger.findings import CheckLimits, Finding
 from ledger.identity import (
     differing_field,
     event_key,
@@ -45,6 +46,7 @@ from ledger.journal import (
     StreamStatus,
     Unreadable,
     Written,
+    check_postgres,
     migrate,
 )
 from ledger.keyspace import KEYSPACE_FAILED
@@ -143,12 +145,13 @@ from ledger.messages import (
     Views,
     WrongState,
 )
-from ledger.placement import server_urls, url_of
 from ledger.rules import (
     RulesLedger,
 )
+from ledger.server_clock import accept_clock
 from ledger.state import Standing, State
 from ledger.store import Ledger
+from ledger.valkey_checks import check_valkey
 
 __all__ = [
     "ADMITTED_MAX",
@@ -169,6 +172,7 @@ __all__ = [
     "Busy",
     "Cancel",
     "ChangedMigration",
+    "CheckLimits",
     "ClaimedLine",
     "Claims",
     "Commit",
@@ -190,6 +194,7 @@ __all__ = [
     "Filled",
     "Filters",
     "Find",
+    "Finding",
     "Finished",
     "Follower",
     "Found",
@@ -288,12 +293,13 @@ __all__ = [
     "Views",
     "Written",
     "WrongState",
+    "accept_clock",
+    "check_postgres",
+    "check_valkey",
     "differing_field",
     "event_key",
     "fill_anew",
     "fingerprint",
     "migrate",
     "operation_id",
-    "server_urls",
-    "url_of",
 ]

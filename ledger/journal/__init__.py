@@ -1,5 +1,6 @@
 """The journal: what the ledger did, kept in Postgres, and what stands beside it there: quarantine and feed status."""
 
+from ledger.journal.checks import check_postgres
 from ledger.journal.feed_status import FeedStatus
 from ledger.journal.follower import Follower, Observer
 from ledger.journal.indexer import Indexer
@@ -52,5 +53,6 @@ __all__ = [
     "StreamStatus",
     "Unreadable",
     "Written",
+    "check_postgres",
     "migrate",
 ]
