@@ -9,7 +9,8 @@ import jwt
 
 from availability import self_check
 from availability.settings import Settings
-from ledger import Finding
+from ledger import KEYSPACE_FAILED, Finding, Unavailable
+from ledger import accept_clock as accept
 
 URLS: Final = ("redis_url", "nats_url", "postgres_url")
 
@@ -26,6 +27,23 @@ async def examine(settings: Settings) -> list[Finding]:
     """Everything that can be told from here."""
     missing = [Finding("unchecked", name, "is not set") for name in URLS if not getattr(settings, name)]
     return [*_tokens(settings), *missing, *await self_check.examine(settings)]
+
+
+async def accept_clock(settings: Settings, findings: Sequence[Finding]) -> tuple[int, str]:
+    """Let every process go on by the servers' clocks after a jump; the exit code, and what to tell.
+
+    Not while ``findings`` say that the clocks differ: then one of them is surely wrong.
+    """
+    differing = [finding for finding in findings if finding.subject.endswith("clock") and finding.verdict == "unsafe"]
+    if differing:
+        return 1, "not accepted: the clocks differ; mend the wrong one, and those that refuse go on by themselves"
+    try:
+        await accept(settings.redis_url, settings.shards)
+    except Unavailable as refused:
+        return 1, f"not accepted: {refused}"
+    except KEYSPACE_FAILED as error:
+        return 2, f"not done: the ledger's server cannot be asked ({type(error).__name__})"
+    return 0, "accepted: processes that refuse since a jump go on within seconds"
 
 
 def _tokens(settings: Settings) -> list[Finding]:

@@ -149,7 +149,10 @@ async def _opened(
     watch = JournalWatch(journal)
 
     def refusal(shard: int, run: str) -> str | None:
-        return checked.refusal or watch.refusal(shard, run)
+        flaw = watch.refusal(shard, run)
+        if flaw is None or checked.refusal is None:
+            return flaw or checked.refusal
+        return f"{flaw}; {checked.refusal}"
 
     ledger = ledger_of(settings, observe, refusal)
     try:

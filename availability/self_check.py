@@ -13,7 +13,7 @@ from typing import Final
 
 from availability.feeds.checks import check_nats
 from availability.settings import Settings
-from ledger import CheckLimits, Finding, check_postgres, check_valkey
+from ledger import CheckLimits, Finding, check_postgres, check_shards, check_valkey
 
 EVERY_S: Final = 10.0
 AGAIN_S: Final = 1.0
@@ -30,6 +30,7 @@ async def examine(settings: Settings) -> list[Finding]:
     checks = []
     if settings.redis_url:
         checks.append(check_valkey(settings.redis_url, limits))
+        checks.append(check_shards(settings.redis_url, settings.shards))
     if settings.nats_url:
         checks.append(check_nats(settings.nats_url))
     if settings.postgres_url:

@@ -151,7 +151,7 @@ from ledger.rules import (
 from ledger.server_clock import accept_clock
 from ledger.state import Standing, State
 from ledger.store import Ledger
-from ledger.valkey_checks import check_valkey
+from ledger.valkey_checks import check_shards, check_valkey
 
 __all__ = [
     "ADMITTED_MAX",
@@ -295,6 +295,7 @@ __all__ = [
     "WrongState",
     "accept_clock",
     "check_postgres",
+    "check_shards",
     "check_valkey",
     "differing_field",
     "event_key",

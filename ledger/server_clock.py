@@ -54,7 +54,7 @@ class ServerClock:
     def __init__(self) -> None:
         self.flaw: str | None = None
         self._learnt: Learnt | None = None
-        self._marked = False
+        self._marked = self._doubted = False
 
     def expected_ms(self) -> int:
         """What the server's clock should say now."""
@@ -66,7 +66,7 @@ class ServerClock:
         """From an answer of the script: its time, and whether it had to take ours for it."""
         if jumped:
             self.refuse()
-        elif self.flaw is None or self._learnt is not None:
+        elif not self._doubted:
             self._believe(ledger_ms)
 
     def refuse(self) -> str:
@@ -90,14 +90,16 @@ class ServerClock:
             self._marked = self._marked or marks
             return "set" if marks else None
         if self._learnt is None:
+            self._doubted = mark == DOUBTED
             doubt = f"the clock of the ledger's server jumped before this process was started: {REMEDY}"
-            self.flaw = doubt if mark == DOUBTED else None
+            self.flaw = doubt if self._doubted else None
             return None
         self._marked, self.flaw = False, None
         return "delete" if mark == DOUBTED else None
 
     def _believe(self, ledger_ms: int) -> None:
-        self._learnt, self._marked, self.flaw = Learnt(ledger_ms, monotonic_ms()), False, None
+        self._learnt, self.flaw = Learnt(ledger_ms, monotonic_ms()), None
+        self._marked = self._doubted = False
 
 
 async def accept_clock(redis_url: str, shards: int) -> None:
@@ -125,4 +127,4 @@ async def _accept(url: str, shard: int) -> None:
             )
         await command(connection, "SET", clock_key(shard), ACCEPTED, "PX", ACCEPTED_FOR_MS)
     finally:
-        await connection.disconnect(nowait=True)
+        await connection.disconnect()

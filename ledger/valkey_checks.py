@@ -7,10 +7,12 @@ import asyncio
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoPermissionError, RedisError
 
 from ledger import server_check as rules
+from ledger.errors import Unavailable
 from ledger.findings import (
     CheckLimits,
     Finding,
@@ -21,12 +23,15 @@ from ledger.findings import (
     no_answer,
     unsafe,
 )
+from ledger.keys import shard_key
 from ledger.library import library
-from ledger.placement import command, connection_to, server_urls, url_of
+from ledger.placement import Placement, command, connection_to, server_urls, url_of
+from ledger.state import ShardRecord, wrong_shards
 
 TIMEOUT_S = 3.0
 PORT = 6379
 SAYS_CLUSTER = "1"
+_decode_shard = msgspec.msgpack.Decoder(ShardRecord).decode
 UNANSWERED = (RedisError, OSError, TimeoutError)
 
 
@@ -83,6 +88,27 @@ async def check_valkey(redis_url: str, limits: CheckLimits) -> list[Finding]:
     return failures
 
 
+async def check_shards(redis_url: str, shards: int) -> list[Finding]:
+    """Whether the ledger has as many shards as the settings say, which its first one knows. Never raises.
+
+    Nothing where nothing was written yet, or when the server gives no answer: ``check_valkey`` tells that.
+    """
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            connection = connection_to(await Placement(redis_url, 0, TIMEOUT_S).url())
+            try:
+                await connection.connect()  # type: ignore[no-untyped-call]
+                packed: Any = await command(connection, "GET", shard_key(0))
+            finally:
+                await connection.disconnect()
+    except (*UNANSWERED, Unavailable):
+        return []
+    there = _decode_shard(packed).shards if packed else None
+    if there is None or there == shards:
+        return []
+    return [unsafe("the ledger", wrong_shards(there, shards).removeprefix("the ledger "))]
+
+
 async def _cluster_of(url: str) -> list[str]:
     """The URLs of the cluster's servers; none when the server is in no cluster. Raises one of ``UNANSWERED``."""
     async with asyncio.timeout(TIMEOUT_S):
@@ -93,7 +119,7 @@ async def _cluster_of(url: str) -> list[str]:
                 return []
             nodes = [line.split() for line in (await command(connection, "CLUSTER", "NODES")).decode().splitlines()]
         finally:
-            await connection.disconnect(nowait=True)
+            await connection.disconnect()
     return [_node_url(node[1], url) for node in nodes if "noaddr" not in node[2]]
 
 
@@ -122,7 +148,7 @@ async def _check_server(subject: str, url: str, limits: CheckLimits) -> list[Fin
                     findings += await _check_slots(connection, subject)
                 findings.append(await _check_clock(connection, subject, limits))
             finally:
-                await connection.disconnect(nowait=True)
+                await connection.disconnect()
     except UNANSWERED as error:
         return [no_answer(subject, error)]
     findings += disk_findings(subject, url, (told.settings or {}).get("dir"), limits)

@@ -40,7 +40,9 @@ async def check_nats(url: str) -> list[Finding]:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             try:
-                await client.connect(url, name="availability check", allow_reconnect=False, error_cb=quietly)
+                await client.connect(
+                    url, name="availability check", allow_reconnect=False, max_reconnect_attempts=1, error_cb=quietly
+                )
                 return await _check(client)
             finally:
                 await client.close()

@@ -45,6 +45,7 @@ async def check_postgres(postgres_url: str, limits: CheckLimits) -> list[Finding
                 ours_ms = (asked_ms + clock_ms()) // 2
                 rows = await connection.fetch(_SETTINGS, [*SETTINGS, "data_directory"])
                 writers = [row["rolname"] for row in await connection.fetch(_WRITERS)]
+                await connection.close()
             finally:
                 connection.terminate()
     except FAILED as error:
