@@ -101,6 +101,9 @@ async def check_shards(redis_url: str, shards: int) -> list[Finding]:
                 packed: Any = await command(connection, "GET", shard_key(0))
             finally:
                 await connection.disconnect()
+    except NoPermissionError:
+        text = "may not be read by this user: grant it +get %R~{s0}:shard"
+        return [Finding("unchecked", "the ledger's number of shards", text)]
     except (*UNANSWERED, Unavailable):
         return []
     there = _decode_shard(packed).shards if packed else None
@@ -117,16 +120,11 @@ async def _cluster_of(url: str) -> list[str]:
             await connection.connect()  # type: ignore[no-untyped-call]
             if b"cluster_enabled:1" not in await command(connection, "INFO", "cluster"):
                 return []
-            nodes = [line.split() for line in (await command(connection, "CLUSTER", "NODES")).decode().splitlines()]
+            ranges: Any = await command(connection, "CLUSTER", "SLOTS")
         finally:
             await connection.disconnect()
-    return [_node_url(node[1], url) for node in nodes if "noaddr" not in node[2]]
-
-
-def _node_url(told: str, url: str) -> str:
-    """The URL of a node from ``host:port@bus``, as CLUSTER NODES tells it; without a host it is the one asked."""
-    host, _, port = told.partition("@")[0].rpartition(":")
-    return url_of(url, host or urlsplit(url).hostname or "", int(port))
+    nodes = {(host.decode() if host else "", port) for _, _, *nodes in ranges for host, port, *_ in nodes}
+    return [url_of(url, host or urlsplit(url).hostname or "", port) for host, port in sorted(nodes)]
 
 
 def _address(url: str) -> str:
@@ -187,7 +185,10 @@ async def _check_library(connection: AbstractConnection, subject: str) -> list[F
 
 
 async def _check_slots(connection: AbstractConnection, subject: str) -> list[Finding]:
-    about = (await command(connection, "CLUSTER", "NODES")).decode()
+    try:
+        about = (await command(connection, "CLUSTER", "NODES")).decode()
+    except NoPermissionError:
+        return [Finding("unchecked", f"{subject}'s slots", "may not be read by this user: grant it +cluster|nodes")]
     if "[" not in about.partition("myself")[2].partition("\n")[0]:
         return []
     text = "one is being moved key by key: its shard is refused until that has ended (CLUSTER SETSLOT … STABLE)"
