@@ -128,9 +128,13 @@ def keeper(settings: Settings) -> None:
 
 @main.command()
 @click.option("--data-dir", type=DataFolder, help="Of an `up` that runs now, in place of settings.")
+@click.option("--accept-clock", is_flag=True, help="After a jump: the clocks of the servers are right as they are now.")
 @click.pass_obj
-def doctor(settings: Settings, data_dir: Path | None) -> None:
-    """Check the settings and the servers, and say what is unsafe."""
+def doctor(settings: Settings, data_dir: Path | None, accept_clock: bool) -> None:
+    """Check the settings and the servers, and say what is unsafe.
+
+    Ends with 1 when something is, and with 2 when nothing is but not everything could be checked.
+    """
     from availability import doctor as checks
     from availability import instance
 
@@ -140,7 +144,11 @@ def doctor(settings: Settings, data_dir: Path | None) -> None:
         _fail(2, str(refused))
     findings = asyncio.run(checks.examine(settings))
     for finding in findings:
-        click.echo(f"{finding.verdict:<10} {finding.subject}: {finding.text}")
+        click.echo(f"{finding.verdict:<10} {finding}")
+    if accept_clock:
+        code, text = asyncio.run(checks.accept_clock(settings, findings))
+        click.echo(text, err=code > 0)
+        sys.exit(code)
     sys.exit(checks.exit_code(findings))
 
 

@@ -8,7 +8,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from availability.checkpoint_command import Maker
 from availability.events import Announcer
 from availability.processes import figures_shown, pause, stop_event
+from availability.self_check import self_checked
 from availability.settings import Settings
+from availability.telemetry import Checks
 from ledger import JOURNAL_FAILED, Follower, Indexer, Observer, StreamStatus, Written, migrate
 
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
@@ -63,8 +65,14 @@ async def run(settings: Settings) -> None:
     """
     registry = CollectorRegistry()
     with stop_event() as stop, figures_shown(registry, settings):
-        if await _migrated(settings.postgres_url, stop):
-            await _journal(settings, JournalMetrics(registry), stop)
+        async with self_checked(settings) as checked:  # it changes no ledger: what is unsafe is told, and journaled on
+            registry.register(Checks(checked.counted))
+            await _work(settings, registry, stop)
+
+
+async def _work(settings: Settings, registry: CollectorRegistry, stop: asyncio.Event) -> None:
+    if await _migrated(settings.postgres_url, stop):
+        await _journal(settings, JournalMetrics(registry), stop)
 
 
 async def _migrated(postgres_url: str, stop: asyncio.Event) -> bool:

@@ -89,6 +89,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stale_after_ms: Positive = 93_600_000
     """A position that no event reached for this long is marked stale; 26 h, a nightly count with some slack."""
 
+    # The checks of servers, clocks and disks.
+    clock_difference_ms_max: Positive = 5_000
+    """How far the clocks of the servers may be from this machine's before nothing is promised."""
+    disk_full_percent: Annotated[int, Meta(ge=1, le=100)] = 95
+    """How full the disk of a server may be, where it can be seen, before nothing is promised."""
+    disk_warning_percent: Annotated[int, Meta(ge=1, le=100)] = 80
+    """And before it is told."""
+
     # Servers, as URLs with their credentials.
     nats_url: str = ""
     postgres_url: str = ""

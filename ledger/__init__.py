@@ -7,6 +7,7 @@ from ledger.errors import (
     Unknown,
 )
 from ledger.filling import Filled, FillPlan, FillRefused, NotFilled, fill_anew
+from ledger.findings import CheckLimits, Finding
 from ledger.identity import (
     differing_field,
     event_key,
@@ -49,6 +50,7 @@ from ledger.journal import (
     StreamStatus,
     Unreadable,
     Written,
+    check_postgres,
     conflicts,
     make_checkpoint,
     migrate,
@@ -150,12 +152,13 @@ from ledger.messages import (
     Views,
     WrongState,
 )
-from ledger.placement import server_urls, url_of
 from ledger.rules import (
     RulesLedger,
 )
+from ledger.server_clock import accept_clock
 from ledger.state import Standing, State
 from ledger.store import Ledger
+from ledger.valkey_checks import check_shards, check_valkey
 
 __all__ = [
     "ADMITTED_MAX",
@@ -176,6 +179,7 @@ __all__ = [
     "Busy",
     "Cancel",
     "ChangedMigration",
+    "CheckLimits",
     "CheckpointRefused",
     "Checkpointed",
     "Checkpoints",
@@ -201,6 +205,7 @@ __all__ = [
     "Filled",
     "Filters",
     "Find",
+    "Finding",
     "Finished",
     "Follower",
     "Found",
@@ -299,6 +304,10 @@ __all__ = [
     "Views",
     "Written",
     "WrongState",
+    "accept_clock",
+    "check_postgres",
+    "check_shards",
+    "check_valkey",
     "conflicts",
     "differing_field",
     "event_key",
@@ -307,7 +316,5 @@ __all__ = [
     "make_checkpoint",
     "migrate",
     "operation_id",
-    "server_urls",
     "settle_conflicts",
-    "url_of",
 ]

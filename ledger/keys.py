@@ -24,6 +24,11 @@ def absent_key(shard: int) -> str:
     return f"{shard_tag(shard)}:absent"
 
 
+def clock_key(shard: int) -> str:
+    """The mark of who saw the clock of the shard's server jump, or of who accepted it; see server_clock.py."""
+    return f"{shard_tag(shard)}:clock"
+
+
 def journal_key(shard: int) -> str:
     """The stream of the shard's journal entries; the id of an entry is ``<epoch>-<seq>``."""
     return f"{shard_tag(shard)}:journal"

@@ -17,6 +17,8 @@ CLIENTS = {
         "ledger/keyspace.py",
         "ledger/link.py",
         "ledger/placement.py",
+        "ledger/server_clock.py",
+        "ledger/valkey_checks.py",
         "ledger/shard.py",
         "ledger/journal/stream.py",
     ),

@@ -2,6 +2,7 @@
 
 from ledger.journal.checkpointing import Checkpointed, CheckpointRefused, make_checkpoint
 from ledger.journal.checkpoints import Checkpoints
+from ledger.journal.checks import check_postgres
 from ledger.journal.conflicts import Conflict, conflicts, settle_conflicts
 from ledger.journal.feed_status import FeedStatus
 from ledger.journal.follower import Follower, Observer
@@ -59,6 +60,7 @@ __all__ = [
     "StreamStatus",
     "Unreadable",
     "Written",
+    "check_postgres",
     "conflicts",
     "make_checkpoint",
     "migrate",

@@ -7,6 +7,7 @@
 -- Replies one msgpack array {epoch, now_ms, clock_jumped, {outcome, ...}, seq}, or an error whose first word is
 --   EPOCH     the caller belongs to another generation of the ledger; nothing was done
 --   SHARDS n  the ledger has another number of shards, 0 while it is filled anew; nothing was done
+--   CLOCK     the server's clock is more than a minute off expected_ms, and it was not only to look; nothing was done
 --   DECISION  an operation broke a rule that the edges guarantee (a bug); nothing was done
 
 -- The outcomes, or nil and why the caller may do nothing here.
