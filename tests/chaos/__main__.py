@@ -1,6 +1,7 @@
 """Owns the command: ``PYTHONPATH=tests python -m chaos``, which ``make chaos`` runs."""
 
 import asyncio
+import logging
 import sys
 import time
 from pathlib import Path
@@ -43,6 +44,7 @@ def main(
     def say(text: str) -> None:
         click.echo(f"{time.monotonic() - began_s:7.2f}  {text}", err=True)
 
+    logging.getLogger("nats").setLevel(logging.CRITICAL)  # that it is away is what we do to it
     say(f"seed {seed}")
     table = Table(seed, f"python -m chaos {' '.join(sys.argv[1:])}")
     options = Options(_chosen(faults, times), seed, shoppers, minutes, window, keyless)

@@ -30,6 +30,8 @@ WINDOW_S: Final = 60.0
 """From one quiet point to the next."""
 RUSH_S: Final = (0.05, 0.3)
 """How long shoppers have not paused for breath when the fault comes: so there is much under way."""
+SENT_S: Final = (0.0, 0.004)
+"""How long ago a shopper has sent something when the fault comes: on its way in, in the ledger, on its way out."""
 TOKEN_TTL_S: Final = 24 * 3_600
 
 
@@ -149,6 +151,8 @@ class Run:
         history = shop.history
         shop.rush = True
         await asyncio.sleep(stage.random.uniform(*RUSH_S))
+        await stage.next_sent()
+        await asyncio.sleep(stage.random.uniform(*SENT_S))
         injection = Injection(fault.name, time.monotonic(), history.in_flight)
         history.injections.append(injection)
         self._say(f"{fault.name} with {history.in_flight} under way")

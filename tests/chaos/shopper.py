@@ -228,7 +228,9 @@ class Shopper:
             attempt.told = msgspec.json.decode(answer.body)
         if key and attempt.verdict == "ok":
             stage.note_acknowledged(attempt.sent_s, attempt.answered_s)
-            unknown_before = any(earlier.verdict == "unknown" for earlier in operation.attempts)
+            unknown_before = any(
+                earlier.verdict == "unknown" and earlier.answered_s for earlier in operation.attempts
+            )
             if unknown_before:
                 history.sometimes["unknown, then " + ("answered again" if attempt.replayed else "done now")] += 1
         return attempt
