@@ -67,7 +67,6 @@ class Options:
     shoppers: int = 16
     minutes: float = 60.0
     window_s: float = WINDOW_S
-    keyless: bool = False
 
 
 class Run:
@@ -84,7 +83,7 @@ class Run:
         self._random.shuffle(faults)
         schedule = Schedule(faults)
         findings: list[Finding] = []
-        async with self._stage(faults) as (stage, url):
+        async with self._stage(faults) as (stage, plan):
             evidence = Evidence(stage)
             tokens = self._tokens(stage)
             number = 0
@@ -92,9 +91,9 @@ class Run:
                 number += 1
                 history = History()
                 shop = Shop(
-                    *(stage, history, url, tokens, random.Random(self._random.random())),  # noqa: S311 - seeded
+                    *(stage, history, plan.client_url, tokens, random.Random(self._random.random())),  # noqa: S311 - seeded
                     prefix=f"w{number}",
-                    keyless=self._options.keyless,
+                    keyless=plan.keyless,
                 )
                 await self._window(stage, shop, schedule)
                 findings = await self._quiet_point(number, shop, evidence)
@@ -102,8 +101,8 @@ class Run:
         return findings
 
     @asynccontextmanager
-    async def _stage(self, faults: Iterable[Fault]) -> AsyncIterator[tuple[Stage, str]]:
-        """The stage, prepared as the faults ask for, and where the shoppers ask."""
+    async def _stage(self, faults: Iterable[Fault]) -> AsyncIterator[tuple[Stage, Plan]]:
+        """The stage, prepared as the faults ask for."""
         async with AsyncExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True)))
             port = embedded.free_port()
@@ -117,7 +116,7 @@ class Run:
             stage.start()
             stack.push_async_callback(stage.stop)
             await stage.wait_ready()
-            yield stage, plan.client_url
+            yield stage, plan
 
     def _tokens(self, stage: Stage) -> dict[str, str]:
         sign = issuer.sign
@@ -147,7 +146,7 @@ class Run:
                 shop.open = False
 
     async def _inject(self, fault: Fault, stage: Stage, shop: Shop) -> None:
-        """Break it at a random moment of a rush; measure until a write is acknowledged again, and until all is ready."""
+        """Break it in a rush; measure until a write is acknowledged again, and until all is ready."""
         history = shop.history
         shop.rush = True
         await asyncio.sleep(stage.random.uniform(*RUSH_S))

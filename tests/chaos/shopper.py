@@ -1,7 +1,7 @@
 """Owns the shoppers: they look, hold, and then commit, release, extend, ship, cancel, return or forget it.
 
-A shopper does what DESIGN 9 tells a client: 503 = the same again later; no answer, 500 or 504 = the same again with the same
-key, or a question under the key; and some give up, as people do. Whatever came back is in the history.
+A shopper does what DESIGN 9 tells a client: 503 = the same again later; no answer, 500 or 504 = the same again
+with the same key, or a question under the key; and some give up, as people do. Whatever came back is in the history.
 """
 
 import asyncio
@@ -228,9 +228,7 @@ class Shopper:
             attempt.told = msgspec.json.decode(answer.body)
         if key and attempt.verdict == "ok":
             stage.note_acknowledged(attempt.sent_s, attempt.answered_s)
-            unknown_before = any(
-                earlier.verdict == "unknown" and earlier.answered_s for earlier in operation.attempts
-            )
+            unknown_before = any(earlier.verdict == "unknown" and earlier.answered_s for earlier in operation.attempts)
             if unknown_before:
                 history.sometimes["unknown, then " + ("answered again" if attempt.replayed else "done now")] += 1
         return attempt
