@@ -115,8 +115,8 @@ class Story:
     def is_now(self, of: str, quantity: int, expires_s: float, **units: int) -> None:
         """The reservation as it was left."""
         names = ("held", "committed", "picked", "shipped", "released", "expired", "cancelled", "returned")
-        counts = [units.get(name, 0) for name in names]
-        line = ReservationLine(SKU, LOCATION, quantity, quantity, *counts, 0)
+        counts = {name: units.get(name, 0) for name in names}
+        line = ReservationLine(SKU, LOCATION, quantity, quantity, promise_day=0, **counts)
         self.reservations[operation_id(CLIENT, of)] = Reservation(
             *(CLIENT, "", 0, wall_ms(expires_s), None, None, None, 1, 1, [], [line])
         )

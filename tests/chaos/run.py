@@ -4,7 +4,7 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +67,7 @@ class Options:
     shoppers: int = 16
     minutes: float = 60.0
     window_s: float = WINDOW_S
+    ttls_s: Sequence[int] = Shop.ttls_s
 
 
 class Run:
@@ -94,6 +95,7 @@ class Run:
                     *(stage, history, plan.client_url, tokens, random.Random(self._random.random())),  # noqa: S311 - seeded
                     prefix=f"w{number}",
                     keyless=plan.keyless,
+                    ttls_s=self._options.ttls_s,
                 )
                 await self._window(stage, shop, schedule)
                 findings = await self._quiet_point(number, shop, evidence)

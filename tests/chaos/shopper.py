@@ -49,6 +49,8 @@ class Shop:
     """Of all names, so that no window's names are another's."""
     shelves: list[Shelf] = field(default_factory=list)
     keyless: bool = False
+    ttls_s: Sequence[int] = (1, 2, 3, 5, 5, 5)
+    """How long holds are asked for."""
     rush: bool = False
     """Nobody pauses for breath."""
     open: bool = True
@@ -105,7 +107,7 @@ class Shopper:
             await asyncio.sleep(BREATH_S)
             return
         lines = [Line(n, sku, loc, self._random.randint(1, 3)) for n, (sku, loc) in enumerate(places, 1)]
-        ttl_s = self._random.choice([1, 2, 3, 5, 5, 5])
+        ttl_s = self._random.choice(self._shop.ttls_s)
         key, mark = self._shop.name("hold"), self._shop.name("customer")
         hold = Operation(self._client, key, "hold", "", lines, mark=mark, attempts=[])
         hold.reservation = hold.id
@@ -121,7 +123,7 @@ class Shopper:
             ["commit", "release", "forget", "extend", "late", "race", "part"], [40, 15, 12, 8, 10, 8, 7]
         )[0]
         if fate == "extend":
-            await self._verb(hold, "extend", {"ttl_seconds": self._random.randint(1, 4)})
+            await self._verb(hold, "extend", {"ttl_seconds": self._random.choice(self._shop.ttls_s)})
             fate = "commit"
         if fate == "late":
             await asyncio.sleep(max(0.0, min(ttl_s, 2) - self._random.uniform(-0.03, 0.05)))
