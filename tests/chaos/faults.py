@@ -1,0 +1,8 @@
+"""Owns the list of all faults, by name."""
+
+from chaos.fault import Fault
+from chaos.kills import EVERYTHING as OF_SIGNALS
+from chaos.twins import EVERYTHING as TWINS
+
+FAULTS: dict[str, type[Fault]] = {fault.name: fault for fault in (*OF_SIGNALS, *TWINS)}
+"""An injector is added by adding its module's list here."""
