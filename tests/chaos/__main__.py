@@ -56,7 +56,7 @@ def main(
 
     logging.getLogger("nats").setLevel(logging.CRITICAL)  # that it is away is what we do to it
     say(f"seed {seed}")
-    table = Table(seed, f"python -m chaos {' '.join(sys.argv[1:])}")
+    table = Table(seed, f'make chaos CHAOS="{" ".join(sys.argv[1:])}"')
     for group in _stages(_chosen(faults, times)):
         options = Options(group, seed, shoppers, minutes, window)
         if group[0].must_be_found:

@@ -31,7 +31,7 @@ class Table:
     """Grows window by window."""
 
     def __init__(self, seed: int, command: str) -> None:
-        self.seed, self.command = seed, command
+        self.runs = [f"seed {seed}: {command}"]
         self.rows: dict[str, Row] = {}
         self.sometimes = Counter[str]()
         self.findings: list[Finding] = []
@@ -66,13 +66,14 @@ class Table:
         self.twins[name] = Counter(finding.check for finding in findings)
 
     def merge(self, told: Any) -> None:
-        """Another run's report."""
+        """Another run's report, from before."""
         for name, other in told["faults"].items():
             row = self._row(name)
             row.counts.update(other["counts"])
             row.write_again_s.extend(other["write_again_s"])
             row.ready_again_s.extend(other["ready_again_s"])
         self.sometimes.update(told["sometimes"])
+        self.runs = [*told["runs"], *self.runs]
         for name, found in told["twins"].items():
             self.twins.setdefault(name, Counter()).update(found)
         self.findings.extend(Finding(*finding) for finding in told["findings"])
@@ -93,7 +94,7 @@ class Table:
             total.write_again_s += row.write_again_s
             total.ready_again_s += row.ready_again_s
         lines.append(_line("**all**", total))
-        lines += ["", f"Seed {self.seed}. {self.command}", "", "Rare states that were reached:", ""]
+        lines += ["", *(f"- {run}" for run in self.runs), "", "Rare states that were reached:", ""]
         lines += [f"- {name}: {count:,}" for name, count in sorted(self.sometimes.items())]
         for name, found in self.twins.items():
             told = ", ".join(f"{check} {count}" for check, count in found.items())
@@ -112,7 +113,7 @@ class Table:
             }
             for name, row in sorted(self.rows.items())
         }
-        told = {"seed": self.seed, "command": self.command, "faults": faults}
+        told = {"runs": self.runs, "faults": faults}
         told |= {"sometimes": dict(sorted(self.sometimes.items())), "twins": self.twins, "findings": self.findings}
         return msgspec.json.format(msgspec.json.encode(told)) + b"\n"
 
