@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import nats
 import pytest
+from api_world import Issuer
 from ledgers import Clock, Shop
 from msgspec.structs import replace
 from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
@@ -354,14 +355,15 @@ async def test_a_stream_that_may_lose_events_makes_the_api_not_ready(nats_url: s
     ledger = await Ledger.open(valkey_url)
     nobody: Any = None
     api = Api(checked_settings(nats_url), ledger, nobody, nobody, checked=checked)
-    assert (told in api.reasons(), api.ready()) == (True, False)
-    await ledger.close()
+    api.tokens.keys.load(Issuer().jwks)
+    assert (api.reasons(), api.ready()) == ([told], False)
 
     assert right.name is not None
     await jetstream.delete_stream(right.name)
     await jetstream.add_stream(right)
     await checked.look()
-    assert checked.flaws == []
+    assert (api.reasons(), api.ready()) == ([], True)
+    await ledger.close()
     await client.close()
 
 

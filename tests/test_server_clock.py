@@ -131,10 +131,13 @@ async def test_a_process_that_was_asleep_stops_only_itself(ledger: Ledger, valke
     """P9: those that have counted meanwhile know better."""
     healthy = await Ledger.open(valkey_url)
     jump(ledger, HOUR_MS)
-    for _ in range(3):
-        assert not (await looked(ledger)).ready
+    assert not (await looked(ledger)).ready
+    assert client.get(KEY) == b"doubted"
+    for _ in range(2):
         assert (await looked(healthy)).ready
         assert client.get(KEY) is None
+        assert not (await looked(ledger)).ready
+        assert client.get(KEY) is None, "it is said once"
     await healthy.close()
 
 
