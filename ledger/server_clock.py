@@ -67,7 +67,9 @@ class ServerClock:
         if jumped:
             self.refuse()
         elif not self._doubted:
-            self._believe(ledger_ms)
+            # A ledger that has lived ahead stands still and tells that; what we count is its server's clock.
+            expected_ms = self.expected_ms()
+            self._believe(ledger_ms if abs(ledger_ms - expected_ms) <= JUMP_MS else expected_ms)
 
     def refuse(self) -> str:
         """The script does not believe the clock; why nothing may be changed."""

@@ -3,11 +3,13 @@
 import asyncio
 from pathlib import Path
 
+from click.testing import CliRunner
 from cluster import Cluster, node_id, slot_of
 from redis import Redis as SyncRedis
 
-from availability import doctor, issuer
+from availability import cli, doctor, issuer
 from availability.settings import Settings
+from ledger import Finding
 
 
 def safe(folder: Path, *, redis_url: str = "", nats_url: str = "", postgres_url: str = "") -> Settings:
@@ -92,3 +94,33 @@ def test_tokens_that_anyone_could_sign_are_unsafe(tmp_path: Path) -> None:
     assert verdicts(Settings(jwks_file=str(shared), token_issuer="us"))["jwks_file"] == "unsafe"
     assert verdicts(Settings(jwks_url="http://keys", token_issuer="us"))["jwks_url"] == "unsafe"
     assert verdicts(Settings())["token_issuer"] == "unsafe"
+
+
+def test_a_clock_is_accepted_unless_clocks_differ_or_nobody_can_be_told(valkey_url: str) -> None:
+    """P9: by the exit codes of the command."""
+
+    def accepted(url: str, *findings: Finding) -> int:
+        return asyncio.run(doctor.accept_clock(Settings(redis_url=url), findings))[0]
+
+    differs = Finding("unsafe", "Postgres's clock", "is an hour behind")
+    with SyncRedis.from_url(valkey_url) as client:
+        assert accepted(valkey_url, differs) == 1
+        assert client.get("{s0}:clock") is None
+        assert accepted(valkey_url, Finding("ok", "Valkey's clock", "is 0.001 s behind")) == 0
+        assert client.get("{s0}:clock") == b"accepted"
+    assert accepted("redis://127.0.0.1:1") == 2
+
+
+def test_the_command_ends_with_1_when_something_is_unsafe(tmp_path: Path, valkey_url: str) -> None:
+    """P2, P9: and tells what to do; with 2 where only something could not be checked."""
+    settings = safe(tmp_path, redis_url=valkey_url)
+    with SyncRedis.from_url(valkey_url) as client:
+        client.config_set("appendfsync", "everysec")
+        try:
+            unsafe = CliRunner().invoke(cli.doctor, [], obj=settings)
+        finally:
+            client.config_set("appendfsync", "always")
+    remedy = "set it to always, an acknowledged operation must have reached the disk"
+    assert unsafe.exit_code == 1
+    assert f"unsafe     Valkey's appendfsync is everysec: {remedy}\n" in unsafe.output
+    assert CliRunner().invoke(cli.doctor, [], obj=settings).exit_code == 2

@@ -8,6 +8,7 @@ from redis import Redis
 
 from ledger import messages as m
 from ledger.errors import Unavailable
+from ledger.findings import clock_ms
 from ledger.journal.records import START
 from ledger.server_clock import Learnt, ServerClock, accept_clock
 from ledger.state import State
@@ -131,10 +132,13 @@ async def test_a_process_that_was_asleep_stops_only_itself(ledger: Ledger, valke
     """P9: those that have counted meanwhile know better."""
     healthy = await Ledger.open(valkey_url)
     jump(ledger, HOUR_MS)
-    for _ in range(3):
-        assert not (await looked(ledger)).ready
+    assert not (await looked(ledger)).ready
+    assert client.get(KEY) == b"doubted"
+    for _ in range(2):
         assert (await looked(healthy)).ready
         assert client.get(KEY) is None
+        assert not (await looked(ledger)).ready
+        assert client.get(KEY) is None, "it is said once"
     await healthy.close()
 
 
@@ -151,6 +155,21 @@ async def test_a_machine_whose_own_clock_is_wrong_changes_nothing_until_it_is_me
     assert (await lost.check()).ready
     await Shop(lost, Clock()).open()
     await lost.close()
+
+
+async def test_a_ledger_that_has_lived_ahead_is_no_jump(valkey_url: str) -> None:
+    """P5: its time stands still until the clock has come to it, for a process that found it so."""
+    clock = Clock()
+    clock.now_ms = clock_ms() + HOUR_MS
+    ahead, late = Ledger(valkey_url, now_ms=clock), Ledger(valkey_url)
+    await Shop(ahead, clock).open()
+    shop = Shop(late, clock)
+    await shop.stock("A", 5)
+    for _ in range(3):
+        assert (await shop.hold(("A", 1))).reservation.created_at_ms == clock.now_ms
+        assert (await looked(late)).ready
+    await ahead.close()
+    await late.close()
 
 
 async def test_a_clock_that_went_back_is_not_accepted(ledger: Ledger, valkey_url: str, client: Redis) -> None:

@@ -41,7 +41,12 @@ async def check_nats(url: str) -> list[Finding]:
         async with asyncio.timeout(TIMEOUT_S):
             try:
                 await client.connect(
-                    url, name="availability check", allow_reconnect=False, max_reconnect_attempts=1, error_cb=quietly
+                    url,
+                    name="availability check",
+                    allow_reconnect=False,
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=0,  # before it says that it was refused
+                    error_cb=quietly,
                 )
                 return await _check(client)
             finally:
