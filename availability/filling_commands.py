@@ -5,8 +5,8 @@ begun again, and goes on.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -62,12 +62,8 @@ async def run(
     try:
         async with _servers(settings, data_dir, beside_up=reason == "rebuild") as known:
             plan = FillPlan(known.redis_url, known.postgres_url, shards, reason, known.shards)
-            bars = Progress(console=Console(stderr=True))
-            try:
-                filled = await fill_anew(plan, _Steps(bars).tell)
-            finally:
-                if bars.live.is_started:
-                    bars.stop()
+            with shown_progress() as tell:
+                filled = await fill_anew(plan, tell)
     except (Refused, FillRefused) as refused:
         click.echo(str(refused), err=True)
         return 1
@@ -85,6 +81,17 @@ def _told(filled: Filled, settings: Settings) -> str:
     if filled.shards == settings.shards:
         return text
     return f"{text}; now set shards = {filled.shards} for every process"
+
+
+@contextmanager
+def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """What shows how far the filling has come, while the block lasts."""
+    bars = Progress(console=Console(stderr=True))
+    try:
+        yield _Steps(bars).tell
+    finally:
+        if bars.live.is_started:
+            bars.stop()
 
 
 class _Steps:

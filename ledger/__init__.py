@@ -6,6 +6,7 @@ from ledger.errors import (
     Unavailable,
     Unknown,
 )
+from ledger.failover import Difference, FailedOver, FailoverPlan, LeftBehind, fail_over, left_behind
 from ledger.filling import Filled, FillPlan, FillRefused, NotFilled, fill_anew
 from ledger.identity import (
     differing_field,
@@ -177,6 +178,7 @@ __all__ = [
     "CountOutcome",
     "Counted",
     "Cursor",
+    "Difference",
     "Disposition",
     "Done",
     "EventOutcome",
@@ -184,6 +186,8 @@ __all__ = [
     "Expire",
     "Expired",
     "Extend",
+    "FailedOver",
+    "FailoverPlan",
     "FeedStatus",
     "FillPlan",
     "FillRefused",
@@ -211,6 +215,7 @@ __all__ = [
     "KeyReused",
     "Ledger",
     "LedgerError",
+    "LeftBehind",
     "Location",
     "LocationList",
     "LocationStored",
@@ -290,8 +295,10 @@ __all__ = [
     "WrongState",
     "differing_field",
     "event_key",
+    "fail_over",
     "fill_anew",
     "fingerprint",
+    "left_behind",
     "migrate",
     "operation_id",
     "server_urls",

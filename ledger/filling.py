@@ -176,13 +176,12 @@ class _Filling:
             async with self._keyspace(shard) as keyspace:
                 await keyspace.fence(shards=FILLING)
         behind = [shard for shard in range(base.shards) if await self._is_behind(shard)]
-        if not behind:
-            await self._journaled(range(base.shards), "drain")
-        elif self._plan.reason == "rehome":
+        if behind and self._plan.reason == "rehome":
             await self._open_for(base.shards, base.shards)
             raise FillRefused("the ledger has lost what its journal has: run `availability rebuild` first")
-        else:
-            logger.warning("the ledger has lost what its journal has: what the journal has counts")
+        if behind:
+            logger.warning("shards %s have lost what the journal has: there the journal counts", behind)
+        await self._journaled(set(range(base.shards)) - set(behind), "drain")
 
     async def _refuse_writers(self, shards: int) -> None:
         writers = set()

@@ -17,6 +17,7 @@ CLIENTS = {
         "ledger/keyspace.py",
         "ledger/link.py",
         "ledger/placement.py",
+        "ledger/replica.py",
         "ledger/shard.py",
         "ledger/journal/stream.py",
     ),
