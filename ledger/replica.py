@@ -42,7 +42,7 @@ async def unfit(url: str) -> list[str]:
 async def promote(url: str) -> bool:
     """Make it a primary; False when its configuration still says otherwise. Raises RedisError or OSError."""
     async with _client(url) as client:
-        await client.execute_command("REPLICAOF", "NO", "ONE")
+        await client.replicaof("NO", "ONE")
         try:
             await client.config_rewrite()
         except ResponseError:  # it has no file, or we may not

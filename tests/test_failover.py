@@ -63,7 +63,7 @@ class Pair:
         journal = await Journal.open(self.postgres_url)
 
         async def has_all() -> bool:
-            return str((await journal.cursor(shard)).place) == last.decode()
+            return str((await journal.cursor(shard)).place) == str(last.decode())
 
         async with following(self.primary.url, self.postgres_url, shard):
             await wait_until(has_all)
