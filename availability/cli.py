@@ -210,6 +210,32 @@ def conflicts(settings: Settings, data_dir: Path | None, settle: bool, yes: bool
     _run_tool(settings, data_dir, (), lambda known: this.run(known, settles=settle, agreed=agreed))
 
 
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def failover(settings: Settings, yes: bool) -> None:
+    """Make the replica at `redis_standby_url` the ledger's server, when the one at `redis_url` is lost.
+
+    Stop that one before. What the replica lacks comes from the journal. If it breaks off, run it again.
+    """
+    from availability import failover_commands as this
+
+    _insist(settings, ("postgres_url", "redis_standby_url", "redis_url"))
+    sys.exit(asyncio.run(this.failover(settings, agreed=lambda question: yes or click.confirm(question, err=True))))
+
+
+@main.command("left-behind")
+@click.pass_obj
+def left_behind(settings: Settings) -> None:
+    """List the operations that the server at `redis_standby_url` has and the journal has not.
+
+    After a failover, with the old primary there: what was acknowledged and is lost. It is only read.
+    """
+    from availability import failover_commands as this
+
+    _insist(settings, ("postgres_url", "redis_standby_url"))
+    sys.exit(asyncio.run(this.look_back(settings)))
+
+
 @main.group()
 def quarantine() -> None:
     """Look at stock events that could not be applied, try them again, or settle them."""

@@ -5,8 +5,8 @@ begun again, and goes on.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -63,12 +63,8 @@ async def run(
     try:
         async with _servers(settings, data_dir, beside_up=reason == "rebuild") as known:
             plan = FillPlan(known.redis_url, known.postgres_url, shards, reason, known.shards)
-            bars = Progress(console=Console(stderr=True))
-            try:
-                filled = await fill_anew(plan, Steps(bars, STEPS).tell)
-            finally:
-                if bars.live.is_started:
-                    bars.stop()
+            with shown_progress(STEPS) as tell:
+                filled = await fill_anew(plan, tell)
     except (Refused, FillRefused) as refused:
         click.echo(str(refused), err=True)
         return 1
@@ -97,8 +93,19 @@ def _told(filled: Filled, settings: Settings) -> str:
     return f"{text}; now set shards = {filled.shards} for every process"
 
 
-class Steps:
-    """A bar for each step, with the name that it has for people."""
+@contextmanager
+def shown_progress(names: Mapping[str, str]) -> Iterator[Callable[[str, int, int], None]]:
+    """What shows how far it has come, while the block lasts: a bar for each step, with its name for people."""
+    bars = Progress(console=Console(stderr=True))
+    try:
+        yield _Steps(bars, names).tell
+    finally:
+        if bars.live.is_started:
+            bars.stop()
+
+
+class _Steps:
+    """A bar for each step."""
 
     def __init__(self, bars: Progress, names: Mapping[str, str]) -> None:
         self._bars = bars

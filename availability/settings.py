@@ -17,7 +17,7 @@ from ledger import ADMITTED_MAX, CLIENT_HELD_UNITS_MAX, CLIENT_OPEN_RESERVATIONS
 
 PREFIX = "AVAILABILITY_"
 TABLES = frozenset({"client_rates"})
-SECRETS = frozenset({"nats_url", "postgres_url", "redis_url"})
+SECRETS = frozenset({"nats_url", "postgres_url", "redis_standby_url", "redis_url"})
 """Settings that hold credentials: never shown, and readable from a file that ``<name>_file`` names."""
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -100,6 +100,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # Servers, as URLs with their credentials.
     nats_url: str = ""
     postgres_url: str = ""
+    redis_standby_url: str = ""
+    """The replica that ``availability failover`` makes the ledger's server; only the operator's commands use it."""
     redis_url: str = ""
 
     # The embedded NATS of ``up``.

@@ -6,6 +6,7 @@ from ledger.errors import (
     Unavailable,
     Unknown,
 )
+from ledger.failover import Difference, FailedOver, FailoverPlan, LeftBehind, fail_over, left_behind
 from ledger.filling import Filled, FillPlan, FillRefused, NotFilled, fill_anew
 from ledger.findings import CheckLimits, Finding
 from ledger.identity import (
@@ -192,6 +193,7 @@ __all__ = [
     "CountOutcome",
     "Counted",
     "Cursor",
+    "Difference",
     "Disposition",
     "Done",
     "EventOutcome",
@@ -199,6 +201,8 @@ __all__ = [
     "Expire",
     "Expired",
     "Extend",
+    "FailedOver",
+    "FailoverPlan",
     "FeedStatus",
     "FillPlan",
     "FillRefused",
@@ -227,6 +231,7 @@ __all__ = [
     "KeyReused",
     "Ledger",
     "LedgerError",
+    "LeftBehind",
     "Location",
     "LocationList",
     "LocationStored",
@@ -311,8 +316,10 @@ __all__ = [
     "conflicts",
     "differing_field",
     "event_key",
+    "fail_over",
     "fill_anew",
     "fingerprint",
+    "left_behind",
     "make_checkpoint",
     "migrate",
     "operation_id",

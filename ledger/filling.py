@@ -190,19 +190,18 @@ class _Filling:
             async with self._keyspace(shard) as keyspace:
                 await keyspace.fence(shards=FILLING)
         behind = [shard for shard in range(base.shards) if await self._is_behind(shard)]
-        if not behind:
-            if await conflicts(self._plan.postgres_url):
-                await self._open_for(base.shards, base.shards)
-                raise FillRefused(
-                    "the ledger is not behind its journal, and yet contradicts it: look at it with `availability"
-                    " conflicts`, and settle it first"
-                )
-            await self._journaled(range(base.shards), "drain")
-        elif self._plan.reason == "rehome":
+        if not behind and await conflicts(self._plan.postgres_url):
+            await self._open_for(base.shards, base.shards)
+            raise FillRefused(
+                "the ledger is not behind its journal, and yet contradicts it: look at it with `availability"
+                " conflicts`, and settle it first"
+            )
+        if behind and self._plan.reason == "rehome":
             await self._open_for(base.shards, base.shards)
             raise FillRefused("the ledger has lost what its journal has: run `availability rebuild` first")
-        else:
-            logger.warning("the ledger has lost what its journal has: what the journal has counts")
+        if behind:
+            logger.warning("shards %s have lost what the journal has: there the journal counts", behind)
+        await self._journaled(set(range(base.shards)) - set(behind), "drain")
 
     async def _refuse_writers(self, shards: int) -> None:
         writers = set()

@@ -19,7 +19,7 @@ from availability.embedded import Server
 
 PASSWORD = "of-the-tests"
 AOF_MAX_BYTES = 4_000_000
-"""Beyond it an emptied Valkey writes its file anew: 130 kB a test, and a server that is killed reads all of it."""
+"""Beyond it an emptied Valkey writes its file anew: a test adds 130 kB, and who is killed reads all of it again."""
 
 
 @dataclass

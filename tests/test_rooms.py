@@ -19,6 +19,7 @@ CLIENTS = {
         "ledger/placement.py",
         "ledger/server_clock.py",
         "ledger/valkey_checks.py",
+        "ledger/replica.py",
         "ledger/shard.py",
         "ledger/journal/stream.py",
     ),

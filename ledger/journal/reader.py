@@ -1,6 +1,6 @@
 """Owns the reading of the journal: its entries in order, its cursor, its chain, and how the whole is doing."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ledger.journal import records
 from ledger.journal.postgres import now_ms, open_pool
-from ledger.journal.records import START, Cursor, Place
+from ledger.journal.records import START, Cursor, Place, RawEntry
 from ledger.messages import JournalEntry
 
 PAGE_BYTES = 4_000_000
@@ -149,6 +149,16 @@ class Journal:
             *(shard, *place),
         )
         return at_ms or 0
+
+    async def lacking(self, shard: int, entries: Sequence[RawEntry]) -> list[RawEntry]:
+        """Those of some entries, in order, that the journal does not have, or has with other content."""
+        rows = await self._pool.fetch(
+            "select epoch, seq, body from availability.entry"
+            " where shard = $1 and (epoch, seq) >= ($2, $3) and (epoch, seq) <= ($4, $5)",
+            *(shard, *entries[0].place, *entries[-1].place),
+        )
+        stored = {Place(row["epoch"], row["seq"]): row["body"] for row in rows}
+        return [entry for entry in entries if stored.get(entry.place) != entry.body]
 
     async def verify_chain(self, shard: int) -> list[Problem]:
         """Every gap, every entry whose bytes or hash were changed, and a cursor that is not at the end."""
