@@ -1,5 +1,7 @@
 """The door to the ledger: everything that the edges may use."""
 
+from ledger.auditing import Audit
+from ledger.differences import KINDS, MEANINGS, Difference, Kind
 from ledger.errors import (
     LedgerError,
     Overloaded,
@@ -48,6 +50,7 @@ from ledger.journal import (
     migrate,
 )
 from ledger.keyspace import KEYSPACE_FAILED
+from ledger.live import LIVE_FAILED
 from ledger.messages import (
     ADMITTED_MAX,
     CLIENT_HELD_UNITS_MAX,
@@ -147,6 +150,7 @@ from ledger.placement import server_urls, url_of
 from ledger.rules import (
     RulesLedger,
 )
+from ledger.shard_audit import NotAudited, Size, Step
 from ledger.state import Standing, State
 from ledger.store import Ledger
 
@@ -156,7 +160,10 @@ __all__ = [
     "CLIENT_OPEN_RESERVATIONS_MAX",
     "JOURNAL_FAILED",
     "KEYSPACE_FAILED",
+    "KINDS",
     "LINES_MAX",
+    "LIVE_FAILED",
+    "MEANINGS",
     "QUANTITY_MAX",
     "STOCK_QUANTITY_MAX",
     "TIME_MS_MAX",
@@ -164,6 +171,7 @@ __all__ = [
     "Admitted",
     "Applied",
     "Apply",
+    "Audit",
     "BadCursor",
     "Bucket",
     "Busy",
@@ -177,6 +185,7 @@ __all__ = [
     "CountOutcome",
     "Counted",
     "Cursor",
+    "Difference",
     "Disposition",
     "Done",
     "EventOutcome",
@@ -209,6 +218,7 @@ __all__ = [
     "JournalOperation",
     "JournalWriter",
     "KeyReused",
+    "Kind",
     "Ledger",
     "LedgerError",
     "Location",
@@ -221,6 +231,7 @@ __all__ = [
     "MoveOutcome",
     "Movement",
     "Name",
+    "NotAudited",
     "NotFilled",
     "NotFound",
     "Observer",
@@ -265,10 +276,12 @@ __all__ = [
     "ShardStatus",
     "Ship",
     "ShortLine",
+    "Size",
     "SourceStatus",
     "Standing",
     "State",
     "Status",
+    "Step",
     "StockEvent",
     "StockStatus",
     "Strategy",
