@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import jwt
 
 from availability import embedded
+from availability.audit_report import audit_said
 from availability.settings import Settings
 from ledger import server_urls, url_of
 
@@ -55,7 +56,12 @@ async def examine(settings: Settings) -> list[Finding]:
     servers = await asyncio.gather(
         _valkey(settings.redis_url), _nats(settings.nats_url), _postgres(settings.postgres_url)
     )
-    return [*_tokens(settings), *(finding for findings in servers for finding in findings)]
+    return [*_tokens(settings), *(finding for findings in servers for finding in findings), *await _audit(settings)]
+
+
+async def _audit(settings: Settings) -> list[Finding]:
+    said = await audit_said(settings.postgres_url)
+    return [] if said is None else [Finding(said.verdict, "the audit", said.text)]
 
 
 def _tokens(settings: Settings) -> list[Finding]:

@@ -5,7 +5,7 @@ begun again, and goes on.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
@@ -60,11 +60,11 @@ async def run(
     if not agreed(EXPLAINED[reason].format(shards=shards)):
         return 1
     try:
-        async with _servers(settings, data_dir, beside_up=reason == "rebuild") as known:
+        async with servers_of(settings, data_dir, beside_up=reason == "rebuild") as known:
             plan = FillPlan(known.redis_url, known.postgres_url, shards, reason, known.shards)
             bars = Progress(console=Console(stderr=True))
             try:
-                filled = await fill_anew(plan, _Steps(bars).tell)
+                filled = await fill_anew(plan, Steps(bars, STEPS).tell)
             finally:
                 if bars.live.is_started:
                     bars.stop()
@@ -87,22 +87,23 @@ def _told(filled: Filled, settings: Settings) -> str:
     return f"{text}; now set shards = {filled.shards} for every process"
 
 
-class _Steps:
-    """A bar for each step."""
+class Steps:
+    """A bar for each step, with the name that it has for people."""
 
-    def __init__(self, bars: Progress) -> None:
+    def __init__(self, bars: Progress, names: Mapping[str, str]) -> None:
         self._bars = bars
+        self._names = names
         self._tasks: dict[str, TaskID] = {}
 
     def tell(self, step: str, done: int, total: int) -> None:
         self._bars.start()  # not before there is something to show
         if step not in self._tasks:
-            self._tasks[step] = self._bars.add_task(STEPS[step])
+            self._tasks[step] = self._bars.add_task(self._names[step])
         self._bars.update(self._tasks[step], completed=done or not total, total=total or 1)
 
 
 @asynccontextmanager
-async def _servers(settings: Settings, data_dir: Path | None, *, beside_up: bool) -> AsyncIterator[Settings]:
+async def servers_of(settings: Settings, data_dir: Path | None, *, beside_up: bool) -> AsyncIterator[Settings]:
     """The settings with the servers' URLs. The servers of an instance that does not run are started for this alone.
 
     ``Refused`` when an ``up`` runs there, unless this may go on ``beside_up``.

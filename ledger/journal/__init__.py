@@ -1,5 +1,7 @@
 """The journal: what the ledger did, kept in Postgres, and what stands beside it there: quarantine and feed status."""
 
+from ledger.journal.audit_status import AuditReport, AuditStatus
+from ledger.journal.explaining import ClaimOn, Explanation, Touch, Unexplained, explain
 from ledger.journal.feed_status import FeedStatus
 from ledger.journal.follower import Follower, Observer
 from ledger.journal.indexer import Indexer
@@ -22,11 +24,15 @@ from ledger.journal.writer import JournalWriter, Written
 
 __all__ = [
     "JOURNAL_FAILED",
+    "AuditReport",
+    "AuditStatus",
     "BadCursor",
     "ChangedMigration",
+    "ClaimOn",
     "ClaimedLine",
     "Claims",
     "Cursor",
+    "Explanation",
     "FeedStatus",
     "Filters",
     "Follower",
@@ -50,7 +56,10 @@ __all__ = [
     "SourceStatus",
     "Status",
     "StreamStatus",
+    "Touch",
+    "Unexplained",
     "Unreadable",
     "Written",
+    "explain",
     "migrate",
 ]

@@ -10,12 +10,14 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from ledger.journal.fold import LEAVING, is_live
+from ledger.journal.fold import CHANGES, is_live
 from ledger.journal.records import START, Place
 from ledger.messages import JournalEntry, JournalOperation, Movement, Position, Reservation
 
 BUCKETS: Final = ("on_hand", "held", "committed", "picked", "damaged", "quality_hold", "in_transit")
 """What movements move units between, in the order of the numbers here."""
+LEAVING: Final = CHANGES | {"hold", "prepare", "expire", "reclaim", "restore"}
+"""Verbs whose record after them is a reservation that stays."""
 _AT: Final = {name: number for number, name in enumerate(BUCKETS)}
 _ON_HAND: Final = 0
 

@@ -22,7 +22,7 @@ PROGRESS_ENTRIES: Final = 1_000
 
 CHANGES: Final = frozenset({"extend", "commit", "release", "pick", "ship", "cancel", "return", "move"})
 """Verbs on a reservation whose own records answer their replays."""
-LEAVING: Final = CHANGES | {"hold", "prepare", "expire", "reclaim", "restore"}
+_AFTER: Final = CHANGES | {"hold", "prepare", "expire", "reclaim", "restore"}
 """Verbs whose record after them is a reservation that stays."""
 
 _RESERVATIONS: Final = msgspec.msgpack.Decoder(Reservation)
@@ -83,7 +83,7 @@ class Fold:
 
     def _take_operation(self, operation: JournalOperation) -> None:
         subject = operation.subject
-        if operation.verb in LEAVING:
+        if operation.verb in _AFTER:
             self._take_reservation(subject, bytes(operation.body))
             if operation.verb in CHANGES:
                 self._remember(operation, operation.verb)
