@@ -24,7 +24,7 @@ async def audit_said(postgres_url: str) -> Said | None:
         return None
     finally:
         await status.close()
-    return report and _said(report)
+    return None if report is None else _said(report)
 
 
 def _said(report: AuditReport) -> Said:

@@ -50,7 +50,7 @@ def journal_(movements: int, runs: int) -> None:
 
 @click.command("audit")
 @click.option("--seconds", type=click.IntRange(1, 3_600), default=40, show_default=True, help="For how long.")
-@click.option("--sale", type=click.IntRange(min=1), default=64, show_default=True, help="Holds in flight.")
+@click.option("--sale", type=click.IntRange(min=1), default=4, show_default=True, help="Holds in flight.")
 @click.option("--positions", type=click.IntRange(min=1), default=5_000, show_default=True, help="How many to audit.")
 def audit_(seconds: int, sale: int, positions: int) -> None:
     """Measure what the keeper's audit takes of a core while a sale runs, in an `availability up` of its own."""

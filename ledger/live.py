@@ -66,15 +66,20 @@ class LiveShard:
 
     async def place(self) -> Reading:
         """How far it is now, with nothing found."""
-        return await self._at_once([], lambda _asking, _key: None)
+        reading, _ = await self._at_once(lambda _asking: None)
+        return reading
 
     async def skus(self, names: Sequence[str]) -> Reading:
         """Of each SKU its positions, packed, by location; none where it has none."""
-        keys = [self._key("sku", name) for name in names]
-        reading = await self._at_once(keys, lambda asking, key: asking.hgetall(key))
+
+        def ask(asking: Any) -> None:
+            for name in names:
+                asking.hgetall(self._key("sku", name))
+
+        reading, answers = await self._at_once(ask)
         found = {
             name: {location.decode(): packed for location, packed in fields.items()}
-            for name, fields in zip(names, reading.found.values(), strict=True)
+            for name, fields in zip(names, answers, strict=True)
         }
         return reading._replace(found=found)
 
@@ -112,19 +117,19 @@ class LiveShard:
         return f"{self._tag}:{kind}:{escaped(name)}"
 
     async def _texts(self, kind: str, names: Sequence[str]) -> Reading:
-        reading = await self._at_once([self._key(kind, name) for name in names], lambda asking, key: asking.get(key))
-        return reading._replace(found=dict(zip(names, reading.found.values(), strict=True)))
+        keys = [self._key(kind, name) for name in names]
+        reading, (texts,) = await self._at_once(lambda asking: asking.mget(keys))
+        return reading._replace(found=dict(zip(names, texts, strict=True)))
 
-    async def _at_once(self, keys: list[str], ask: Callable[[Any, str], object]) -> Reading:
-        """The answer about each key, and the shard's record, from one transaction."""
+    async def _at_once(self, ask: Callable[[Any], object]) -> tuple[Reading, list[Any]]:
+        """The shard's record, and the answers to what is asked, from one transaction."""
         async with self._asked() as client:
             asking = client.pipeline(transaction=True)
             asking.get(shard_key(self.shard))
             asking.time()
-            for key in keys:
-                ask(asking, key)
+            ask(asking)
             packed, (seconds, microseconds), *answers = await asking.execute()
         record = _decode_record(packed) if packed else ShardRecord(*START, 0)
         server_ms = int(seconds) * 1_000 + int(microseconds) // 1_000
-        found = dict(zip(keys, answers, strict=True))
-        return Reading(Place(record.epoch, record.seq), max(server_ms, record.clock_ms), record.shards, found)
+        place = Place(record.epoch, record.seq)
+        return Reading(place, max(server_ms, record.clock_ms), record.shards, {}), answers
