@@ -12,11 +12,9 @@ import sys
 from dataclasses import dataclass, field
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
 from availability import launch
-from availability.filling_commands import Steps
+from availability.filling_commands import shown_progress
 from availability.processes import pause
 from availability.settings import Settings, environment_of_child
 from ledger import JOURNAL_FAILED, Checkpointed, CheckpointRefused, Checkpoints, Unreadable, make_checkpoint
@@ -37,18 +35,15 @@ async def run(settings: Settings, *, idle: bool) -> int:
     """Make one now."""
     if idle:
         os.nice(LEAST_URGENT)
-    bars = Progress(console=Console(stderr=True))
     try:
-        made = await make_checkpoint(settings.postgres_url, settings.shards, Steps(bars, STEPS).tell)
+        with shown_progress(STEPS) as tell:
+            made = await make_checkpoint(settings.postgres_url, settings.shards, tell)
     except CheckpointRefused as refused:
         click.echo(f"no checkpoint was made: {refused}", err=True)
         return 1
     except (*JOURNAL_FAILED, Unreadable) as error:
         click.echo(f"no checkpoint was made ({type(error).__name__}: {error})", err=True)
         return 2
-    finally:
-        if bars.live.is_started:
-            bars.stop()
     click.echo(_told(made))
     return 0
 

@@ -236,6 +236,51 @@ def left_behind(settings: Settings) -> None:
     sys.exit(asyncio.run(this.look_back(settings)))
 
 
+@main.command()
+@click.option("--data-dir", type=DataFolder, help="Of an `up`, in place of settings.")
+@click.option("--json", "as_json", is_flag=True, help="One object, with all the evidence.")
+@click.pass_obj
+def audit(settings: Settings, data_dir: Path | None, as_json: bool) -> None:
+    """Compare the ledger with its journal, position by position, and tell each difference with its evidence.
+
+    Everything may go on meanwhile. Ends with 0 when all agrees, 1 when something differs, 2 when it cannot be told.
+    """
+    from availability import audit_command as this
+
+    if data_dir is None:
+        _insist(settings, ("postgres_url", "redis_url"), otherwise="; or name the folder of an `up` by --data-dir")
+    sys.exit(asyncio.run(this.run(settings, data_dir, as_json=as_json)))
+
+
+@main.command()
+@click.argument("sku")
+@click.argument("location")
+@click.option("--at", "at", metavar="TIME", help="As 2026-11-24T12:00:00Z; without it, now.")
+@click.option("--movements", type=click.IntRange(0, 1_000), default=10, show_default=True, help="The newest N of them.")
+@click.option("--data-dir", type=DataFolder, help="Of an `up`, in place of settings.")
+@click.option("--json", "as_json", is_flag=True, help="One object, with every part.")
+@click.pass_obj
+def explain(
+    settings: Settings,
+    sku: str,
+    location: str,
+    at: str | None,
+    movements: int,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Why is it 7? The parts of what was available of SKU at LOCATION, and what led there.
+
+    From the journal alone. Ends with 1 when the journal knows of no such position at that time.
+    """
+    from availability import explain_command as this
+
+    if data_dir is None:
+        _insist(settings, ("postgres_url",), otherwise="; or name the folder of an `up` by --data-dir")
+    asked = this.Asked(sku, location, at, movements, as_json)
+    sys.exit(asyncio.run(this.run(settings, data_dir, asked)))
+
+
 @main.group()
 def quarantine() -> None:
     """Look at stock events that could not be applied, try them again, or settle them."""

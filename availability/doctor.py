@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import jwt
 
 from availability import self_check
+from availability.audit_report import audit_said
 from availability.settings import Settings
 from ledger import KEYSPACE_FAILED, Finding, Unavailable
 from ledger import accept_clock as accept
@@ -26,7 +27,12 @@ def exit_code(findings: Sequence[Finding]) -> int:
 async def examine(settings: Settings) -> list[Finding]:
     """Everything that can be told from here."""
     missing = [Finding("unchecked", name, "is not set") for name in URLS if not getattr(settings, name)]
-    return [*_tokens(settings), *missing, *await self_check.examine(settings)]
+    return [*_tokens(settings), *missing, *await self_check.examine(settings), *await _audit(settings)]
+
+
+async def _audit(settings: Settings) -> list[Finding]:
+    said = await audit_said(settings.postgres_url)
+    return [] if said is None else [Finding(said.verdict, "the audit", said.text)]
 
 
 async def accept_clock(settings: Settings, findings: Sequence[Finding]) -> tuple[int, str]:

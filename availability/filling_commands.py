@@ -61,7 +61,7 @@ async def run(
     if not agreed(EXPLAINED[reason].format(shards=shards)):
         return 1
     try:
-        async with _servers(settings, data_dir, beside_up=reason == "rebuild") as known:
+        async with servers_of(settings, data_dir, beside_up=reason == "rebuild") as known:
             plan = FillPlan(known.redis_url, known.postgres_url, shards, reason, known.shards)
             with shown_progress(STEPS) as tell:
                 filled = await fill_anew(plan, tell)
@@ -120,7 +120,7 @@ class _Steps:
 
 
 @asynccontextmanager
-async def _servers(settings: Settings, data_dir: Path | None, *, beside_up: bool) -> AsyncIterator[Settings]:
+async def servers_of(settings: Settings, data_dir: Path | None, *, beside_up: bool) -> AsyncIterator[Settings]:
     """The settings with the servers' URLs. The servers of an instance that does not run are started for this alone.
 
     ``Refused`` when an ``up`` runs there, unless this may go on ``beside_up``.

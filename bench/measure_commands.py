@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from bench import commands, feed_rate, journal_rate, journey, k6_run, memory, rebuild_rate, replay_run
+from bench import audit_share, commands, feed_rate, journal_rate, journey, k6_run, memory, rebuild_rate, replay_run
 
 
 @click.command()
@@ -55,6 +55,15 @@ def journal_(movements: int, runs: int) -> None:
 def rebuild_(movements: int) -> None:
     """Measure `availability checkpoint` and `rebuild` of a ledger that is lost, and compare it with what it was."""
     commands.run(lambda: rebuild_rate.run(movements, commands.console()))
+
+
+@click.command("audit")
+@click.option("--seconds", type=click.IntRange(1, 3_600), default=40, show_default=True, help="For how long.")
+@click.option("--sale", type=click.IntRange(min=1), default=4, show_default=True, help="Holds in flight.")
+@click.option("--positions", type=click.IntRange(min=1), default=5_000, show_default=True, help="How many to audit.")
+def audit_(seconds: int, sale: int, positions: int) -> None:
+    """Measure what the keeper's audit takes of a core while a sale runs, in an `availability up` of its own."""
+    commands.run(lambda: audit_share.run(seconds, sale, positions, commands.console()))
 
 
 @click.command("k6")

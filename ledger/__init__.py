@@ -1,12 +1,14 @@
 """The door to the ledger: everything that the edges may use."""
 
+from ledger.auditing import Audit
+from ledger.differences import KINDS, MEANINGS, Difference, Kind
 from ledger.errors import (
     LedgerError,
     Overloaded,
     Unavailable,
     Unknown,
 )
-from ledger.failover import Difference, FailedOver, FailoverPlan, LeftBehind, fail_over, left_behind
+from ledger.failover import FailedOver, FailoverPlan, LeftBehind, fail_over, left_behind
 from ledger.filling import Filled, FillPlan, FillRefused, NotFilled, fill_anew
 from ledger.findings import CheckLimits, Finding
 from ledger.identity import (
@@ -17,15 +19,19 @@ from ledger.identity import (
 )
 from ledger.journal import (
     JOURNAL_FAILED,
+    AuditReport,
+    AuditStatus,
     BadCursor,
     ChangedMigration,
     Checkpointed,
     CheckpointRefused,
     Checkpoints,
     ClaimedLine,
+    ClaimOn,
     Claims,
     Conflict,
     Cursor,
+    Explanation,
     FeedStatus,
     Filters,
     Follower,
@@ -49,15 +55,19 @@ from ledger.journal import (
     SourceStatus,
     Status,
     StreamStatus,
+    Touch,
+    Unexplained,
     Unreadable,
     Written,
     check_postgres,
     conflicts,
+    explain,
     make_checkpoint,
     migrate,
     settle_conflicts,
 )
 from ledger.keyspace import KEYSPACE_FAILED
+from ledger.live import LIVE_FAILED
 from ledger.messages import (
     ADMITTED_MAX,
     CLIENT_HELD_UNITS_MAX,
@@ -157,6 +167,7 @@ from ledger.rules import (
     RulesLedger,
 )
 from ledger.server_clock import accept_clock
+from ledger.shard_audit import NotAudited, Size, Step
 from ledger.state import Standing, State
 from ledger.store import Ledger
 from ledger.valkey_checks import check_shards, check_valkey
@@ -167,7 +178,10 @@ __all__ = [
     "CLIENT_OPEN_RESERVATIONS_MAX",
     "JOURNAL_FAILED",
     "KEYSPACE_FAILED",
+    "KINDS",
     "LINES_MAX",
+    "LIVE_FAILED",
+    "MEANINGS",
     "QUANTITY_MAX",
     "STOCK_QUANTITY_MAX",
     "TIME_MS_MAX",
@@ -175,6 +189,9 @@ __all__ = [
     "Admitted",
     "Applied",
     "Apply",
+    "Audit",
+    "AuditReport",
+    "AuditStatus",
     "BadCursor",
     "Bucket",
     "Busy",
@@ -184,6 +201,7 @@ __all__ = [
     "CheckpointRefused",
     "Checkpointed",
     "Checkpoints",
+    "ClaimOn",
     "ClaimedLine",
     "Claims",
     "Commit",
@@ -200,6 +218,7 @@ __all__ = [
     "EventResult",
     "Expire",
     "Expired",
+    "Explanation",
     "Extend",
     "FailedOver",
     "FailoverPlan",
@@ -229,6 +248,7 @@ __all__ = [
     "JournalOperation",
     "JournalWriter",
     "KeyReused",
+    "Kind",
     "Ledger",
     "LedgerError",
     "LeftBehind",
@@ -242,6 +262,7 @@ __all__ = [
     "MoveOutcome",
     "Movement",
     "Name",
+    "NotAudited",
     "NotFilled",
     "NotFound",
     "Observer",
@@ -286,15 +307,19 @@ __all__ = [
     "ShardStatus",
     "Ship",
     "ShortLine",
+    "Size",
     "SourceStatus",
     "Standing",
     "State",
     "Status",
+    "Step",
     "StockEvent",
     "StockStatus",
     "Strategy",
     "StreamStatus",
+    "Touch",
     "Unavailable",
+    "Unexplained",
     "UnfinishedList",
     "UnitsOfLine",
     "Unknown",
@@ -316,6 +341,7 @@ __all__ = [
     "conflicts",
     "differing_field",
     "event_key",
+    "explain",
     "fail_over",
     "fill_anew",
     "fingerprint",

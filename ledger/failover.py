@@ -36,7 +36,7 @@ class FailoverPlan(NamedTuple):
     configured: int
 
 
-class Difference(NamedTuple):
+class Exchanged(NamedTuple):
     """Entries of all shards that the replica ``lacked`` and the journal had, and the other way round (``saved``)."""
 
     lacked: int
@@ -46,7 +46,7 @@ class Difference(NamedTuple):
 class FailedOver(NamedTuple):
     """What there is now; ``kept`` says whether the replica's own configuration knows that it is a primary."""
 
-    difference: Difference
+    difference: Exchanged
     filled: Filled
     kept: bool
 
@@ -68,7 +68,7 @@ async def fail_over(plan: FailoverPlan, progress: Progress = lambda _step, _done
     kept = await promote(plan.replica_url)
     journal = await Journal.open(plan.postgres_url)
     try:
-        difference = await _difference(plan, journal)
+        difference = await _exchange(plan, journal)
     finally:
         await journal.close()
     filled = await fill_anew(FillPlan(plan.replica_url, plan.postgres_url, None, "rebuild", plan.configured), progress)
@@ -102,7 +102,7 @@ def _operations(place: Place, body: bytes) -> list[JournalOperation] | list[None
         return [None]
 
 
-async def _difference(plan: FailoverPlan, journal: Journal) -> Difference:
+async def _exchange(plan: FailoverPlan, journal: Journal) -> Exchanged:
     """How far the promoted server and the journal are apart, where both are in the same epoch."""
     lacked = saved = 0
     for shard in range(await _shards(plan)):
@@ -116,7 +116,7 @@ async def _difference(plan: FailoverPlan, journal: Journal) -> Difference:
         if place.epoch in {end.epoch, START.epoch} or end == START:
             lacked += max(0, end.seq - place.seq)
             saved += max(0, place.seq - end.seq)
-    return Difference(lacked, saved)
+    return Exchanged(lacked, saved)
 
 
 async def _shards(plan: FailoverPlan) -> int:

@@ -37,3 +37,11 @@ def journal_key(shard: int) -> str:
 def unescaped(text: str) -> str:
     """A SKU, or another name, as it was before it went into a key (``escaped`` in prelude.lua)."""
     return unquote(text)
+
+
+def escaped(text: str) -> str:
+    """A SKU, or another name, as it stands in a key (``escaped`` in prelude.lua)."""
+    return text.translate(_ESCAPES)
+
+
+_ESCAPES = {ord(char): f"%{ord(char):02X}" for char in "%:{}"}

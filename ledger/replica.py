@@ -1,14 +1,14 @@
 """Owns what a failover says to the two servers: whether one answers, whether it is fit, and to be the primary now."""
 
 import asyncio
-from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
-from ledger.server_check import SETTINGS, unsafe_settings, unsafe_version
+from ledger.placement import connection_to
+from ledger.valkey_checks import SAYS_CLUSTER, ask_durability, durability_findings
 
 ANSWER_S = 3.0
 """A primary that says nothing for so long is taken for stopped; the operator has to know that it is."""
@@ -29,12 +29,15 @@ async def answers(url: str) -> bool:
 
 async def unfit(url: str) -> list[str]:
     """Why the server must not be promoted, so that processes would refuse it after. Raises RedisError or OSError."""
-    async with _client(url) as client:
-        server: Any = await client.info("server")
-        cluster: Any = await client.info("cluster")
-        settings: Any = await client.config_get(*SETTINGS)
-    flaws = unsafe_version({name: str(value) for name, value in server.items()}) + unsafe_settings(settings)
-    if cluster["cluster_enabled"]:
+    connection = connection_to(url)
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            await connection.connect()  # type: ignore[no-untyped-call]
+            told = await ask_durability(connection)
+    finally:
+        await connection.disconnect(nowait=True)
+    flaws = [str(finding) for finding in durability_findings("the replica", told) if finding.stops]
+    if told.info.get("cluster_enabled") == SAYS_CLUSTER:
         flaws.append("it is in a cluster: CLUSTER FAILOVER TAKEOVER there, and `availability rebuild` after it")
     return flaws
 

@@ -247,7 +247,7 @@ async def test_an_unfit_replica_is_not_promoted(pair: Pair) -> None:
         client.config_set("appendfsync", "everysec")
         refused = await pair.failover(old=NOBODY)
         assert refused.exit_code == 1
-        assert refused.stderr.startswith("the replica is unfit: appendfsync is everysec")
+        assert refused.stderr.startswith("the replica is unfit: the replica's appendfsync is everysec")
         assert client.info("replication")["role"] == "slave"
 
 

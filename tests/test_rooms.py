@@ -16,6 +16,7 @@ CLIENTS = {
         "ledger/library.py",
         "ledger/keyspace.py",
         "ledger/link.py",
+        "ledger/live.py",
         "ledger/placement.py",
         "ledger/server_clock.py",
         "ledger/valkey_checks.py",

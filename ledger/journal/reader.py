@@ -59,6 +59,16 @@ class Problem(Struct, frozen=True):
     detail: str
 
 
+def broken_links(before: Cursor, after: Cursor, body: bytes) -> list[Problem]:
+    """What is wrong with an entry of this ``body`` and place behind the one ``before`` it: a gap, its hash, or both."""
+    problems = []
+    if not records.follows(before.place, after.place):
+        problems.append(Problem("gap", after.place, f"after {before.place} comes {after.place}"))
+    if records.chained(before.hash, body) != after.hash:
+        problems.append(Problem("hash", after.place, f"entry {after.place} is not what the chain says"))
+    return problems
+
+
 class JournalEnd(Struct, frozen=True):
     """The last entry of a shard that is surely in the journal: its place, and its body, None before the first."""
 
@@ -165,12 +175,9 @@ class Journal:
         problems: list[Problem] = []
         before = Cursor(START, records.GENESIS)
         async for row in self._rows(shard, START):
-            place = Place(row["epoch"], row["seq"])
-            if not records.follows(before.place, place):
-                problems.append(Problem("gap", place, f"after {before.place} comes {place}"))
-            if records.chained(before.hash, row["body"]) != row["hash"]:
-                problems.append(Problem("hash", place, f"entry {place} is not what the chain says"))
-            before = Cursor(place, row["hash"])
+            after = Cursor(Place(row["epoch"], row["seq"]), row["hash"])
+            problems += broken_links(before, after, row["body"])
+            before = after
         cursor = await self.cursor(shard)
         if cursor != before:
             problems.append(
