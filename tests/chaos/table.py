@@ -113,7 +113,7 @@ class Table:
             }
             for name, row in sorted(self.rows.items())
         }
-        told: dict[str, Any] = {"runs": self.runs, "faults": faults}
+        told: dict[str, object] = {"runs": self.runs, "faults": faults}
         told |= {"sometimes": dict(sorted(self.sometimes.items())), "twins": self.twins, "findings": self.findings}
         return msgspec.json.format(msgspec.json.encode(told)) + b"\n"
 
