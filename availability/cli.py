@@ -210,6 +210,7 @@ def conflicts(settings: Settings, data_dir: Path | None, settle: bool, yes: bool
     _run_tool(settings, data_dir, (), lambda known: this.run(known, settles=settle, agreed=agreed))
 
 
+@main.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def failover(settings: Settings, yes: bool) -> None:
