@@ -1,0 +1,44 @@
+"""Owns a server's wrong clock: libfaketime in its process, steered by a file, its monotonic clock left right."""
+
+import dataclasses
+from pathlib import Path
+from typing import Final
+
+from availability.embedded import Server
+
+LIBRARIES: Final = (
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
+    "/usr/lib/faketime/libfaketime.so.1",
+)
+"""Where distributions put it; Debian's package is ``faketime``."""
+
+
+def why_not() -> str | None:
+    """Why no clock can be changed here; None when one can."""
+    return None if _library() else "libfaketime is not installed (Debian: faketime)"
+
+
+def _library() -> str | None:
+    return next((path for path in LIBRARIES if Path(path).exists()), None)
+
+
+def with_clock(server: Server, file: Path) -> Server:
+    """The server with a clock of its own, right until ``jump`` says otherwise."""
+    library = _library()
+    assert library is not None, why_not()
+    jump(file, 0)
+    environment = {
+        "LD_PRELOAD": library,
+        "FAKETIME_TIMESTAMP_FILE": str(file.resolve()),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    return dataclasses.replace(server, env={**server.env, **environment})
+
+
+def jump(file: Path, seconds: float) -> None:
+    """Let the clock be so far from the true time, from now on; the file is replaced at once, never half-written."""
+    fresh = file.with_suffix(".new")
+    fresh.write_text(f"{seconds:+.3f}\n")
+    fresh.replace(file)

@@ -1,0 +1,153 @@
+"""Owns a bad network between a client and a server: a TCP proxy on loopback whose ways can be changed while it runs.
+
+What is held back is not lost but late, as TCP would have it: when the link heals, requests reach the server whose
+sender gave up on them long ago. Only a cut loses bytes.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+HOST: Final = "127.0.0.1"
+CHUNK_BYTES: Final = 65_536
+NO_LINGER: Final = struct.pack("ii", 1, 0)
+"""A connection that is closed so is reset, not ended in peace."""
+
+Kind = Literal["pass", "refuse", "silent", "deaf", "mute", "late", "cut"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a proxy treats what passes.
+
+    ``pass``    everything goes through
+    ``refuse``  open connections are reset, and new ones closed at once
+    ``silent``  half-open both ways: connections stand, and nothing comes through
+    ``deaf``    the server hears and does, its answers do not come back
+    ``mute``    the server hears nothing, what it says of its own comes through
+    ``late``    everything comes ``delay_s`` late
+    ``cut``     each connection is reset after ``after_bytes`` of answers; 0 loses the very next one
+    """
+
+    kind: Kind = "pass"
+    delay_s: float = 0.0
+    after_bytes: int = 0
+
+
+PASS: Final = Way()
+
+
+class Proxy:
+    """The link to one server. ``change`` takes effect at once, also on connections that are open."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.port = 0
+        self.connections = 0
+        """Accepted so far."""
+        self.cuts = 0
+        """Connections reset by us so far, by ``refuse`` or ``cut``."""
+        self._target = host, port
+        self._way = PASS
+        self._changed = asyncio.Event()
+        self._open: set[asyncio.Transport] = set()
+        self._pairs: set[asyncio.Task[None]] = set()
+
+    def change(self, way: Way) -> None:
+        """Treat everything so from now on."""
+        self._way = way
+        self._changed.set()
+        self._changed = asyncio.Event()
+        if way.kind == "refuse":
+            self._reset(*self._open)
+
+    def _reset(self, *transports: asyncio.Transport) -> None:
+        for transport in transports:
+            if transport.is_closing():
+                continue
+            self.cuts += 1
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            transport.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._pairs.add(task)
+        try:
+            if self._way.kind == "refuse":
+                self._reset(writer.transport)
+                return
+            # Cancelled only at the end of the block that made us.
+            with suppress(OSError, asyncio.CancelledError):
+                await self._join(reader, writer)
+        finally:
+            self._pairs.discard(task)
+            writer.transport.abort()
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_server = await asyncio.open_connection(*self._target)
+        ends = {writer.transport, to_server[1].transport}
+        self._open |= ends
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._pump(reader, to_server[1], writer, is_answer=False))
+                both.create_task(self._pump(to_server[0], writer, writer, is_answer=True))
+        except* OSError:
+            pass
+        finally:
+            self._open -= ends
+            to_server[1].transport.abort()
+
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        client: asyncio.StreamWriter,
+        *,
+        is_answer: bool,
+    ) -> None:
+        passed, way = 0, self._way
+        while data := await reader.read(CHUNK_BYTES):
+            held = ("silent", "deaf") if is_answer else ("silent", "mute")
+            while self._way.kind in held:
+                await self._changed.wait()
+            if self._way is not way:
+                passed, way = 0, self._way
+            if way.kind == "late":
+                await asyncio.sleep(way.delay_s)
+            if way.kind == "cut" and is_answer:
+                if passed + len(data) > way.after_bytes:
+                    writer.write(data[: way.after_bytes - passed])
+                    self._reset(client.transport)
+                    raise ConnectionResetError
+                passed += len(data)
+            writer.write(data)
+            await writer.drain()
+        # The other way may still have something to say; a reset end says it by an error.
+        with suppress(OSError, RuntimeError):
+            writer.write_eof()
+
+
+@asynccontextmanager
+async def proxy_to(url: str) -> AsyncIterator[tuple[Proxy, str]]:
+    """A proxy to the server of ``url``, and the URL that leads through it, for as long as the block lasts."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    proxy = Proxy(parts.hostname, parts.port)
+    server = await asyncio.start_server(proxy._accept, HOST, 0)  # noqa: SLF001 - made here and nowhere else
+    proxy.port = server.sockets[0].getsockname()[1]
+    user = parts.netloc.rpartition("@")
+    try:
+        yield proxy, urlunsplit(parts._replace(netloc=f"{user[0]}{user[1]}{HOST}:{proxy.port}"))
+    finally:
+        server.close()
+        for task in list(proxy._pairs):  # noqa: SLF001 - likewise
+            task.cancel()
+        await asyncio.gather(*proxy._pairs, return_exceptions=True)  # noqa: SLF001 - likewise
+        await server.wait_closed()
