@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from chaos.faults import clock, disk, syscalls
-from chaos.faults.proxy import PASS, Proxy, Way, proxy_to
+from chaos import clock, disk, syscalls
+from chaos.proxy import PASS, Proxy, Way, proxy_to
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff

@@ -54,7 +54,7 @@ class Proxy:
         self._target = host, port
         self._way = PASS
         self._changed = asyncio.Event()
-        self._open: set[asyncio.Transport] = set()
+        self._open: set[asyncio.WriteTransport] = set()
         self._pairs: set[asyncio.Task[None]] = set()
 
     def change(self, way: Way) -> None:
@@ -65,7 +65,7 @@ class Proxy:
         if way.kind == "refuse":
             self._reset(*self._open)
 
-    def _reset(self, *transports: asyncio.Transport) -> None:
+    def _reset(self, *transports: asyncio.WriteTransport) -> None:
         for transport in transports:
             if transport.is_closing():
                 continue

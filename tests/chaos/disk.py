@@ -1,12 +1,16 @@
 """Owns a disk that can be full: a small file system in memory under a server's folder, filled and freed at will."""
 
+import asyncio
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
+
+from chaos.fault import Fault, Plan
+from chaos.stage import Stage
 
 BALLAST: Final = "ballast"
 CHUNK: Final = b"\0" * 65_536
@@ -57,3 +61,37 @@ def free(folder: Path) -> int:
     """Bytes that still fit."""
     room = os.statvfs(folder)
     return room.f_bavail * room.f_frsize
+
+
+class _FullDisk(Fault):
+    """The disk of one server is full for some seconds, then it has room again."""
+
+    server: ClassVar[str]
+    size_bytes: ClassVar[int] = 400_000_000
+    needs_own_stage = True
+
+    @classmethod
+    def why_not(cls) -> str | None:
+        return why_not()
+
+    @asynccontextmanager
+    async def prepared(self, plan: Plan) -> AsyncIterator[None]:
+        with small_disk(plan.folder / self.server, self.size_bytes):
+            yield
+
+    async def inject(self, stage: Stage) -> None:
+        folder = stage.folder / self.server
+        taken = await asyncio.to_thread(fill, folder, leave_bytes=stage.random.choice((0, 4_096, 65_536)))
+        try:
+            await asyncio.sleep(stage.random.uniform(2.0, 5.0))
+        finally:
+            empty(folder)
+        stage.say(f"{self.name}: {taken:,} bytes filled it")
+
+
+def _of(server: str) -> type[Fault]:
+    members = {"name": f"full-disk-{server}", "server": server, "touches": (server,), "__doc__": _FullDisk.__doc__}
+    return type(f"FullDisk{server.title()}", (_FullDisk,), members)
+
+
+FAULTS: Final = [_of(server) for server in ("valkey", "postgres", "nats")]

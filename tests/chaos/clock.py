@@ -1,8 +1,15 @@
 """Owns a server's wrong clock: libfaketime in its process, steered by a file, its monotonic clock left right."""
 
+import asyncio
 import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
+
+from chaos.fault import Fault, Plan
+from chaos.outside import outside
+from chaos.stage import Stage
 
 from availability.embedded import Server
 
@@ -42,3 +49,47 @@ def jump(file: Path, seconds: float) -> None:
     fresh = file.with_suffix(".new")
     fresh.write_text(f"{seconds:+.3f}\n")
     fresh.replace(file)
+
+
+class _ClockJump(Fault):
+    """The clock of Valkey jumps by minutes to hours, and some seconds later back to the truth."""
+
+    needs_own_stage = True
+    sign: ClassVar[int]
+    file: Path
+
+    @classmethod
+    def why_not(cls) -> str | None:
+        return why_not()
+
+    @asynccontextmanager
+    async def prepared(self, plan: Plan) -> AsyncIterator[None]:
+        self.file = plan.folder.with_suffix(".clock")
+        async with outside(plan, "valkey", lambda server: with_clock(server, self.file)):
+            yield
+
+    async def inject(self, stage: Stage) -> None:
+        by_s = self.sign * stage.random.choice((90, 900, 86_400))
+        stage.say(f"{self.name}: by {by_s} s")
+        jump(self.file, by_s)
+        try:
+            await asyncio.sleep(stage.random.uniform(1.0, 3.0))
+        finally:
+            jump(self.file, 0)
+
+
+class ClockAhead(_ClockJump):
+    """See above: nothing may expire en masse."""
+
+    name = "clock-ahead"
+    sign = 1
+
+
+class ClockBack(_ClockJump):
+    """See above: nothing may live longer."""
+
+    name = "clock-back"
+    sign = -1
+
+
+FAULTS: Final[list[type[Fault]]] = [ClockAhead, ClockBack]

@@ -1,1 +1,0 @@
-"""What can be done to a running service: one fault one module."""
