@@ -125,7 +125,7 @@ async def test_a_slow_disk_is_slow_and_nothing_more(valkey_server: RunningServer
     needs(syscalls.why_not())
     log = tmp_path / "calls"
     async with Redis.from_url(valkey_server.url) as client:
-        with syscalls.injected([valkey_server.process.pid], syscalls.slow(0.01), log):
+        async with syscalls.injected([valkey_server.process.pid], syscalls.slow(0.01), log):
             for number in range(5):
                 await client.set("slow", number)
         assert syscalls.calls_in(log) >= 5
@@ -137,7 +137,7 @@ async def test_a_failing_disk_ends_valkey_before_it_can_lie(valkey_server: Runni
     needs(syscalls.why_not())
     async with Redis.from_url(valkey_server.url, retry=Retry(NoBackoff(), 0)) as client:
         await client.set("acknowledged", "yes")
-        with syscalls.injected([valkey_server.process.pid], syscalls.failing(), tmp_path / "calls"):
+        async with syscalls.injected([valkey_server.process.pid], syscalls.failing(), tmp_path / "calls"):
             with pytest.raises(RedisError):
                 await client.set("refused", "yes")
             assert valkey_server.process.wait(20) != 0

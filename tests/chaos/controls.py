@@ -41,7 +41,7 @@ class _Variant(Fault):
     @asynccontextmanager
     async def prepared(self, plan: Plan) -> AsyncIterator[None]:
         folder = Path(f"{plan.folder}-{self.name}")
-        plan.environment |= await asyncio.to_thread(variant, folder, self.edits)
+        plan.source = await asyncio.to_thread(variant, folder, self.edits)
         async with super().prepared(plan):
             yield
 

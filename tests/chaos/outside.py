@@ -15,7 +15,9 @@ SETTINGS: Final = {"valkey": "REDIS_URL", "nats": "NATS_URL", "postgres": "POSTG
 
 
 @asynccontextmanager
-async def outside(plan: Plan, name: str, change: Callable[[Server], Server] = lambda server: server) -> AsyncIterator[str]:
+async def outside(
+    plan: Plan, name: str, change: Callable[[Server], Server] = lambda server: server
+) -> AsyncIterator[str]:
     """A server of its own for ``up``, with ``change`` made to it, while the block lasts; its URL.
 
     Whoever lets ``up`` reach it another way names that way in the plan instead: see ``lead``.

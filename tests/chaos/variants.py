@@ -1,11 +1,12 @@
-"""Owns other versions of the service: a copy of the tree with texts replaced in it, and how ``up`` is started from there."""
+"""Owns other versions of the service: a copy of it with texts replaced."""
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-ROOT: Final = Path(__file__).parents[2]
+from chaos.stage import ROOT
+
 ROOMS: Final = ("availability", "ledger")
 
 
@@ -17,8 +18,8 @@ class Edit(NamedTuple):
     instead: str
 
 
-def variant(folder: Path, edits: Sequence[Edit]) -> dict[str, str]:
-    """Make a copy of the service in ``folder`` with these edits; the environment in which it is the one that is run."""
+def variant(folder: Path, edits: Sequence[Edit]) -> Path:
+    """A copy of the service with these edits, in ``folder``: who starts it there runs the copy."""
     for room in ROOMS:
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     for edit in edits:
@@ -26,5 +27,4 @@ def variant(folder: Path, edits: Sequence[Edit]) -> dict[str, str]:
         whole = file.read_text()
         assert whole.count(edit.text) == 1, f"{edit.file} has {edit.text!r} {whole.count(edit.text)} times"
         file.write_text(whole.replace(edit.text, edit.instead))
-    # Without the second one, the folder in which Python is started would come first.
-    return {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
+    return folder

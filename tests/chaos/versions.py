@@ -27,12 +27,12 @@ class OtherVersion(Fault):
 
     name = "other-version"
     needs_own_stage = True
-    environment: dict[str, str]
+    source: Path
 
     @asynccontextmanager
     async def prepared(self, plan: Plan) -> AsyncIterator[None]:
         folder = Path(f"{plan.folder}-other-version")
-        self.environment = await asyncio.to_thread(variant, folder, [ANOTHER_LIBRARY])
+        self.source = await asyncio.to_thread(variant, folder, [ANOTHER_LIBRARY])
         yield
 
     async def inject(self, stage: Stage) -> None:
@@ -41,7 +41,8 @@ class OtherVersion(Fault):
         with log.open("ab") as to:
             process = subprocess.Popen(  # noqa: ASYNC220 a fork is quick
                 [sys.executable, "-m", "availability", "serve"],
-                env={**environment_of_child(settings), **self.environment},
+                env=environment_of_child(settings),
+                cwd=self.source,
                 stdin=subprocess.DEVNULL,
                 stdout=to,
                 stderr=to,
