@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from chaos.stage import Stage
+from chaos.stage import ROOT, Stage
 
 
 @dataclass
@@ -43,6 +43,8 @@ class Plan:
     environment: dict[str, str] = field(default_factory=dict)
     pids: dict[str, int] = field(default_factory=dict)
     arguments: list[str] = field(default_factory=lambda: ["--workers", "2"])
+    source: Path = ROOT
+    """Where ``availability`` and ``ledger`` are run from: a twin with a guard taken away is a copy of them."""
 
 
 class Fault:

@@ -16,6 +16,8 @@ from running_up import is_alive
 
 from availability import launch
 
+ROOT = Path(__file__).parents[2]
+"""Where the project is."""
 READY_S = 60.0
 POLL_S = 0.02
 ASK_S = 2.0
@@ -35,11 +37,13 @@ class Stage:
         pids: dict[str, int],
         seed: int,
         say: Callable[[str], None],
+        source: Path,
     ) -> None:
         self.folder = folder
         self.random = random.Random(seed)  # noqa: S311 - the same seed has to give the same run
         self.say = say
         self._arguments, self._environment, self._more_pids = arguments, environment, pids
+        self._source = source
         self._process: subprocess.Popen[bytes] | None = None
         self._sent: list[asyncio.Future[None]] = []
         self._acknowledged: list[tuple[float, asyncio.Future[float]]] = []
@@ -56,6 +60,7 @@ class Stage:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self._environment},
+                cwd=self._source,
             )
 
     async def stop(self) -> None:
