@@ -7,11 +7,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ClassVar, Final
 
+from availability.embedded import Server
 from chaos.fault import Fault, Plan
 from chaos.outside import outside
 from chaos.stage import Stage
-
-from availability.embedded import Server
 
 LIBRARIES: Final = (
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",

@@ -1,9 +1,11 @@
-"""Owns the faults of the network: lost answers and half-open links, between our processes and each server, and at the API."""
+"""Owns the faults of the network, between our processes and each server, and before the API."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import ClassVar, Final
+
+from waiting import wait_until
 
 from chaos.fault import Fault, Plan
 from chaos.outside import lead, outside
@@ -40,17 +42,19 @@ class _Link(Fault):
 
 
 class _LostReplies(_Link):
-    """What was asked is done, and the connection breaks before the answer is through: some times, one after the other."""
+    """What was asked is done, and the connection breaks before the answer is through: some times in a row."""
 
     async def inject(self, stage: Stage) -> None:
         for _ in range(LOST_AT_ONCE):
             lost = self.proxy.cuts
+
+            async def is_lost(before: int = lost) -> bool:
+                return self.proxy.cuts > before
+
             self.proxy.change(Way("cut", after_bytes=stage.random.choice((0, 0, 1, 20))))
             try:
-                async with asyncio.timeout(2.0):
-                    while self.proxy.cuts == lost:
-                        await asyncio.sleep(0.002)
-            except TimeoutError:
+                await wait_until(is_lost, 2.0)
+            except AssertionError:
                 stage.say(f"{self.name}: nobody asked anything")
             finally:
                 self.proxy.change(PASS)
@@ -58,7 +62,7 @@ class _LostReplies(_Link):
 
 
 class _HalfOpen(_Link):
-    """Connections stand and carry nothing, or only one way; what was held back comes when nobody waits for it any more."""
+    """Connections stand and carry nothing, or only one way; what was held back comes when nobody waits for it."""
 
     async def inject(self, stage: Stage) -> None:
         way = Way(stage.random.choice(("silent", "deaf", "mute")))
@@ -82,7 +86,7 @@ class _Slow(_Link):
 
 
 class PostgresAway(_Link):
-    """Postgres is away until the ledger's stream is at its bound: holds go on till then, are refused, and go on again."""
+    """Postgres is away until the ledger's stream is at its bound: holds go on, are refused, and go on again."""
 
     name = "postgres-away"
     server = "postgres"

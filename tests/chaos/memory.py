@@ -3,9 +3,10 @@
 import asyncio
 from typing import Final
 
+from redis.asyncio import Redis
+
 from chaos.fault import Fault
 from chaos.stage import Stage
-from redis.asyncio import Redis
 
 
 class MemoryLimit(Fault):

@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from chaos.fault import Plan
 from servers import RunningServer, nats_server, postgres, valkey
 
 from availability.embedded import Server
+from chaos.fault import Plan
 
 MADE: Final[dict[str, Callable[[Path], Server]]] = {"valkey": valkey, "nats": nats_server, "postgres": postgres}
 SETTINGS: Final = {"valkey": "REDIS_URL", "nats": "NATS_URL", "postgres": "POSTGRES_URL"}

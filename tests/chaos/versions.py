@@ -1,4 +1,4 @@
-"""Owns the fault of a deployment: another version of the service answers beside this one, on the same ledger and port."""
+"""Owns the fault of a deployment: another version of the service beside this one, on the same ledger and port."""
 
 import asyncio
 import subprocess
@@ -8,12 +8,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from availability.instance import settings_of
+from availability.settings import Settings, environment_of_child
 from chaos.fault import Fault, Plan
 from chaos.stage import Stage
 from chaos.variants import Edit, variant
-
-from availability.instance import settings_of
-from availability.settings import Settings, environment_of_child
 
 ANOTHER_LIBRARY: Final = Edit(
     "ledger/lua/prelude.lua",
