@@ -56,7 +56,6 @@ class _LostReplies(_Link):
                 await wait_until(is_lost, 2.0)
             except AssertionError:
                 stage.say(f"{self.name}: nobody asked anything")
-            finally:
                 self.proxy.change(PASS)
             await asyncio.sleep(stage.random.uniform(0.0, 0.3))
 

@@ -31,7 +31,8 @@ class Way:
     ``deaf``    the server hears and does, its answers do not come back
     ``mute``    the server hears nothing, what it says of its own comes through
     ``late``    everything comes ``delay_s`` late
-    ``cut``     each connection is reset after ``after_bytes`` of answers; 0 loses the very next one
+    ``cut``     the next connection that is answered is reset after ``after_bytes`` of that, then all pass again; 0 loses
+                the whole answer
     """
 
     kind: Kind = "pass"
@@ -123,6 +124,7 @@ class Proxy:
             if way.kind == "cut" and is_answer:
                 if passed + len(data) > way.after_bytes:
                     writer.write(data[: way.after_bytes - passed])
+                    self.change(PASS)
                     self._reset(client.transport)
                     raise ConnectionResetError
                 passed += len(data)
