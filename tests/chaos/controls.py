@@ -58,12 +58,17 @@ class Everysec(_Variant):
         return syscalls.why_not()
 
     async def inject(self, stage: Stage) -> None:
-        pid = stage.pid("valkey")
-        async with syscalls.injected([pid], syscalls.slow(6.0), stage.folder / "everysec.strace"):
-            # The first fsync is under way by then, and what is acknowledged is written only in memory.
-            await asyncio.sleep(stage.random.uniform(2.5, 3.5))
-            os.kill(pid, signal.SIGKILL)
-        await stage.wait_restarted("valkey", pid)
+        pid, journal = stage.pid("valkey"), stage.pid("journal")
+        # Otherwise the journal has what the ledger loses, which then is refused as behind its journal: another guard.
+        os.kill(journal, signal.SIGSTOP)
+        try:
+            async with syscalls.injected([pid], syscalls.slow(6.0), stage.folder / "everysec.strace"):
+                # The first fsync is under way by then, and what is acknowledged is only in the server's memory.
+                await asyncio.sleep(stage.random.uniform(2.5, 3.5))
+                os.kill(pid, signal.SIGKILL)
+            await stage.wait_restarted("valkey", pid)
+        finally:
+            os.kill(journal, signal.SIGCONT)
 
 
 class Retries(_Variant, _LOST_REPLIES):  # type: ignore[misc, valid-type]  # a class that was made by a loop

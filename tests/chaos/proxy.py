@@ -31,8 +31,8 @@ class Way:
     ``deaf``    the server hears and does, its answers do not come back
     ``mute``    the server hears nothing, what it says of its own comes through
     ``late``    everything comes ``delay_s`` late
-    ``cut``     the next connection that is answered is reset after ``after_bytes`` of that, then all pass again; 0 loses
-                the whole answer
+    ``cut``     the next connection that is answered is reset after ``after_bytes`` of that, then all pass again;
+                0 loses the whole answer
     """
 
     kind: Kind = "pass"

@@ -58,7 +58,7 @@ def _copy(folder: Path) -> Path:
     return folder
 
 
-def _pytest(copy: Path, tests: Iterable[str], *options: str) -> tuple[int, str]:
+def _pytest(copy: Path, tests: Iterable[str], *options: str, timeout_s: float | None = TIMEOUT_S) -> tuple[int, str]:
     """How the tests ended in this copy, and the end of what they printed; ``HUNG`` when they did not end in time."""
     environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *tests]
@@ -67,7 +67,7 @@ def _pytest(copy: Path, tests: Iterable[str], *options: str) -> tuple[int, str]:
         argv, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )
     try:
-        printed, _ = process.communicate(timeout=TIMEOUT_S)
+        printed, _ = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -78,7 +78,7 @@ def _pytest(copy: Path, tests: Iterable[str], *options: str) -> tuple[int, str]:
 def _all_pass(mutants: Sequence[Mutant], copies: "SimpleQueue[Path]") -> bool:
     """Whether all tests pass where nothing is broken: otherwise a failure would tell nothing."""
     copy = copies.get()
-    ended, printed = _pytest(copy, dict.fromkeys(test for mutant in mutants for test in mutant.tests))
+    ended, printed = _pytest(copy, dict.fromkeys(test for mutant in mutants for test in mutant.tests), timeout_s=None)
     copies.put(copy)
     if ended != 0:
         print(f"{printed}\nTests fail although nothing is broken (exit {ended}): mend these first.")  # noqa: T201

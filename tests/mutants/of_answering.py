@@ -2,6 +2,7 @@
 
 from .mutant import Mutant
 
+REVERSE = "tests/test_ledger_reverse.py"
 SERVER = "tests/test_server_ledger.py"
 WATCH = "tests/test_journal_watch.py"
 TOKENS = "tests/test_api_tokens.py"
@@ -13,7 +14,7 @@ MUTANTS = [
         "availability/embedded.py",
         '"appendfsync": "always",',
         '"appendfsync": "everysec",',
-        ("tests/test_embedded.py::test_valkey_is_set_to_lose_nothing", "tests/test_config.py"),
+        ("tests/test_embedded.py::test_valkey_is_set_to_lose_nothing",),
     ),
     Mutant(
         "P2",
@@ -26,10 +27,10 @@ MUTANTS = [
     Mutant(
         "P2",
         "our own NATS syncs before it acknowledges",
-        "availability/embedded.py",
-        'sync_interval: str = "always"',
-        'sync_interval: str = "2m"',
-        ("tests/test_embedded.py::test_nats_has_jetstream", "tests/test_embedded.py", "tests/test_config.py"),
+        "availability/settings.py",
+        '(ms|s|m))\\Z")] = "always"',
+        '(ms|s|m))\\Z")] = "2m"',
+        ("tests/test_settings.py::test_the_documented_file_lists_every_setting_with_its_default",),
     ),
     Mutant(
         "P3",
@@ -37,7 +38,10 @@ MUTANTS = [
         "ledger/lua/operating.lua",
         "  if before then return before end\n",
         "",
-        ("tests/test_ledger.py::test_a_replay_shows_the_reservation_as_it_is_now", "tests/test_ledger_reverse.py"),
+        (
+            "tests/test_ledger.py::test_a_replay_shows_the_reservation_as_it_is_now",
+            f"{REVERSE}::test_an_order_is_cancelled_once",
+        ),
     ),
     Mutant(
         "P3",
@@ -61,7 +65,7 @@ MUTANTS = [
         "ledger/identity.py",
         'letters, texts = "a", [call.encode()]',
         'letters, texts = "a", [b"call"]',
-        ("tests/test_identity.py::test_another_call_is_told_before_any_field", "tests/test_identity.py"),
+        ("tests/test_identity.py::test_another_call_is_told_before_any_field",),
     ),
     Mutant(
         "P3",
@@ -77,7 +81,7 @@ MUTANTS = [
         "ledger/lua/flush.lua",
         "      if record.verb ~= 'hold' or is_live(record) then",
         "      if record.verb ~= 'hold' then",
-        (f"{SERVER}::test_only_ended_operations_have_a_time_to_live", SERVER),
+        (f"{SERVER}::test_only_ended_operations_have_a_time_to_live",),
     ),
     Mutant(
         "P3",
@@ -101,7 +105,7 @@ MUTANTS = [
         "availability/api/outcomes.py",
         '    Unknown: _refused("unknown"),',
         '    Unknown: _refused("overloaded"),',
-        ("tests/test_api_edge.py::test_what_may_have_been_done_is_500_or_504_and_everything_else_was_surely_not",),
+        ("tests/test_api_edge.py::test_a_ledger_without_an_answer_is_told_honestly",),
     ),
     Mutant(
         "P4",
@@ -109,7 +113,7 @@ MUTANTS = [
         "ledger/shard.py",
         "LOOKING = (m.Read, m.Views, m.Locations)",
         "LOOKING = (m.Read, m.Views, m.Locations, m.Find)",
-        (f"{SERVER}::test_a_look_at_a_doubtful_ledger_changes_nothing", WATCH, "tests/test_api_edge.py"),
+        (f"{SERVER}::test_a_look_at_a_doubtful_ledger_changes_nothing",),
     ),
     Mutant(
         "P4",
