@@ -1,6 +1,6 @@
-"""Owns what is asked at a quiet point: what became of the unknowns, the same keys again, and what the ledger shows now."""
+"""Owns what is asked at a quiet point: what became of the unknowns, the same keys again, what the ledger shows."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Final
 from urllib.parse import quote
 
@@ -41,25 +41,38 @@ async def _asked_again(shop: Shop, window: Window) -> AsyncIterator[Finding]:
             shop.history.sometimes["unknown to the end, and " + ("done" if answer.status == 200 else "not done")] += 1
             if answer.status != (200 if operation.id in done else 404):
                 yield Finding("unsettled", f"{operation.key}: {answer.status} {answer.body[:200]!r}", operation.sent_s)
-        acknowledged = [operation for operation in window.writes if operation.acknowledged]
-        for operation in shop.random.sample(acknowledged, min(SAMPLE, len(acknowledged))):
-            body = msgspec.json.encode(operation.form)
-            again = await clients[operation.client].request("POST", operation.path, body, operation.key)
-            first = operation.acknowledged
-            assert first is not None
-            if again.status != first.status or "idempotency-replayed" not in again.headers:
-                yield Finding("other verdict", f"{operation.key}: {first.status}, again {again.status}", operation.sent_s)
-        books = Books(window.effects)
-        for sku, location in {line.place for operation in window.writes for line in operation.lines}:
-            path = f"/v1/atp?sku={quote(sku)}&location={quote(location)}"
-            entry = msgspec.json.decode((await _get(next(iter(clients.values())), path)).body)["locations"][0]
-            on_hand, claims = books.on_hand[sku, location], books.claims[sku, location]
-            told = entry["on_hand"], entry["held"] + entry["committed"] + entry["picked"]
-            if told != (on_hand, claims):
-                yield Finding("rebuilt otherwise", f"{sku} shows {told}, its movements say {on_hand, claims}")
+        async for finding in _replayed(shop, window, clients):
+            yield finding
+        async for finding in _shown(window, clients[shop.history.operations[0].client]):
+            yield finding
     finally:
         for client in clients.values():
             await client.__aexit__(None, None, None)
+
+
+async def _replayed(shop: Shop, window: Window, clients: Mapping[str, HttpClient]) -> AsyncIterator[Finding]:
+    """Some of what was acknowledged is asked again, with its key."""
+    acknowledged = [operation for operation in window.writes if operation.acknowledged]
+    for operation in shop.random.sample(acknowledged, min(SAMPLE, len(acknowledged))):
+        body = msgspec.json.encode(operation.form)
+        again = await clients[operation.client].request("POST", operation.path, body, operation.key)
+        first = operation.acknowledged
+        assert first is not None
+        if again.status != first.status or "idempotency-replayed" not in again.headers:
+            why = f"{operation.key} was answered {first.status}, and again {again.status}"
+            yield Finding("other verdict", why, operation.sent_s)
+
+
+async def _shown(window: Window, client: HttpClient) -> AsyncIterator[Finding]:
+    """Each position as an ATP answer has it now, beside the sum of its movements."""
+    books = Books(window.effects)
+    for sku, location in {line.place for operation in window.writes for line in operation.lines}:
+        path = f"/v1/atp?sku={quote(sku)}&location={quote(location)}"
+        entry = msgspec.json.decode((await _get(client, path)).body)["locations"][0]
+        on_hand, claims = books.on_hand[sku, location], books.claims[sku, location]
+        told = entry["on_hand"], entry["held"] + entry["committed"] + entry["picked"]
+        if told != (on_hand, claims):
+            yield Finding("rebuilt otherwise", f"{sku} shows {told}, its movements say {on_hand, claims}")
 
 
 def _unknown(operations: Iterable[Operation]) -> list[Operation]:

@@ -1,6 +1,7 @@
-"""Owns the checkers: from the history and the evidence of a window to what is wrong with them. They find nothing when all is well.
+"""Owns the checkers: from the history and the evidence of a window to what is wrong with them.
 
-Each is a plain function, so that tests can hand it a history that was doctored and see it bite.
+They find nothing when all is well. Each is a plain function, so that tests can hand it a history that was doctored and
+see it bite.
 """
 
 from bisect import bisect_left, bisect_right
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from books import CLAIMS, STATES
+
 from chaos.evidence import Effect
 from chaos.history import WALL_S, Attempt, History, Operation, Place, Published
 from chaos.linearizable import Position, Undecided, explain
@@ -102,17 +104,12 @@ def ghosts(window: Window) -> Iterable[Finding]:
 
 
 def endings(window: Window) -> Iterable[Finding]:
-    """P5: no unit of a reservation is in two states or ends twice, none ends before its deadline, and none is still held."""
+    """P5: no unit of a reservation is in two states or ends twice, or before its deadline; none is still held."""
     units: dict[str, Counter[str]] = defaultdict(Counter)
     for effect in window.effects:
-        counted = units[effect.subject]
-        for move in effect.movements:
-            if move.from_bucket in STATES:
-                counted[move.from_bucket] -= move.quantity
-                if counted[move.from_bucket] < 0:
-                    yield Finding("ended twice", f"{effect.verb} of {effect.subject} takes units that are not there")
-            if move.to_bucket in STATES:
-                counted[move.to_bucket] += move.quantity
+        _move_units(effect, units[effect.subject])
+        if min(units[effect.subject].values(), default=0) < 0:
+            yield Finding("ended twice", f"{effect.verb} of {effect.subject} takes units that are not there")
     for id_, reservation in window.reservations.items():
         told = Counter({state: sum(getattr(line, state) for line in reservation.lines) for state in STATES})
         if +told != +units[id_]:
@@ -120,8 +117,17 @@ def endings(window: Window) -> Iterable[Finding]:
         if told["held"]:
             yield Finding("not expired", f"{id_} is still held after {reservation.expires_at_ms}")
     for effect in window.effects:
-        if effect.verb == "expire" and effect.at_ms < window.reservations[effect.subject].expires_at_ms:
+        ended = window.reservations.get(effect.subject)
+        if effect.verb == "expire" and ended is not None and effect.at_ms < ended.expires_at_ms:
             yield Finding("ended twice", f"{effect.subject} expired at {effect.at_ms}, before its time")
+
+
+def _move_units(effect: Effect, units: Counter[str]) -> None:
+    for move in effect.movements:
+        if move.from_bucket in STATES:
+            units[move.from_bucket] -= move.quantity
+        if move.to_bucket in STATES:
+            units[move.to_bucket] += move.quantity
 
 
 class Books:

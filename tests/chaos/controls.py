@@ -36,7 +36,7 @@ _LOST_REPLIES: Final = next(fault for fault in OF_LINKS if fault.name == "lost-r
 class _Variant(Fault):
     edits: ClassVar[tuple[Edit, ...]]
     needs_own_stage = True
-    loses = True
+    must_be_found = True
 
     @asynccontextmanager
     async def prepared(self, plan: Plan) -> AsyncIterator[None]:
@@ -49,7 +49,7 @@ class _Variant(Fault):
 class Everysec(_Variant):
     """``appendfsync everysec`` on a disk that is slow for seconds, and then kill -9: what was acknowledged is lost."""
 
-    name = "everysec"
+    name = "twin-everysec"
     touches = ("valkey",)
     edits = EVERYSEC
 
@@ -74,8 +74,8 @@ class Everysec(_Variant):
 class Retries(_Variant, _LOST_REPLIES):  # type: ignore[misc, valid-type]  # a class that was made by a loop
     """Lost answers are asked for again blindly: holds are done twice."""
 
-    name = "retries"
+    name = "twin-retries"
     edits = RETRIES
 
 
-CONTROLS: Final[list[type[Fault]]] = [Everysec, Retries]
+FAULTS: Final[list[type[Fault]]] = [Everysec, Retries]

@@ -7,28 +7,28 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 import msgspec
-from folding import expected_of, live_of
 from books import escaped
+from folding import expected_of, live_of
 from redis import Redis
 
 from chaos.history import History
 from chaos.stage import Stage
 from ledger import Journal, Place, event_key
 from ledger.journal.fold import Fold, is_live
+from ledger.journal.records import Cursor
 from ledger.messages import JournalEntry, Movement, Reservation, StockEvent
 
 SHARD: Final = 0
 REST_S: Final = 30.0
 """How long everything may take to come to rest: holds end after 5 s at most, feeds catch up, the journal too."""
 POLL_S: Final = 0.1
-POISON: Final = "NOWHERE"
 _RESERVATIONS: Final = msgspec.msgpack.Decoder(Reservation)
 _EVENTS: Final = msgspec.msgpack.Decoder(StockEvent)
 _START: Final = Place(0, 0)
 
 
 class Effect(NamedTuple):
-    """One operation in the journal. ``key`` is the operation's id, or of a stock event its key; ``mark`` is a hold's customer."""
+    """One operation in the journal. ``key`` is its id, or a stock event's key; ``mark`` is a hold's customer."""
 
     place: Place
     at_ms: int
@@ -49,7 +49,8 @@ class Evidence:
         self.fold = Fold()
         self.entries = 0
         self.unrested: list[str] = []
-        self._read_to, self._head = _START, b""
+        self._read_to = _START
+        self._head: Cursor | None = None
 
     # --- coming to rest -----------------------------------------------------------------------------------------
 
@@ -113,15 +114,14 @@ class Evidence:
             status = await journal.status()
             if status.rejects:
                 flaws.append(f"{status.rejects} rejects")
-            if self._head:
-                place, hash_ = self._at_head
+            if self._head is not None:
+                place, hash_ = self._head
                 now = await connection.fetchval(
                     "select hash from availability.entry where (shard, epoch, seq) = ($1, $2, $3)", SHARD, *place
                 )
                 if now != hash_:
                     flaws.append(f"entry {place} is not what it was at the last quiet point")
-            cursor = await journal.cursor(SHARD)
-            self._head, self._at_head = cursor.hash, (cursor.place, cursor.hash)
+            self._head = await journal.cursor(SHARD)
         finally:
             await connection.close()
             await journal.close()
@@ -149,7 +149,10 @@ class Evidence:
         """The keys of the live ledger that are not what the journal folds to (P7)."""
         with Redis.from_url(self._stage.url("redis")) as redis:
             live = live_of(redis, SHARD)
-        expected = expected_of(self.fold, []) | self._clients()
+        try:
+            expected = expected_of(self.fold, []) | self._clients()
+        except KeyError as error:
+            return [f"the journal names an operation that it does not have: {error}"]
         return [
             f"{key}: folded {expected.get(key)!r:.300}, live {live.get(key)!r:.300}"
             for key in sorted(expected.keys() | live.keys())

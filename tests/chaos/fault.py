@@ -9,9 +9,9 @@ How to write one::
         async def inject(self, stage: Stage) -> None:
             os.kill(stage.pid("valkey"), signal.SIGKILL)
 
-and name it in ``chaos.faults.FAULTS``. The run does the rest: it chooses the moment, measures from the call of ``inject`` to the
-next acknowledged write and until all is ready again, and injects the next fault when both have come. The load is
-never stopped for a fault.
+and name it in ``chaos.faults.FAULTS``. The run does the rest: it chooses the moment, measures from the call of
+``inject`` to the next acknowledged write and until all is ready again, and injects the next fault when both have come.
+The load is never stopped for a fault.
 
 Rules. All chance comes from ``stage.random``, so that a seed repeats the run's decisions. Whatever ``inject`` breaks
 heals by itself, or is healed before it returns (SIGCONT, the proxy passes again, the space is freed): the run then
@@ -31,10 +31,10 @@ from chaos.stage import ROOT, Stage
 class Plan:
     """How the next stage is started; a fault that needs more than signals changes it in ``prepared``.
 
-    ``environment`` is added to that of ``availability up`` (a server of one's own: ``AVAILABILITY_REDIS_URL`` and so on; then
-    ``pids`` tells its process). ``folder`` exists and is empty: it becomes ``--data-dir``, and a tmpfs can be mounted at
-    ``folder / "valkey"``. ``port`` is where the API will listen, ``client_url`` where the shoppers ask: a proxy in front
-    of the API changes it.
+    ``environment`` is added to that of ``availability up`` (a server of one's own: ``AVAILABILITY_REDIS_URL`` and so
+    on; then ``pids`` tells its process). ``folder`` exists and is empty: it becomes ``--data-dir``, and a tmpfs can be
+    mounted at ``folder / "valkey"``. ``port`` is where the API will listen, ``client_url`` where the shoppers ask: a
+    proxy in front of the API changes it.
     """
 
     folder: Path
@@ -43,6 +43,8 @@ class Plan:
     environment: dict[str, str] = field(default_factory=dict)
     pids: dict[str, int] = field(default_factory=dict)
     arguments: list[str] = field(default_factory=lambda: ["--workers", "2"])
+    keyless: bool = False
+    """Whether shoppers use a new key for each attempt, which P3 is not for."""
     source: Path = ROOT
     """Where ``availability`` and ``ledger`` are run from: a twin with a guard taken away is a copy of them."""
 
@@ -50,16 +52,16 @@ class Plan:
 class Fault:
     """One way to break the stage. ``name`` is that of the option ``--faults`` and of the row in the table.
 
-    ``touches`` names the processes that have to start again after it, which then have their rest: a child of ``up`` that
-    dies sooner than 10 s after its start waits longer each time. ``loses`` says that acknowledged operations may be lost,
-    because a guard was taken away on purpose: a negative control, whose run must be found wrong.
+    ``touches`` names the processes that have to start again after it, which then have their rest: a child of ``up``
+    that dies sooner than 10 s after its start waits longer each time. ``must_be_found`` says that a guard is taken away
+    on purpose: a negative control, whose run has to be found wrong.
     """
 
     name: ClassVar[str]
     touches: ClassVar[tuple[str, ...]] = ()
     needs_own_stage: ClassVar[bool] = False
     """Whether ``prepared`` changes the plan: such a fault has a stage to itself."""
-    loses: ClassVar[bool] = False
+    must_be_found: ClassVar[bool] = False
 
     @classmethod
     def why_not(cls) -> str | None:

@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -24,6 +24,7 @@ SHELVES: Final = 6
 NATS_DELTAS_A_SHELF: Final = 3
 """Such an event may be applied any time later, which is what makes the search for an order long."""
 SOURCE: Final = "wms"
+_WAYS: Final[list[list[Literal["nats", "http"]]]] = [["nats"], ["http"], ["nats", "http"], ["nats", "nats"]]
 PAUSE_S: Final = 0.1
 ASK_S: Final = 3.0
 
@@ -104,8 +105,8 @@ class Feeder:
         messages = []
         for (kind, quantity), before_ms in zip(kinds, moments, strict=True):
             event = self._event(kind, sku, location, quantity, "nats", at_ms - before_ms).event
-            for way in self._random.choice([["nats"], ["http"], ["nats", "http"], ["nats", "nats"]]):
-                messages.append([Published(event, way, time.monotonic(), outcomes=[])])  # type: ignore[arg-type]
+            ways = self._random.choice(_WAYS)
+            messages += [[Published(event, way, time.monotonic(), outcomes=[])] for way in ways]
         self._random.shuffle(messages)
         return messages
 

@@ -116,7 +116,7 @@ class Published(Struct):
 
 
 class Injection(Struct):
-    """A fault that was injected, and how long it took in seconds: to the next acknowledged write, to all being ready."""
+    """A fault that was injected, and the seconds from it to the next acknowledged write and to all being ready."""
 
     fault: str
     at_s: float
@@ -147,6 +147,4 @@ class History:
 
 def attempts_of(operations: Iterable[Operation]) -> Counter[str]:
     """How many attempts had which verdict, of operations that write."""
-    return Counter(
-        attempt.verdict for operation in operations if operation.is_write for attempt in operation.attempts
-    )
+    return Counter(attempt.verdict for operation in operations if operation.is_write for attempt in operation.attempts)

@@ -1,8 +1,8 @@
 """Owns the search for an order: is there one of all operations on a position that explains every answer?
 
-After Wing and Gong, with Lowe's memory of what was tried. Each operation takes effect at one instant between its being sent
-and its being answered; the search goes through the orders that this leaves, with a small model of a position that says what
-each operation would have answered there. It knows nothing of the journal: only the history, and when holds ran out.
+After Wing and Gong, with Lowe's memory of what was tried. Each operation takes effect at one instant between its being
+sent and its being answered; the search goes through the orders that this leaves, with a small model of a position that
+says what each operation would have answered there. It knows nothing of the journal.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,11 +1,12 @@
-"""Owns what each operation does to one position in the search for an order: from the history to ``linearizable`` events.
+"""Owns what each operation does to one position in the search for an order: from the history to its events.
 
 A reservation over several positions is looked at one position at a time: there, a verb that takes all it can may find
 nothing, and why it was refused is not asked.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
 from chaos.history import WALL_S, Attempt, Line, Operation, Place, Published
@@ -20,28 +21,31 @@ TOLERANCE_S: Final = 0.02
 def events_by_place(
     operations: Iterable[Operation],
     published: Iterable[Published],
-    done: Set[str],
+    done: AbstractSet[str],
     reservations: Mapping[str, Reservation],
 ) -> dict[Place, list[Event]]:
-    """Everything that happened to each position that was sold. ``done`` are the keys of what took effect, if late."""
+    """Everything that happened to each position that was sold. ``done`` are the keys of what took effect.
+
+    What was acknowledged counts as done, whatever the journal says.
+    """
     events: dict[Place, list[Event]] = defaultdict(list)
-    sold = {event.place for event in published if event.way == "count"}
+    sold = {stock.place for stock in published if stock.way == "count"}
     for operation in operations:
         for line in operation.lines:
             events[line.place].extend(_of_operation(operation, line, done))
-        if operation.verb == "hold" and operation.id in done:
+        if operation.verb == "hold" and operation.id in reservations:
             for place, event in _expiry(operation.id, reservations[operation.id]):
                 events[place].append(event)
     told: set[str] = set()
-    for event in published:
-        key = event.event["id"] if event.way == "count" else event_key(event.event["source"], event.event["id"])
-        if event.place in sold and key not in told and (event.way == "count" or key in done):
+    for stock in published:
+        key = stock.event["id"] if stock.way == "count" else event_key(stock.event["source"], stock.event["id"])
+        if stock.place in sold and key not in told and (stock.way == "count" or key in done):
             told.add(key)
-            events[event.place].append(_of_stock(event))
+            events[stock.place].append(_of_stock(stock))
     return {place: events[place] for place in sold}
 
 
-def _of_operation(operation: Operation, line: Line, done: Set[str]) -> Iterable[Event]:
+def _of_operation(operation: Operation, line: Line, done: AbstractSet[str]) -> Iterable[Event]:
     """Its effect on the position of one of its lines, if it had one, and each of its refusals."""
     single = len(operation.lines) == 1 and line.number == 1
     for attempt in operation.attempts:
@@ -51,7 +55,7 @@ def _of_operation(operation: Operation, line: Line, done: Set[str]) -> Iterable[
         elif attempt.verdict == "refused" and (step := _refused(operation, line, attempt, single)) is not None:
             what = f"{operation.verb} {operation.key} of {operation.reservation} refused: {attempt.problem}"
             yield Event(attempt.sent_s, attempt.answered_s, step, what)
-    if operation.is_write and operation.id in done:
+    if operation.is_write and (operation.acknowledged or operation.id in done):
         sent_s, answered_s = _interval(operation)
         what = f"{operation.verb} {operation.key} of {line.quantity} by {operation.reservation}"
         yield Event(sent_s, answered_s, _done(operation, line, single), what)
@@ -62,7 +66,8 @@ def _interval(operation: Operation) -> tuple[float, float]:
     answers = [attempt for attempt in operation.attempts if attempt.verdict == "ok"]
     doers = [attempt for attempt in answers if not attempt.replayed]
     maybe = doers or [attempt for attempt in operation.attempts if attempt.verdict in ("ok", "unknown")]
-    return min(attempt.sent_s for attempt in maybe), min((answer.answered_s for answer in answers), default=INFINITY)
+    answered_s = min((answer.answered_s for answer in answers), default=INFINITY)
+    return min(attempt.sent_s for attempt in maybe or operation.attempts), answered_s
 
 
 def _expiry(id_: str, reservation: Reservation) -> Iterable[tuple[Place, Event]]:

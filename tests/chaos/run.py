@@ -4,9 +4,10 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,8 @@ FEED: Final = "warehouse"
 SCOPES: Final = ("atp:read", "reservations:read", "reservations:write", "stock:write", "catalog:write")
 REST_S: Final = 10.5
 """A child of ``up`` that lived 10 s is started again at once; one that dies sooner waits, longer each time."""
+AHEAD_MAX: Final = 0.1
+"""How much of a kind of fault may be done before as much of the slowest one is."""
 WINDOW_S: Final = 60.0
 """From one quiet point to the next."""
 RUSH_S: Final = (0.05, 0.3)
@@ -35,19 +38,24 @@ SENT_S: Final = (0.0, 0.004)
 TOKEN_TTL_S: Final = 24 * 3_600
 
 
-@dataclass
 class Schedule:
-    """Which fault comes next: in a shuffled order, but no process again before it has rested."""
+    """Which fault comes next: all kinds evenly over the run, but no process again before it has rested."""
 
-    waiting: list[Fault]
-    _busy_until_s: dict[str, float] = field(default_factory=dict)
+    def __init__(self, faults: Sequence[Fault], chance: random.Random) -> None:
+        self.waiting = list(faults)
+        chance.shuffle(self.waiting)
+        self._all = Counter(fault.name for fault in faults)
+        self._busy_until_s: dict[str, float] = {}
 
     async def next(self) -> Fault:
-        """The first in line of which every process has rested, as soon as there is one."""
+        """The first in line that is not ahead of the others and of which every process has rested."""
         while True:
             now_s = time.monotonic()
+            left = Counter(fault.name for fault in self.waiting)
+            behind = max(left[name] / self._all[name] for name in left)
             for fault in self.waiting:
-                if all(self._busy_until_s.get(name, 0.0) <= now_s for name in fault.touches):
+                is_ahead = left[fault.name] / self._all[fault.name] < behind - AHEAD_MAX
+                if not is_ahead and all(self._busy_until_s.get(name, 0.0) <= now_s for name in fault.touches):
                     self.waiting.remove(fault)
                     return fault
             await asyncio.sleep(0.05)
@@ -67,7 +75,7 @@ class Options:
     shoppers: int = 16
     minutes: float = 60.0
     window_s: float = WINDOW_S
-    keyless: bool = False
+    ttls_s: Sequence[int] = Shop.ttls_s
 
 
 class Run:
@@ -80,11 +88,10 @@ class Run:
 
     async def run(self) -> list[Finding]:
         """Everything; what was found wrong."""
-        faults = list(self._options.faults)
-        self._random.shuffle(faults)
-        schedule = Schedule(faults)
+        faults = self._options.faults
+        schedule = Schedule(faults, self._random)
         findings: list[Finding] = []
-        async with self._stage(faults) as (stage, url):
+        async with self._stage(faults) as (stage, plan):
             evidence = Evidence(stage)
             tokens = self._tokens(stage)
             number = 0
@@ -92,9 +99,10 @@ class Run:
                 number += 1
                 history = History()
                 shop = Shop(
-                    *(stage, history, url, tokens, random.Random(self._random.random())),  # noqa: S311 - seeded
+                    *(stage, history, plan.client_url, tokens, random.Random(self._random.random())),  # noqa: S311 - seeded
                     prefix=f"w{number}",
-                    keyless=self._options.keyless,
+                    keyless=plan.keyless,
+                    ttls_s=self._options.ttls_s,
                 )
                 await self._window(stage, shop, schedule)
                 findings = await self._quiet_point(number, shop, evidence)
@@ -102,8 +110,8 @@ class Run:
         return findings
 
     @asynccontextmanager
-    async def _stage(self, faults: Iterable[Fault]) -> AsyncIterator[tuple[Stage, str]]:
-        """The stage, prepared as the faults ask for, and where the shoppers ask."""
+    async def _stage(self, faults: Iterable[Fault]) -> AsyncIterator[tuple[Stage, Plan]]:
+        """The stage, prepared as the faults ask for."""
         async with AsyncExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True)))
             port = embedded.free_port()
@@ -117,7 +125,7 @@ class Run:
             stage.start()
             stack.push_async_callback(stage.stop)
             await stage.wait_ready()
-            yield stage, plan.client_url
+            yield stage, plan
 
     def _tokens(self, stage: Stage) -> dict[str, str]:
         sign = issuer.sign
@@ -147,7 +155,7 @@ class Run:
                 shop.open = False
 
     async def _inject(self, fault: Fault, stage: Stage, shop: Shop) -> None:
-        """Break it at a random moment of a rush; measure until a write is acknowledged again, and until all is ready."""
+        """Break it in a rush; measure until a write is acknowledged again, and until all is ready."""
         history = shop.history
         shop.rush = True
         await asyncio.sleep(stage.random.uniform(*RUSH_S))

@@ -1,7 +1,7 @@
 """Owns the shoppers: they look, hold, and then commit, release, extend, ship, cancel, return or forget it.
 
-A shopper does what DESIGN 9 tells a client: 503 = the same again later; no answer, 500 or 504 = the same again with the same
-key, or a question under the key; and some give up, as people do. Whatever came back is in the history.
+A shopper does what DESIGN 9 tells a client: 503 = the same again later; no answer, 500 or 504 = the same again
+with the same key, or a question under the key; and some give up, as people do. Whatever came back is in the history.
 """
 
 import asyncio
@@ -49,6 +49,8 @@ class Shop:
     """Of all names, so that no window's names are another's."""
     shelves: list[Shelf] = field(default_factory=list)
     keyless: bool = False
+    ttls_s: Sequence[int] = (1, 2, 3, 5, 5, 5)
+    """How long holds are asked for."""
     rush: bool = False
     """Nobody pauses for breath."""
     open: bool = True
@@ -105,7 +107,7 @@ class Shopper:
             await asyncio.sleep(BREATH_S)
             return
         lines = [Line(n, sku, loc, self._random.randint(1, 3)) for n, (sku, loc) in enumerate(places, 1)]
-        ttl_s = self._random.choice([1, 2, 3, 5, 5, 5])
+        ttl_s = self._random.choice(self._shop.ttls_s)
         key, mark = self._shop.name("hold"), self._shop.name("customer")
         hold = Operation(self._client, key, "hold", "", lines, mark=mark, attempts=[])
         hold.reservation = hold.id
@@ -121,7 +123,7 @@ class Shopper:
             ["commit", "release", "forget", "extend", "late", "race", "part"], [40, 15, 12, 8, 10, 8, 7]
         )[0]
         if fate == "extend":
-            await self._verb(hold, "extend", {"ttl_seconds": self._random.randint(1, 4)})
+            await self._verb(hold, "extend", {"ttl_seconds": self._random.choice(self._shop.ttls_s)})
             fate = "commit"
         if fate == "late":
             await asyncio.sleep(max(0.0, min(ttl_s, 2) - self._random.uniform(-0.03, 0.05)))
@@ -228,9 +230,7 @@ class Shopper:
             attempt.told = msgspec.json.decode(answer.body)
         if key and attempt.verdict == "ok":
             stage.note_acknowledged(attempt.sent_s, attempt.answered_s)
-            unknown_before = any(
-                earlier.verdict == "unknown" and earlier.answered_s for earlier in operation.attempts
-            )
+            unknown_before = any(earlier.verdict == "unknown" and earlier.answered_s for earlier in operation.attempts)
             if unknown_before:
                 history.sometimes["unknown, then " + ("answered again" if attempt.replayed else "done now")] += 1
         return attempt

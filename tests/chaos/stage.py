@@ -196,7 +196,9 @@ async def _answers_ready(url: str) -> bool:
         async with asyncio.timeout(ASK_S):
             reader, writer = await asyncio.open_connection(address.hostname, address.port)
             try:
-                writer.write(f"GET /health/ready HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n\r\n".encode())
+                writer.write(
+                    f"GET /health/ready HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n\r\n".encode()
+                )
                 return (await reader.readline()).split(b" ")[1:2] == [b"200"]
             finally:
                 writer.close()

@@ -1,4 +1,4 @@
-"""Owns what is told of a run: a row a fault, as markdown and as JSON, the rare states that were reached, and what was found."""
+"""Owns what is told of a run: a row a fault, the rare states that were reached, and what was found."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -31,10 +31,11 @@ class Table:
     """Grows window by window."""
 
     def __init__(self, seed: int, command: str) -> None:
-        self.seed, self.command = seed, command
+        self.runs = [f"seed {seed}: {command}"]
         self.rows: dict[str, Row] = {}
         self.sometimes = Counter[str]()
         self.findings: list[Finding] = []
+        self.twins: dict[str, Counter[str]] = {}
 
     def add(self, history: History, findings: list[Finding]) -> None:
         """A window that was judged."""
@@ -60,17 +61,21 @@ class Table:
         self.sometimes.update(history.sometimes)
         self.findings.extend(findings)
 
-    def add_findings(self, findings: list[Finding]) -> None:
-        self.findings.extend(findings)
+    def add_twin(self, name: str, findings: list[Finding]) -> None:
+        """A run with a guard taken away, and what was found: nothing is a failure."""
+        self.twins[name] = Counter(finding.check for finding in findings)
 
     def merge(self, told: Any) -> None:
-        """Another run's report."""
+        """Another run's report, from before."""
         for name, other in told["faults"].items():
             row = self._row(name)
             row.counts.update(other["counts"])
             row.write_again_s.extend(other["write_again_s"])
             row.ready_again_s.extend(other["ready_again_s"])
         self.sometimes.update(told["sometimes"])
+        self.runs = [*told["runs"], *self.runs]
+        for name, found in told["twins"].items():
+            self.twins.setdefault(name, Counter()).update(found)
         self.findings.extend(Finding(*finding) for finding in told["findings"])
 
     def _row(self, fault: str) -> Row:
@@ -89,8 +94,11 @@ class Table:
             total.write_again_s += row.write_again_s
             total.ready_again_s += row.ready_again_s
         lines.append(_line("**all**", total))
-        lines += ["", f"Seed {self.seed}. {self.command}", "", "Rare states that were reached:", ""]
-        lines += [f"- {count:,} × {name}" for name, count in sorted(self.sometimes.items())]
+        lines += ["", *(f"- {run}" for run in self.runs), "", "Rare states that were reached:", ""]
+        lines += [f"- {name}: {count:,}" for name, count in sorted(self.sometimes.items())]
+        for name, found in self.twins.items():
+            told = ", ".join(f"{check} {count}" for check, count in found.items())
+            lines += ["", f"{name}, with a guard taken away: {told or 'NOTHING WAS FOUND'}"]
         if self.findings:
             lines += ["", "Findings:", "", *(f"- {finding}" for finding in self.findings)]
         return "\n".join(lines) + "\n"
@@ -105,8 +113,8 @@ class Table:
             }
             for name, row in sorted(self.rows.items())
         }
-        told = {"seed": self.seed, "command": self.command, "faults": faults}
-        told |= {"sometimes": dict(sorted(self.sometimes.items())), "findings": self.findings}
+        told: dict[str, object] = {"runs": self.runs, "faults": faults}
+        told |= {"sometimes": dict(sorted(self.sometimes.items())), "twins": self.twins, "findings": self.findings}
         return msgspec.json.format(msgspec.json.encode(told)) + b"\n"
 
     def write(self, file: Path) -> None:
@@ -121,7 +129,8 @@ NO_FAULT: Final = "(before the first)"
 
 def _line(name: str, row: Row) -> str:
     counts = row.counts
-    figures = [f"{counts[word]:,}" for word in ("times", "acknowledged", "unknown", "lost", "doubled", "oversold", "other")]
+    words = ("times", "acknowledged", "unknown", "lost", "doubled", "oversold", "other")
+    figures = [f"{counts[word]:,}" for word in words]
     return f"| {' | '.join([name, *figures, _times(row.write_again_s), _times(row.ready_again_s)])} |"
 
 

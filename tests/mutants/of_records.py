@@ -157,10 +157,10 @@ MUTANTS = [
         "P8",
         "nothing is acknowledged before the ledger has it",
         "availability/feeds/consumer.py",
-        "        if taken is None:\n            return\n",
-        "        if taken is None:\n            for message in messages:\n"
-        "                await client.publish(message.reply, Msg.Ack.Ack)\n            return\n",
-        (f"{FEED}::test_a_stopped_feed_leaves_the_rest_in_the_stream",),
+        "        carried = [events_of(message) for message in messages]\n",
+        "        for message in messages:\n            await client.publish(message.reply, Msg.Ack.Ack)\n"
+        "        carried = [events_of(message) for message in messages]\n",
+        (f"{FEED}::test_nothing_is_lost_while_the_ledger_is_away",),
     ),
     Mutant(
         "P8",
