@@ -316,6 +316,9 @@ class Shard:
             reasons.append(wrong_shards(there, self._limits.shards))
         if reasons:
             raise Unavailable("; ".join(reasons))
+        if self._clock is None:
+            # The first call may come much later: a step of the server's clock until then is not to be believed either.
+            self._clock = (server_ms, _monotonic_ms())
         await load(connection, library())
 
     async def _shards_told(self, connection: AbstractConnection) -> int | None:

@@ -17,6 +17,8 @@ from redis.exceptions import RedisError
 from servers import RunningServer, running, valkey
 from waiting import wait_until
 
+from ledger import Ledger, Place, Read
+
 pytestmark = pytest.mark.anyio
 
 
@@ -108,10 +110,9 @@ async def test_a_refused_link_is_reset_and_takes_nobody() -> None:
         proxy.change(Way("refuse"))
         with pytest.raises(ConnectionError):
             await reader.readexactly(1)
-        again, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         with pytest.raises(ConnectionError):
+            again, _ = await asyncio.open_connection("127.0.0.1", proxy.port)
             await again.readexactly(1)
-        writer.close()
 
 
 async def test_a_late_link_still_carries_everything() -> None:
@@ -183,3 +184,14 @@ async def test_a_jumping_clock_jumps_both_ways(valkey_with_clock: RunningServer,
                 return abs(await ahead_s() - jump_s) < 60
 
             await wait_until(jumped)
+
+
+async def test_a_jump_before_the_first_call_is_not_believed(valkey_with_clock: RunningServer, clock_file: Path) -> None:
+    """P5: the ledger's time would stand an hour ahead for an hour, and every hold would end."""
+    ledger = Ledger(valkey_with_clock.url)
+    await ledger.standing(0, Place(0, 0))
+    clock.jump(clock_file, 3_600)
+    seen = await ledger.read(Read([]))
+    assert seen.now_ms < time.time() * 1_000 + 60_000
+    assert "jumped" in str(ledger.state().reasons)
+    await ledger.close()

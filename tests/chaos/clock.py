@@ -55,7 +55,8 @@ class _ClockJump(Fault):
 
     needs_own_stage = True
     sign: ClassVar[int]
-    file: Path
+    file: ClassVar[Path]
+    """Of all faults of a kind, which share a stage: one of them prepares it."""
 
     @classmethod
     def why_not(cls) -> str | None:
@@ -63,7 +64,7 @@ class _ClockJump(Fault):
 
     @asynccontextmanager
     async def prepared(self, plan: Plan) -> AsyncIterator[None]:
-        self.file = plan.folder.with_suffix(".clock")
+        type(self).file = plan.folder.with_suffix(".clock")
         async with outside(plan, "valkey", lambda server: with_clock(server, self.file)):
             yield
 

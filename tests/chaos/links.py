@@ -21,15 +21,16 @@ class _Link(Fault):
 
     server: ClassVar[str]
     needs_own_stage = True
-    proxy: Proxy
+    proxy: ClassVar[Proxy]
+    """Of all faults of a kind, which share a stage: one of them prepares it."""
 
     @asynccontextmanager
     async def prepared(self, plan: Plan) -> AsyncIterator[None]:
         if self.server == "api":
-            async with proxy_to(plan.client_url) as (self.proxy, plan.client_url):
+            async with proxy_to(plan.client_url) as (type(self).proxy, plan.client_url):
                 yield
             return
-        async with outside(plan, self.server) as url, proxy_to(url) as (self.proxy, through):
+        async with outside(plan, self.server) as url, proxy_to(url) as (type(self).proxy, through):
             lead(plan, self.server, through)
             yield
 

@@ -7,6 +7,7 @@ sender gave up on them long ago. Only a cut loses bytes.
 import asyncio
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -52,15 +53,40 @@ class Proxy:
         """Accepted so far."""
         self.cuts = 0
         """Connections reset by us so far, by ``refuse`` or ``cut``."""
+        self.listening = threading.Event()
         self._target = host, port
         self._way = PASS
         self._changed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[asyncio.WriteTransport] = set()
         self._pairs: set[asyncio.Task[None]] = set()
 
     def change(self, way: Way) -> None:
-        """Treat everything so from now on."""
+        """Treat everything so from now on; from any thread."""
+        assert self._loop is not None
         self._way = way
+        self._loop.call_soon_threadsafe(self._take_effect, way)
+
+    def stop(self) -> None:
+        """Let ``serve`` return soon; from any thread."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._stopping.set)
+
+    async def serve(self) -> None:
+        """Take connections until ``stop``; ``port`` tells where once it is ``listening``."""
+        self._loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(self._accept, HOST, 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self.listening.set()
+        await self._stopping.wait()
+        server.close()
+        for task in list(self._pairs):
+            task.cancel()
+        await asyncio.gather(*self._pairs, return_exceptions=True)
+        await server.wait_closed()
+
+    def _take_effect(self, way: Way) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
         if way.kind == "refuse":
@@ -124,7 +150,7 @@ class Proxy:
             if way.kind == "cut" and is_answer:
                 if passed + len(data) > way.after_bytes:
                     writer.write(data[: way.after_bytes - passed])
-                    self.change(PASS)
+                    self._way = PASS
                     self._reset(client.transport)
                     raise ConnectionResetError
                 passed += len(data)
@@ -142,14 +168,13 @@ async def proxy_to(url: str) -> AsyncIterator[tuple[Proxy, str]]:
     assert parts.hostname is not None
     assert parts.port is not None
     proxy = Proxy(parts.hostname, parts.port)
-    server = await asyncio.start_server(proxy._accept, HOST, 0)  # noqa: SLF001 - made here and nowhere else
-    proxy.port = server.sockets[0].getsockname()[1]
+    # In a thread of its own: who asks through it may block the loop of the run until there is an answer.
+    thread = threading.Thread(target=lambda: asyncio.run(proxy.serve()), name="proxy")
+    thread.start()
+    await asyncio.to_thread(proxy.listening.wait)
     user = parts.netloc.rpartition("@")
     try:
         yield proxy, urlunsplit(parts._replace(netloc=f"{user[0]}{user[1]}{HOST}:{proxy.port}"))
     finally:
-        server.close()
-        for task in list(proxy._pairs):  # noqa: SLF001 - likewise
-            task.cancel()
-        await asyncio.gather(*proxy._pairs, return_exceptions=True)  # noqa: SLF001 - likewise
-        await server.wait_closed()
+        proxy.stop()
+        await asyncio.to_thread(thread.join)

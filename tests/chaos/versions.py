@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from availability.instance import settings_of
 from availability.settings import Settings, environment_of_child
@@ -26,12 +26,13 @@ class OtherVersion(Fault):
 
     name = "other-version"
     needs_own_stage = True
-    source: Path
+    source: ClassVar[Path]
+    """Of all faults of the kind, which share a stage: one of them prepares it."""
 
     @asynccontextmanager
     async def prepared(self, plan: Plan) -> AsyncIterator[None]:
         folder = Path(f"{plan.folder}-other-version")
-        self.source = await asyncio.to_thread(variant, folder, [ANOTHER_LIBRARY])
+        type(self).source = await asyncio.to_thread(variant, folder, [ANOTHER_LIBRARY])
         yield
 
     async def inject(self, stage: Stage) -> None:
