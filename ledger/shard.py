@@ -216,11 +216,13 @@ class Shard:
 
     def _learn(self, reply: Reply) -> None:
         self._epoch, self._moves = reply.epoch, 0
-        self._clock = (reply.now_ms, _monotonic_ms())
         if reply.clock_jumped:
+            # What is counted from stays the last time that was believed: each answer is old when it comes.
             self.reasons = ["the server's clock jumped: time goes on as this process counts it until it is mended"]
             logger.error(self.reasons[0])
-        elif self.reasons:
+            return
+        self._clock = (reply.now_ms, _monotonic_ms())
+        if self.reasons:
             self.reasons = []
 
     async def _call_without_memory(self, operations: Sequence[m.Operation], function: str) -> list[Answer]:
