@@ -97,10 +97,14 @@ class Result(Struct, frozen=True, omit_defaults=True):
 
 
 class Taken(Struct, frozen=True):
-    """The results, one for each event in order, and when each source's newest event happened."""
+    """The results, one for each event in order, and when each source's newest event happened.
+
+    ``numbers`` are the (source, sequence) of those that have one, in their order.
+    """
 
     results: list[Result]
     newest_ms: dict[str, int]
+    numbers: list[tuple[str, int]]
 
 
 async def take_all(
@@ -141,7 +145,10 @@ async def take_all(
         except JOURNAL_FAILED as error:
             failure = Unavailable("the quarantine cannot keep events now")
             raise (_partly(failure) if good else failure) from error
-    return Taken(results, _newest(good))
+    numbers = [
+        (event.source, event.sequence) for event in decoded if event.source is not None and event.sequence is not None
+    ]
+    return Taken(results, _newest(good), numbers)
 
 
 async def _in_time(storing: Coroutine[Any, Any, None], seconds: float) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from secrets import randbits
 
@@ -57,7 +58,7 @@ def main(
     logging.getLogger("nats").setLevel(logging.CRITICAL)  # that it is away is what we do to it
     say(f"seed {seed}")
     table = Table(seed, f'make chaos CHAOS="{" ".join(sys.argv[1:])}"')
-    for group in _stages(_chosen(faults, times)):
+    for group in _stages(_able(_chosen(faults, times), say)):
         options = Options(group, seed, shoppers, minutes, window)
         if group[0].must_be_found:
             findings = asyncio.run(Run(options, Table(seed, ""), say).run())
@@ -82,6 +83,15 @@ def _chosen(names: str, times: int | None) -> list[Fault]:
         default = 50 if name == "kill-valkey" else 20
         chosen += [FAULTS[name]() for _ in range(int(own_times or times or default))]
     return chosen
+
+
+def _able(faults: list[Fault], say: Callable[[str], None]) -> list[Fault]:
+    """Those that can be injected on this machine; why the others cannot is told."""
+    reasons = {fault.name: fault.why_not() for fault in faults}
+    for name, reason in reasons.items():
+        if reason is not None:
+            say(f"{name} is left out: {reason}")
+    return [fault for fault in faults if reasons[fault.name] is None]
 
 
 def _stages(faults: list[Fault]) -> list[list[Fault]]:

@@ -63,6 +63,11 @@ class Fault:
     """Whether ``prepared`` changes the plan: such a fault has a stage to itself."""
     must_be_found: ClassVar[bool] = False
 
+    @classmethod
+    def why_not(cls) -> str | None:
+        """Why it cannot be injected on this machine, in words; None when it can."""
+        return None
+
     @asynccontextmanager
     async def prepared(self, plan: Plan) -> AsyncIterator[None]:  # noqa: ARG002 - for those that need it
         """Around the life of the stage: before ``up`` is started, until after it has ended."""
