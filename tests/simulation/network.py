@@ -25,7 +25,7 @@ from ledger.journal.records import START, Place
 from ledger.keys import journal_key
 from ledger.library import Library
 from ledger.messages import JournalEntry, Operation, Outcome
-from ledger.shard import Reply, Shard
+from ledger.shard import FIRST_EPOCH, Reply, Shard
 from simulation.chance import Chance
 from simulation.loop import SimulatedLoop
 
@@ -193,6 +193,8 @@ class LedgerServer:
 
     def _run(self, call: _Call) -> Any:
         call.arrived = True
+        if call.words[0] == "TIME":
+            return [b"%d" % (self.now_ms // 1_000), b"%d" % (self.now_ms % 1_000 * 1_000)]
         if call.words[0] != "FCALL":
             return self._server.ask(call.words)[0]
         argument, shard, now_ms = call.words[-1], call.link.shard, self.now_ms
@@ -271,9 +273,11 @@ class SimulatedShard(Shard):
         if link is None:
             link = self._link = SimulatedLink(self._server, self)  # type: ignore[assignment]  # it stands in for it
             self._run, self.reasons = link.run, []
+            # As it was when the connection was made.
+            self._epoch = self._server.places.get(self.number, Place(FIRST_EPOCH, 0)).epoch
         return link
 
     def _argument(self, operations: Sequence[Operation]) -> bytes:
         self.asked = list(operations)
-        self.looks = self._refusal(self._number, self._run) is not None
+        self.looks = self._why_only_look() is not None
         return super()._argument(operations)

@@ -143,6 +143,8 @@ class Run:
             patch(
                 "availability.api.openapi.document", lambda _endpoints: b"{}"
             ),  # which takes longer than all the rest
+            patch("ledger.server_clock.monotonic_ms", lambda: self.loop.now_ms),
+            patch("ledger.server_clock.clock_ms", lambda: self.loop.now_ms),
             patch("ledger.journal.stream.TAIL_ENTRIES", JOURNAL_TAIL),
         ]
 
