@@ -19,7 +19,7 @@ up: .venv/dev ## Run everything on this machine, with a demo retailer, in .avail
 	@exec $(BIN)/availability up --demo --data-dir .availability --port $(PORT)
 
 test: .venv/dev ## Run the tests, against real servers that they start themselves
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 test-long: .venv/dev ## Try many more made-up examples than `test` does, others each time (EXAMPLES=50000)
 	@CONVERGENCE_EXAMPLES=$(EXAMPLES) AGREEMENT_EXAMPLES=$$(($(EXAMPLES) / 10)) \

@@ -1,12 +1,16 @@
 """The door to the ledger: everything that the edges may use."""
 
+from ledger.auditing import Audit
+from ledger.differences import KINDS, MEANINGS, Difference, Kind
 from ledger.errors import (
     LedgerError,
     Overloaded,
     Unavailable,
     Unknown,
 )
+from ledger.failover import FailedOver, FailoverPlan, LeftBehind, fail_over, left_behind
 from ledger.filling import Filled, FillPlan, FillRefused, NotFilled, fill_anew
+from ledger.findings import CheckLimits, Finding
 from ledger.identity import (
     differing_field,
     event_key,
@@ -15,11 +19,19 @@ from ledger.identity import (
 )
 from ledger.journal import (
     JOURNAL_FAILED,
+    AuditReport,
+    AuditStatus,
     BadCursor,
     ChangedMigration,
+    Checkpointed,
+    CheckpointRefused,
+    Checkpoints,
     ClaimedLine,
+    ClaimOn,
     Claims,
+    Conflict,
     Cursor,
+    Explanation,
     FeedStatus,
     Filters,
     Follower,
@@ -43,11 +55,19 @@ from ledger.journal import (
     SourceStatus,
     Status,
     StreamStatus,
+    Touch,
+    Unexplained,
     Unreadable,
     Written,
+    check_postgres,
+    conflicts,
+    explain,
+    make_checkpoint,
     migrate,
+    settle_conflicts,
 )
 from ledger.keyspace import KEYSPACE_FAILED
+from ledger.live import LIVE_FAILED
 from ledger.messages import (
     ADMITTED_MAX,
     CLIENT_HELD_UNITS_MAX,
@@ -143,12 +163,14 @@ from ledger.messages import (
     Views,
     WrongState,
 )
-from ledger.placement import server_urls, url_of
 from ledger.rules import (
     RulesLedger,
 )
+from ledger.server_clock import accept_clock
+from ledger.shard_audit import NotAudited, Size, Step
 from ledger.state import Standing, State
 from ledger.store import Ledger
+from ledger.valkey_checks import check_shards, check_valkey
 
 __all__ = [
     "ADMITTED_MAX",
@@ -156,7 +178,10 @@ __all__ = [
     "CLIENT_OPEN_RESERVATIONS_MAX",
     "JOURNAL_FAILED",
     "KEYSPACE_FAILED",
+    "KINDS",
     "LINES_MAX",
+    "LIVE_FAILED",
+    "MEANINGS",
     "QUANTITY_MAX",
     "STOCK_QUANTITY_MAX",
     "TIME_MS_MAX",
@@ -164,32 +189,46 @@ __all__ = [
     "Admitted",
     "Applied",
     "Apply",
+    "Audit",
+    "AuditReport",
+    "AuditStatus",
     "BadCursor",
     "Bucket",
     "Busy",
     "Cancel",
     "ChangedMigration",
+    "CheckLimits",
+    "CheckpointRefused",
+    "Checkpointed",
+    "Checkpoints",
+    "ClaimOn",
     "ClaimedLine",
     "Claims",
     "Commit",
     "CommitOutcome",
+    "Conflict",
     "Count",
     "CountOutcome",
     "Counted",
     "Cursor",
+    "Difference",
     "Disposition",
     "Done",
     "EventOutcome",
     "EventResult",
     "Expire",
     "Expired",
+    "Explanation",
     "Extend",
+    "FailedOver",
+    "FailoverPlan",
     "FeedStatus",
     "FillPlan",
     "FillRefused",
     "Filled",
     "Filters",
     "Find",
+    "Finding",
     "Finished",
     "Follower",
     "Found",
@@ -209,8 +248,10 @@ __all__ = [
     "JournalOperation",
     "JournalWriter",
     "KeyReused",
+    "Kind",
     "Ledger",
     "LedgerError",
+    "LeftBehind",
     "Location",
     "LocationList",
     "LocationStored",
@@ -221,6 +262,7 @@ __all__ = [
     "MoveOutcome",
     "Movement",
     "Name",
+    "NotAudited",
     "NotFilled",
     "NotFound",
     "Observer",
@@ -265,15 +307,19 @@ __all__ = [
     "ShardStatus",
     "Ship",
     "ShortLine",
+    "Size",
     "SourceStatus",
     "Standing",
     "State",
     "Status",
+    "Step",
     "StockEvent",
     "StockStatus",
     "Strategy",
     "StreamStatus",
+    "Touch",
     "Unavailable",
+    "Unexplained",
     "UnfinishedList",
     "UnitsOfLine",
     "Unknown",
@@ -288,12 +334,20 @@ __all__ = [
     "Views",
     "Written",
     "WrongState",
+    "accept_clock",
+    "check_postgres",
+    "check_shards",
+    "check_valkey",
+    "conflicts",
     "differing_field",
     "event_key",
+    "explain",
+    "fail_over",
     "fill_anew",
     "fingerprint",
+    "left_behind",
+    "make_checkpoint",
     "migrate",
     "operation_id",
-    "server_urls",
-    "url_of",
+    "settle_conflicts",
 ]

@@ -110,23 +110,6 @@ async def test_the_servers_own_clock_is_used(valkey_url: str) -> None:
     await ledger.close()
 
 
-async def test_a_clock_that_jumps_ahead_expires_nothing(valkey_url: str) -> None:
-    """P5: a jump of more than a minute against this process's own count is not believed, and it is said."""
-    ledger = Ledger(valkey_url)
-    shop = Shop(ledger, Clock())
-    await shop.open()
-    await shop.stock("A", 1)
-    await shop.hold(("A", 1), ttl_ms=60_000)
-    (shard,) = ledger._shards  # noqa: SLF001 the jump is made from inside
-    learned_ms, counted_ms = shard._clock or (0, 0)  # noqa: SLF001
-    shard._clock = (learned_ms - 3_600_000, counted_ms)  # noqa: SLF001
-    position = await shop.position("A")
-
-    assert position.held == 1
-    assert any("clock" in reason for reason in ledger.state().reasons)
-    await ledger.close()
-
-
 # --- failures ---------------------------------------------------------------------------------------------------
 
 
@@ -161,9 +144,8 @@ async def test_an_unsafe_server_is_not_promised_on(shop: Shop, client: Redis, va
         ledger = Ledger(valkey_url)
         state = await ledger.check()
         assert not state.ready
-        assert state.reasons == [
-            "appendfsync is everysec: set it to always, an acknowledged write must have been fsynced"
-        ]
+        remedy = "set it to always, an acknowledged operation must have reached the disk"
+        assert state.reasons == [f"its server's appendfsync is everysec: {remedy}"]
         with pytest.raises(Unavailable):
             await Shop(ledger, shop.clock).hold(("A", 1))
         await ledger.close()
