@@ -249,7 +249,7 @@ MUTANTS = [
         "ledger/lua/overdue.lua",
         " or reservation.verb ~= 'hold' or reservation.client ~= client then return nil end",
         " or reservation.verb ~= 'hold' then return nil end",
-        ("tests/test_api_checkout.py::test_another_clients_reservation_is_not_there",),
+        (f"{SERVER}::test_another_clients_reservation_is_neither_seen_nor_changed",),
     ),
     Mutant(
         "P10",
@@ -257,7 +257,7 @@ MUTANTS = [
         "ledger/lua/find.lua",
         "  if not record or record.client ~= op[3] then return NOT_FOUND end\n",
         "  if not record then return NOT_FOUND end\n  op[3] = record.client\n",
-        ("tests/test_api_checkout.py::test_another_clients_reservation_is_not_there",),
+        (f"{SERVER}::test_another_clients_reservation_is_neither_seen_nor_changed",),
     ),
     Mutant(
         "P10",

@@ -190,8 +190,8 @@ MUTANTS = [
         "P8",
         "a wiped stream is made anew",
         "availability/feeds/stream.py",
-        "        found = await _create(jetstream)",
-        "        found = StreamConfig(name=STREAM)",
+        "        found = (await jetstream.add_stream(WANTED)).config",
+        "        found = WANTED",
         (f"{FEED}::test_a_wiped_stream_and_a_deleted_consumer_are_made_anew",),
     ),
 ]
