@@ -170,6 +170,20 @@ def rebuild(settings: Settings, data_dir: Path | None, yes: bool) -> None:
     _fill(settings, data_dir, "rebuild", None, yes=yes)
 
 
+@main.command()
+@click.option("--data-dir", type=DataFolder, help="Of an `up` that runs now, in place of settings.")
+@click.pass_obj
+def migrate(settings: Settings, data_dir: Path | None) -> None:
+    """Prepare the servers for this version: the ledger's library, and the journal's schema.
+
+    Run it before a new version's processes, whose users may not do it. It can be run at any time, also beside older
+    versions.
+    """
+    from availability import migrate_command as this
+
+    _run_tool(settings, data_dir, ("redis_url",), this.run)
+
+
 @main.group()
 def quarantine() -> None:
     """Look at stock events that could not be applied, try them again, or settle them."""

@@ -1,5 +1,6 @@
 """The door to the ledger: everything that the edges may use."""
 
+from ledger.deploying import deploy_library
 from ledger.errors import (
     LedgerError,
     Overloaded,
@@ -288,6 +289,7 @@ __all__ = [
     "Views",
     "Written",
     "WrongState",
+    "deploy_library",
     "differing_field",
     "event_key",
     "fill_anew",

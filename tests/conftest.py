@@ -11,8 +11,19 @@ import asyncpg
 import pytest
 from cluster import Cluster, valkey_cluster
 from ledgers import Clock, Shop
-from servers import RunningServer, empty_nats, empty_valkey, fresh_database, nats_server, postgres, running, valkey
+from servers import (
+    RunningServer,
+    as_user,
+    empty_nats,
+    empty_valkey,
+    fresh_database,
+    nats_server,
+    postgres,
+    running,
+    valkey,
+)
 
+from availability import access
 from ledger.rules import RulesLedger
 from ledger.store import Ledger
 
@@ -55,9 +66,9 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runnin
 
 @pytest.fixture
 def valkey_url(valkey_server: RunningServer) -> str:
-    """An empty Valkey."""
+    """An empty Valkey, as the API comes to it."""
     empty_valkey(valkey_server.url)
-    return valkey_server.url
+    return as_user(valkey_server.url, access.API)
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 from redis.asyncio import Redis
-from servers import RunningServer
+from servers import RunningServer, as_user
 
+from availability import access
 from ledger.journal import Follower, JournalWriter, Observer, StreamStatus, Written
 from ledger.messages import (
     JournalEntry,
@@ -118,7 +119,9 @@ class Seen:
 async def following(valkey_url: str, postgres_url: str, shard: int = 0) -> AsyncIterator[Seen]:
     """A journaler of one shard for as long as the block lasts; it ends cleanly."""
     seen = Seen()
-    follower = Follower(valkey_url, postgres_url, shard, Observer(seen.on_written, seen.on_status))
+    follower = Follower(
+        as_user(valkey_url, access.JOURNAL), postgres_url, shard, Observer(seen.on_written, seen.on_status)
+    )
     running = asyncio.create_task(follower.run())
     try:
         yield seen

@@ -6,7 +6,9 @@ from typing import Any
 
 import asyncpg
 from ledgers import Clock, Shop
+from servers import as_user
 
+from availability import access
 from ledger import Filters, FoundReservation, JournalWriter, Ledger, Reservations, migrate
 from ledger import messages as m
 from ledger.journal.index import Index
@@ -20,7 +22,7 @@ class Searched:
         self.ledger, self.clock, self.search = ledger, clock, search
         self.shop = Shop(ledger, clock)
         self.valkey_url, self.postgres_url = valkey_url, postgres_url
-        self._streams = [JournalStream(valkey_url, shard) for shard in range(ledger.shards)]
+        self._streams = [JournalStream(as_user(valkey_url, access.JOURNAL), shard) for shard in range(ledger.shards)]
 
     async def close(self) -> None:
         for stream in self._streams:

@@ -13,6 +13,7 @@ import httpx
 import msgspec
 import pytest
 from redis.asyncio import Redis
+from servers import as_owner
 
 from bench import processes
 from bench.peers import ledger_alone, load, recorded, sql, table
@@ -124,7 +125,7 @@ async def test_a_rival_over_http_grants_what_there_is_and_refuses_the_rest(
     app: str, valkey_url: str, postgres_url: str
 ) -> None:
     await sql.filled(postgres_url, UNITS)
-    async with Redis.from_url(valkey_url) as redis:
+    async with Redis.from_url(as_owner(valkey_url)) as redis:
         await redis.set(f"toy:stock:{sql.HOT}", UNITS)
     body = {"lines": [{"sku": sql.HOT, "quantity": 1, "location": "W1"}], "ttl_seconds": 600}
     async with APPS[app](valkey_url, postgres_url) as asgi:

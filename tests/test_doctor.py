@@ -7,6 +7,7 @@ import pytest
 from cluster import Cluster, node_id, slot_of
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
+from servers import as_owner
 
 from availability import doctor, issuer
 from availability.settings import Settings
@@ -40,7 +41,7 @@ def test_a_valkey_that_may_lose_stock_is_unsafe(tmp_path: Path, valkey_url: str,
     """P2, P9."""
 
     async def changed(to: str) -> str:
-        async with Redis.from_url(valkey_url, decode_responses=True) as client:
+        async with Redis.from_url(as_owner(valkey_url), decode_responses=True) as client:
             before = str((await client.config_get(name))[name])
             await client.config_set(name, to)
             return before
@@ -95,7 +96,9 @@ def test_what_does_not_answer_is_unchecked(tmp_path: Path) -> None:
 
 def test_a_wrong_password_is_told_and_not_shown(tmp_path: Path, valkey_url: str) -> None:
     """P10."""
-    findings = asyncio.run(doctor.examine(safe(tmp_path, redis_url=valkey_url.replace("of-the-tests", "guessed"))))
+    findings = asyncio.run(
+        doctor.examine(safe(tmp_path, redis_url=as_owner(valkey_url).replace("of-the-tests", "guessed")))
+    )
     [valkey] = [finding for finding in findings if finding.subject == "Valkey"]
     assert valkey.verdict == "unchecked"
     assert "guessed" not in valkey.text

@@ -16,14 +16,13 @@ from journal_entries import AT_MS, encoded, entry, hold, operation, put, reserva
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 from redis.asyncio import Redis
-from servers import RunningServer
+from servers import RunningServer, as_owner, settings_as
 from waiting import wait_until
 
-from availability import journaler
+from availability import access, journaler
 from availability.embedded import free_port
 from availability.event_shapes import events_of, header_text
 from availability.events import Announcer
-from availability.settings import Settings
 from ledger import Journal, JournalWriter, Location, Movement, Place, PositionAfter, migrate
 from ledger.journal.records import RawEntry
 
@@ -275,9 +274,9 @@ async def test_process_starts_before_its_servers_and_stops_clean(
     """From the stream to NATS, through the process itself; NATS comes last."""
     nats_server_of_session.kill()
     port = free_port()
-    settings = Settings(redis_url=valkey_url, nats_url=nats_url, postgres_url=postgres_url, metrics_port=port)
+    settings = settings_as(access.JOURNAL, valkey_url, postgres_url, nats_url, metrics_port=port)
     running = asyncio.create_task(journaler.run(settings))
-    async with Redis.from_url(valkey_url) as redis:
+    async with Redis.from_url(as_owner(valkey_url)) as redis:
         await put(redis, *(entry(seq) for seq in range(1, 101)))
     await start_again(nats_server_of_session)
     journal = await Journal.open(postgres_url)

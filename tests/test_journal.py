@@ -22,7 +22,7 @@ from journal_entries import (
     writing,
 )
 from redis.asyncio import Redis
-from servers import RunningServer
+from servers import RunningServer, as_owner
 from waiting import wait_until
 
 from ledger.journal import JOURNAL_FAILED, Journal, Place, migrate
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def redis(valkey_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(valkey_url) as client:
+    async with Redis.from_url(as_owner(valkey_url)) as client:
         yield client
 
 

@@ -10,8 +10,10 @@ from journal_entries import following
 from ledgers import START_MS, Clock, Shop
 from msgspec.structs import replace
 from redis import Redis
+from servers import as_owner, as_user
 from waiting import wait_until
 
+from availability import access
 from availability.event_shapes import events_of
 from ledger import (
     Filled,
@@ -39,7 +41,7 @@ SKUS = ["A", "B:{}%1", "E", "SHOE"]
 
 @pytest.fixture
 def client(valkey_url: str) -> Redis:
-    return Redis.from_url(valkey_url)
+    return Redis.from_url(as_owner(valkey_url))
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ class Shops:
     def __init__(self, valkey_url: str, postgres_url: str, clock: Clock) -> None:
         self.urls = valkey_url, postgres_url
         self.clock = clock
-        self.client = Redis.from_url(valkey_url)
+        self.client = Redis.from_url(as_owner(valkey_url))
         self.ledger: Ledger | None = None
         self.configured = 1
 
@@ -84,7 +86,7 @@ class Shops:
         self, shards: int, reason: Any = "rehome", progress: Callable[[str, int, int], None] | None = None
     ) -> Filled:
         await self.close()
-        plan = FillPlan(*self.urls, shards, reason, self.configured)
+        plan = FillPlan(as_user(self.urls[0], access.OPERATOR), self.urls[1], shards, reason, self.configured)
         return await fill_anew(plan, progress or (lambda _step, _done, _total: None))
 
     async def journal(self, shards: int) -> None:
