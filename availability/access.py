@@ -19,8 +19,8 @@ MONITOR: Final = "monitor"
 """Who only looks: ``availability doctor``, and what collects figures."""
 
 _CONNECTING: Final = (
-    *("+acl|whoami", "+client|setinfo", "+client|setname", "+cluster|slots", "+config|get", "+function|list", "+info"),
-    *("+ping", "+time"),
+    *("+acl|whoami", "+client|setinfo", "+client|setname", "+cluster|nodes", "+cluster|slots", "+config|get"),
+    *("+function|list", "+info", "+ping", "+time"),
 )
 """What a process asks before it trusts a server: which shards it has, how it is set, whether it has the library."""
 
@@ -31,22 +31,60 @@ LUA: Final = (
 """What the library's scripts call. A server asks for each of them as if the caller had sent it, in the middle of the
 script, and what was written before a refusal stays: so each must be allowed, to everyone who may call the library."""
 
+_AUDITING: Final = ("+exec", "+multi", "+scan")
+"""By which the keeper compares the ledger with its journal: many keys, and the entry that they are of."""
+
 _DECIDING: Final = ("~{s*}:*", *_CONNECTING, *LUA, "+fcall", "+xrange")
 
 VALKEY: Final[dict[str, tuple[str, ...]]] = {
     API: _DECIDING,
     INGEST: _DECIDING,
-    KEEPER: _DECIDING,
+    KEEPER: (*_DECIDING, *_AUDITING),
     JOURNAL: ("~{s*}:journal", *_CONNECTING, "+xrange", "+xread", "+xrevrange", "+xtrim"),
     OPERATOR: (
         *_DECIDING,
-        *("+client|list", "+cluster|nodes", "+function|load", "+scan", "+unlink", "+xread", "+xrevrange", "+xtrim"),
-        "+zcount",
+        *_AUDITING,
+        *("+client|list", "+function|load", "+unlink", "+xread", "+xrevrange", "+xtrim", "+zcount"),
     ),
-    MONITOR: ("%R~{s*}:*", *_CONNECTING, "+cluster|info", "+cluster|nodes", "+xlen"),
+    MONITOR: ("%R~{s*}:*", *_CONNECTING, "+cluster|info", "+xlen"),
     "replica": ("+ping", "+psync", "+replconf"),
 }
 """The rules of each user of Valkey, without their passwords."""
+
+
+_LOOKING: Final = ("$JS.API.CONSUMER.INFO.*.*", "$JS.API.STREAM.INFO.*")
+
+NATS: Final[dict[str, tuple[str, ...]]] = {
+    API: _LOOKING,
+    KEEPER: _LOOKING,
+    MONITOR: _LOOKING,
+    INGEST: (
+        *_LOOKING,
+        # To make both when they are gone, never to change or remove them.
+        *("$JS.API.STREAM.CREATE.STOCK", "$JS.API.CONSUMER.CREATE.STOCK.ingest"),
+        *("$JS.API.CONSUMER.DURABLE.CREATE.STOCK.ingest", "$JS.API.CONSUMER.MSG.NEXT.STOCK.ingest"),
+        # The second is the form that servers announce to come.
+        *("$JS.ACK.STOCK.ingest.>", "$JS.ACK.*.*.STOCK.ingest.>"),
+    ),
+    JOURNAL: (*_LOOKING, "$JS.API.STREAM.CREATE.AVAILABILITY", "availability.>"),
+}
+"""The subjects that each user of NATS may publish on. Each hears the answers in its own inbox, ``_INBOX_<user>.>``."""
+
+DEMO: Final = "demo"
+DEMO_SUBJECTS: Final = tuple(f"stock.demo-{source}.>" for source in ("erp", "pos"))
+
+
+def nats_users(owner_password: str) -> list[dict[str, object]]:
+    """The users of an embedded NATS: the owner, the processes, and the sources of the demo."""
+    lesser = [
+        {"user": user, "password": password_of(owner_password, user), "permissions": nats_permissions(user, subjects)}
+        for user, subjects in {**NATS, DEMO: DEMO_SUBJECTS}.items()
+    ]
+    return [{"user": OWNER, "password": owner_password}, *lesser]
+
+
+def nats_permissions(user: str, subjects: tuple[str, ...]) -> dict[str, list[str]]:
+    return {"publish": sorted(subjects), "subscribe": [f"_INBOX_{user}.>"]}
 
 
 def password_of(owner_password: str, user: str) -> str:
@@ -58,7 +96,8 @@ def as_user(owner_url: str, user: str) -> str:
     """The URL by which a lesser user of an embedded server comes, from the owner's."""
     parts = urlsplit(owner_url)
     password = password_of(unquote(parts.password or ""), user)
-    return parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}").geturl()
+    name = f"{OWNER}_{user}" if parts.scheme.startswith("postgres") else user
+    return parts._replace(netloc=f"{name}:{password}@{parts.netloc.rpartition('@')[2]}").geturl()
 
 
 def valkey_acl(owner_password: str | None = None) -> list[str]:

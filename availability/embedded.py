@@ -124,7 +124,7 @@ def valkey(folder: Path, port: int, password: str) -> Server:
     )
 
 
-def nats(folder: Path, port: int, password: str, user: str = USER, sync_interval: str = "always") -> Server:
+def nats(folder: Path, port: int, password: str, sync_interval: str = "always") -> Server:
     """NATS with JetStream in ``folder``; ``sync_interval`` is a duration, or ``always`` = fsync before each ack."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "nats.conf"
@@ -136,7 +136,7 @@ def nats(folder: Path, port: int, password: str, user: str = USER, sync_interval
             "max_payload: 4MB",
             f"jetstream {{ store_dir: {json.dumps(str(folder.resolve()))}",
             f"  sync_interval: {json.dumps(sync_interval)} }}",
-            f"authorization {{ user: {json.dumps(user)}, password: {json.dumps(password)} }}",
+            f"authorization {{ users: {json.dumps(access.nats_users(password))} }}",
         ],
     )
     return Server(
@@ -146,7 +146,7 @@ def nats(folder: Path, port: int, password: str, user: str = USER, sync_interval
             death_signal=signal.SIGTERM,
             lock=(folder / "lock").resolve(),
         ),
-        url=f"nats://{user}:{password}@{HOST}:{port}",
+        url=f"nats://{USER}:{password}@{HOST}:{port}",
         probe=lambda: probe_nats(HOST, port),
     )
 

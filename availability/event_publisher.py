@@ -13,6 +13,7 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.errors import NotFoundError
 
 from availability.event_shapes import Event
+from availability.feeds.connecting import connection_options
 
 STREAM = "AVAILABILITY"
 BYTES_MAX = 4 << 30
@@ -89,7 +90,11 @@ class Publisher:
         client = Sender()
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await client.connect(
-                nats_url, name="availability journal", allow_reconnect=False, closed_cb=on_closed, error_cb=on_error
+                **connection_options(nats_url),
+                name="availability journal",
+                allow_reconnect=False,
+                closed_cb=on_closed,
+                error_cb=on_error,
             )
         publisher = cls(client, closed)
         try:

@@ -76,7 +76,9 @@ class _Up:
         for child in children:
             rotate(child.log)
         tasks = [asyncio.create_task(child.run(self._started(child), _say)) for child in children]
-        deploying = asyncio.create_task(keep_deployed(self._settings, self._deployment_due))
+        deploying = asyncio.create_task(
+            keep_deployed(self._settings, self._deployment_due, own_postgres="postgres_url" in self._with_users)
+        )
         watch = asyncio.create_task(self._watch())
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait([stopping, *tasks, deploying, watch], return_when=asyncio.FIRST_COMPLETED)
@@ -137,11 +139,7 @@ class _Up:
 
     def _settings_of(self, user: str) -> Settings:
         """As a process has them, who comes to our servers as a user of its own."""
-        urls = {
-            setting: access.as_user(getattr(self._settings, setting), user)
-            for setting in self._with_users
-            if setting == "redis_url"
-        }
+        urls = {setting: access.as_user(getattr(self._settings, setting), user) for setting in self._with_users}
         return msgspec.structs.replace(self._settings, **urls)
 
     def _started(self, child: Child) -> Callable[[], None]:

@@ -16,6 +16,7 @@ from ledger.identity import (
 )
 from ledger.journal import (
     JOURNAL_FAILED,
+    ROLES,
     BadCursor,
     ChangedMigration,
     ClaimedLine,
@@ -46,6 +47,7 @@ from ledger.journal import (
     StreamStatus,
     Unreadable,
     Written,
+    make_roles,
     migrate,
 )
 from ledger.keyspace import KEYSPACE_FAILED
@@ -159,6 +161,7 @@ __all__ = [
     "KEYSPACE_FAILED",
     "LINES_MAX",
     "QUANTITY_MAX",
+    "ROLES",
     "STOCK_QUANTITY_MAX",
     "TIME_MS_MAX",
     "Admit",
@@ -294,6 +297,7 @@ __all__ = [
     "event_key",
     "fill_anew",
     "fingerprint",
+    "make_roles",
     "migrate",
     "operation_id",
     "server_urls",

@@ -17,6 +17,7 @@ from servers import (
     empty_nats,
     empty_valkey,
     fresh_database,
+    make_postgres_users,
     nats_server,
     postgres,
     running,
@@ -61,6 +62,7 @@ def nats_server_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """The Postgres of the session; a test that kills it starts it again."""
     with running(postgres, tmp_path_factory.mktemp("postgres")) as server:
+        make_postgres_users(server.url)
         yield server
 
 
@@ -87,7 +89,7 @@ def nats_url(nats_server_of_session: RunningServer) -> str:
 
 @pytest.fixture
 def postgres_url(postgres_server: RunningServer) -> Iterator[str]:
-    """A new, empty database."""
+    """A new, empty database, for its owner; see ``as_user`` for the roles of the processes."""
     with fresh_database(postgres_server.url) as url:
         yield url
 

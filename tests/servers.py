@@ -16,6 +16,7 @@ import nats
 from redis.asyncio import Redis
 
 from availability import access, embedded
+from availability.deploying import roles_made
 from availability.embedded import Server
 from availability.settings import Settings
 from ledger.library import library
@@ -90,6 +91,11 @@ def postgres(folder: Path) -> Server:
     return embedded.postgres(folder, embedded.free_port(), PASSWORD, sync=False)
 
 
+def make_postgres_users(url: str) -> None:
+    """The role of each process, as ``up`` makes them; what it may do is granted when a database's schema is made."""
+    asyncio.run(roles_made(Settings(postgres_url=url)))
+
+
 def as_owner(url: str) -> str:
     """The URL of the same server for who may do everything there: who prepares, empties, breaks or looks behind."""
     parts = urlsplit(url)
@@ -103,7 +109,12 @@ def as_user(url: str, user: str) -> str:
 
 def settings_as(user: str, redis_url: str, postgres_url: str, nats_url: str = "", **more: Any) -> Settings:
     """The settings of a process, which comes to each server as a user of its own."""
-    return Settings(redis_url=as_user(redis_url, user), postgres_url=postgres_url, nats_url=nats_url, **more)
+    return Settings(
+        redis_url=as_user(redis_url, user),
+        postgres_url=as_user(postgres_url, user),
+        nats_url=as_user(nats_url, user) if nats_url else "",
+        **more,
+    )
 
 
 def empty_valkey(url: str) -> None:

@@ -16,7 +16,7 @@ from journal_entries import AT_MS, encoded, entry, hold, operation, put, reserva
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 from redis.asyncio import Redis
-from servers import RunningServer, as_owner, settings_as
+from servers import RunningServer, as_owner, as_user, settings_as
 from waiting import wait_until
 
 from availability import access, journaler
@@ -44,7 +44,9 @@ async def journaled(writer: JournalWriter, *seqs: int) -> None:
 @asynccontextmanager
 async def announcing(nats_url: str, postgres_url: str) -> AsyncIterator[Announcer]:
     """An announcer for as long as the block lasts; it ends cleanly."""
-    announcer = Announcer(nats_url, postgres_url, 0, 60_000, announced=lambda _shard, _events: None)
+    announcer = Announcer(
+        nats_url, as_user(postgres_url, access.JOURNAL), 0, 60_000, announced=lambda _shard, _events: None
+    )
     running = asyncio.create_task(announcer.run())
     try:
         yield announcer
@@ -279,7 +281,7 @@ async def test_process_starts_before_its_servers_and_stops_clean(
     async with Redis.from_url(as_owner(valkey_url)) as redis:
         await put(redis, *(entry(seq) for seq in range(1, 101)))
     await start_again(nats_server_of_session)
-    journal = await Journal.open(postgres_url)
+    journal = await Journal.open(as_user(postgres_url, access.API))
 
     async def announced() -> bool:
         status = await journal.status()

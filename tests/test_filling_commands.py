@@ -13,7 +13,7 @@ from servers import as_owner, as_user
 from availability import access
 from availability.cli import main
 from availability.instance import Instance
-from ledger import Ledger, Unavailable
+from ledger import Ledger, Unavailable, migrate
 
 
 @dataclass
@@ -26,7 +26,7 @@ class World:
     def run(self, *arguments: str, shards: int = 1, answer: str = "") -> Result:
         environment = {
             "AVAILABILITY_REDIS_URL": as_user(self.redis_url, access.OPERATOR),
-            "AVAILABILITY_POSTGRES_URL": self.postgres_url,
+            "AVAILABILITY_POSTGRES_URL": as_user(self.postgres_url, access.OPERATOR),
             "AVAILABILITY_SHARDS": str(shards),
         }
         return CliRunner().invoke(main, arguments, input=answer, env=environment)
@@ -50,6 +50,7 @@ class World:
 
 @pytest.fixture
 def world(valkey_url: str, postgres_url: str) -> World:
+    asyncio.run(migrate(postgres_url))
     return World(valkey_url, postgres_url)
 
 

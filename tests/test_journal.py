@@ -22,9 +22,10 @@ from journal_entries import (
     writing,
 )
 from redis.asyncio import Redis
-from servers import RunningServer, as_owner
+from servers import RunningServer, as_owner, as_user
 from waiting import wait_until
 
+from availability import access
 from ledger.journal import JOURNAL_FAILED, Journal, Place, migrate
 from ledger.journal.records import RawEntry
 from ledger.journal.writer import Fenced
@@ -48,7 +49,7 @@ async def journal_url(postgres_url: str) -> str:
 
 @pytest.fixture
 async def journal(journal_url: str) -> AsyncIterator[Journal]:
-    reader = await Journal.open(journal_url)
+    reader = await Journal.open(as_user(journal_url, access.API))
     yield reader
     await reader.close()
 

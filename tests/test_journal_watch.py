@@ -176,7 +176,7 @@ async def test_ingest_leaves_events_in_the_stream(valkey_url: str, nats_url: str
         await wait_until(published)
         await streams.publish("stock.wms.counts", b"bad")
         await wait_until(waits)
-        journal = await Journal.open(postgres_url)
+        journal = await Journal.open(as_user(postgres_url, access.API))
         assert ((await journal.status()).quarantine_open, await on_hand()) == (0, 0)
         await move_cursor(postgres_url, 1)
         await wait_until(on_hand)
@@ -223,14 +223,14 @@ async def test_a_server_that_comes_back_with_less_is_refused_from_its_first_oper
     """P9: the check is not "now and then": no hold slips in between the server's return and the next comparison."""
     await migrate(postgres_url)
     observer = Observer(lambda _shard, _written: None, lambda _shard, _status: None)
-    follower = Follower(as_user(valkey_url, access.JOURNAL), postgres_url, 0, observer)
+    follower = Follower(as_user(valkey_url, access.JOURNAL), as_user(postgres_url, access.JOURNAL), 0, observer)
     following = asyncio.create_task(follower.run())
-    journal = await Journal.open(postgres_url)
+    journal = await Journal.open(as_user(postgres_url, access.API))
 
     async def journaled() -> bool:
         return (await journal.cursor(0)).place == Place(1, 2)
 
-    async with watched_ledger(Settings(redis_url=valkey_url, postgres_url=postgres_url)) as ledger:
+    async with watched_ledger(settings_as(access.API, valkey_url, postgres_url)) as ledger:
 
         async def is_ready() -> bool:
             return (await ledger.check()).ready

@@ -34,7 +34,7 @@ class World:
     def run(self, *arguments: str, answer: str = "") -> Result:
         environment = {
             "AVAILABILITY_REDIS_URL": as_user(self.redis_url, access.OPERATOR),
-            "AVAILABILITY_POSTGRES_URL": self.postgres_url,
+            "AVAILABILITY_POSTGRES_URL": as_user(self.postgres_url, access.OPERATOR),
         }
         return CliRunner().invoke(main, ["quarantine", *arguments], input=answer, env=environment)
 
@@ -64,7 +64,7 @@ class World:
 
     def ask(self, question: Callable[[Ledger, Quarantine], Coroutine[Any, Any, Value]]) -> Value:
         async def ask() -> Value:
-            ledger, quarantine = Ledger(self.redis_url), await Quarantine.open(self.postgres_url)
+            ledger, quarantine = Ledger(self.redis_url), await Quarantine.open(as_user(self.postgres_url, access.API))
             try:
                 return await question(ledger, quarantine)
             finally:

@@ -86,7 +86,13 @@ class Shops:
         self, shards: int, reason: Any = "rehome", progress: Callable[[str, int, int], None] | None = None
     ) -> Filled:
         await self.close()
-        plan = FillPlan(as_user(self.urls[0], access.OPERATOR), self.urls[1], shards, reason, self.configured)
+        plan = FillPlan(
+            as_user(self.urls[0], access.OPERATOR),
+            as_user(self.urls[1], access.OPERATOR),
+            shards,
+            reason,
+            self.configured,
+        )
         return await fill_anew(plan, progress or (lambda _step, _done, _total: None))
 
     async def journal(self, shards: int) -> None:
@@ -115,6 +121,7 @@ class Shops:
 
 @pytest.fixture
 async def shops(valkey_url: str, postgres_url: str, clock: Clock) -> AsyncIterator[Shops]:
+    await migrate(postgres_url)
     shops = Shops(valkey_url, postgres_url, clock)
     yield shops
     await shops.close()
@@ -315,7 +322,7 @@ async def test_the_journal_has_no_gap_and_each_epoch_tells_all(shops: Shops, pos
         await shop.stock("A", 90, at_ms=START_MS + shards)
     await shops.close()
     await shops.journal(4)
-    journal = await Journal.open(postgres_url)
+    journal = await Journal.open(as_user(postgres_url, access.API))
     for shard in range(4):
         assert await journal.verify_chain(shard) == []
         entries = [entry async for entry in journal.entries(shard)]
@@ -376,17 +383,17 @@ async def test_what_is_put_back_is_no_news_and_is_found_where_it_is(shops: Shops
     for shards in (4, 2):
         await shops.fill(shards)
     await shops.journal(4)
-    journal = await Journal.open(postgres_url)
+    journal = await Journal.open(as_user(postgres_url, access.API))
     entries = [entry async for entry in journal.entries(1, after=Place(3, 0))]
     assert entries
     assert events_of(1, entries, stale_after_ms=1) == []
     await journal.close()
     for shard in range(4):
-        index = await Index.open(postgres_url, shard)
+        index = await Index.open(as_user(postgres_url, access.JOURNAL), shard)
         while await index.advance():
             pass
         await index.close()
-    reservations = await Reservations.open(postgres_url, shards=2)
+    reservations = await Reservations.open(as_user(postgres_url, access.API), shards=2)
     page = await reservations.search("app:%", Filters(sku="SHOE", status="held"))
     await reservations.close()
     assert [(found.id, found.shard, found.reservation.lines[0].held) for found in page.reservations] == [

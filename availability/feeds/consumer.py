@@ -31,6 +31,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from availability.feeds import stream
+from availability.feeds.connecting import connection_options
 from availability.feeds.decoding import now_ms
 from availability.feeds.intake import Applies, Keeps, RawEvent, Taken, take_all
 from availability.feeds.messages import events_of, stored_at_ms, waiting_behind
@@ -135,7 +136,7 @@ class Feed:
 
         connecting = asyncio.create_task(
             client.connect(
-                self._nats_url,
+                **connection_options(self._nats_url),
                 name="availability ingest",
                 allow_reconnect=False,
                 max_reconnect_attempts=1,

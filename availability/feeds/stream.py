@@ -23,6 +23,8 @@ from nats.js.api import (
 )
 from nats.js.errors import BadRequestError, NotFoundError
 
+from availability.feeds.connecting import connection_options
+
 STREAM: Final = "STOCK"
 SUBJECTS: Final = "stock.>"
 DURABLE: Final = "ingest"
@@ -53,7 +55,9 @@ async def ensure(jetstream: JetStreamContext) -> Ensured:
 async def missing_streams(url: str, *names: str) -> list[str]:
     """Which of these streams are not there, in words; connects for this call only."""
     try:
-        client = await nats.connect(url, allow_reconnect=False, connect_timeout=2, error_cb=_quietly)
+        client = await nats.connect(
+            **connection_options(url), allow_reconnect=False, connect_timeout=2, error_cb=_quietly
+        )
         try:
             return [f"the stream {name} is not there yet" for name in names if not await _exists(client, name)]
         finally:

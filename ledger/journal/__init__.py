@@ -16,12 +16,14 @@ from ledger.journal.postgres import FAILED as JOURNAL_FAILED
 from ledger.journal.quarantine import Quarantine, QuarantinedEvent, QuarantineRow
 from ledger.journal.reader import Journal, JournalEnd, Problem, ShardStatus, SourceStatus, Status
 from ledger.journal.records import Cursor, Place, Unreadable
+from ledger.journal.roles import ROLES, make_roles
 from ledger.journal.search import Filters, FoundReservation, ReservationPage, Reservations
 from ledger.journal.stream import StreamStatus
 from ledger.journal.writer import JournalWriter, Written
 
 __all__ = [
     "JOURNAL_FAILED",
+    "ROLES",
     "BadCursor",
     "ChangedMigration",
     "ClaimedLine",
@@ -52,5 +54,6 @@ __all__ = [
     "StreamStatus",
     "Unreadable",
     "Written",
+    "make_roles",
     "migrate",
 ]
