@@ -76,7 +76,7 @@ DEMO_SUBJECTS: Final = tuple(f"stock.demo-{source}.>" for source in ("erp", "pos
 
 def nats_users(owner_password: str) -> list[dict[str, object]]:
     """The users of an embedded NATS: the owner, the processes, and the sources of the demo."""
-    lesser = [
+    lesser: list[dict[str, object]] = [
         {"user": user, "password": password_of(owner_password, user), "permissions": nats_permissions(user, subjects)}
         for user, subjects in {**NATS, DEMO: DEMO_SUBJECTS}.items()
     ]

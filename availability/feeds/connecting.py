@@ -4,11 +4,33 @@ import ssl
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from nats.aio.client import Client
+from nats.errors import Error
+
+
+class VerifyingClient(Client):
+    """A client that speaks TLS or not at all when its URL asks for it.
+
+    nats-py 2.16 takes a server's word that it has no TLS, and would send it the password in plain text.
+    """
+
+    async def _process_info(self, info: dict[str, Any], *more: Any, **named: Any) -> None:
+        if "tls" in self.options and not info.get("tls_required"):
+            raise Error("the server speaks no TLS")
+        await super()._process_info(info, *more, **named)
+
+
+async def connect(nats_url: str, **options: Any) -> Client:
+    """A connection; the options are those of ``nats.connect``, which raises ``nats.errors.Error`` or ``OSError``."""
+    client = VerifyingClient()
+    await client.connect(**connection_options(nats_url), **options)
+    return client
+
 
 def connection_options(nats_url: str) -> dict[str, Any]:
-    """What ``nats.connect`` takes for this URL. Answers come to an inbox of the user's own, which nobody else hears.
+    """What a client's ``connect`` takes for this URL. Answers come to an inbox of the user's own, heard by nobody else.
 
-    ``tls_ca``, ``tls_cert`` and ``tls_key`` in its query are the files that ``Settings`` put there. Raises ``OSError``
+    ``tls_ca``, ``tls_cert`` and ``tls_key`` in its query are the files that the settings put there. Raises ``OSError``
     when one of them cannot be read.
     """
     parts = urlsplit(nats_url)

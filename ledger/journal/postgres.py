@@ -59,8 +59,10 @@ async def connect(postgres_url: str, settings: Mapping[str, str] = MappingProxyT
 def _tls_of(postgres_url: str) -> Literal["disable", "verify-full"]:
     """The ``sslmode`` of the URL; asyncpg's own default would try TLS without verifying, and then plain text."""
     [mode] = parse_qs(urlsplit(postgres_url).query).get("sslmode", ["disable"])
-    if mode == "disable" or mode == "verify-full":
-        return mode
+    if mode == "verify-full":
+        return "verify-full"
+    if mode == "disable":
+        return "disable"
     raise asyncpg.ClientConfigurationError(f"sslmode={mode} may be plain text, or believe any server")
 
 
