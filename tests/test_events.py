@@ -273,13 +273,14 @@ async def test_unreadable_entries_are_passed_over(writer: JournalWriter, nats_ur
 async def test_process_starts_before_its_servers_and_stops_clean(
     valkey_url: str, nats_url: str, postgres_url: str, nats_server_of_session: RunningServer, tmp_path: Path
 ) -> None:
-    """From the stream to NATS, through the process itself; NATS comes last."""
+    """From the stream to NATS, through the process itself; the schema and NATS come last."""
     nats_server_of_session.kill()
     port = free_port()
     settings = settings_as(access.JOURNAL, valkey_url, postgres_url, nats_url, metrics_port=port)
     running = asyncio.create_task(journaler.run(settings))
     async with Redis.from_url(as_owner(valkey_url)) as redis:
         await put(redis, *(entry(seq) for seq in range(1, 101)))
+    await migrate(postgres_url)
     await start_again(nats_server_of_session)
     journal = await Journal.open(as_user(postgres_url, access.API))
 

@@ -23,7 +23,11 @@ class VerifyingClient(Client):
 async def connect(nats_url: str, **options: Any) -> Client:
     """A connection; the options are those of ``nats.connect``, which raises ``nats.errors.Error`` or ``OSError``."""
     client = VerifyingClient()
-    await client.connect(**connection_options(nats_url), **options)
+    try:
+        await client.connect(**connection_options(nats_url), **options)
+    except BaseException:
+        await client.close()
+        raise
     return client
 
 
