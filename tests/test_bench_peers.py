@@ -119,13 +119,19 @@ def test_cpu_is_read_of_all_threads_and_descendants() -> None:
 # --- rivals ------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def valkey_url(valkey_url: str) -> str:
+    """As a measurement comes to a server of its own: rivals bring scripts along."""
+    return as_owner(valkey_url)
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("app", ["raw-script", "litestar-script", "raw-update", "raw-batched"])
 async def test_a_rival_over_http_grants_what_there_is_and_refuses_the_rest(
     app: str, valkey_url: str, postgres_url: str
 ) -> None:
     await sql.filled(postgres_url, UNITS)
-    async with Redis.from_url(as_owner(valkey_url)) as redis:
+    async with Redis.from_url(valkey_url) as redis:
         await redis.set(f"toy:stock:{sql.HOT}", UNITS)
     body = {"lines": [{"sku": sql.HOT, "quantity": 1, "location": "W1"}], "ttl_seconds": 600}
     async with APPS[app](valkey_url, postgres_url) as asgi:

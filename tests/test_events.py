@@ -45,7 +45,11 @@ async def journaled(writer: JournalWriter, *seqs: int) -> None:
 async def announcing(nats_url: str, postgres_url: str) -> AsyncIterator[Announcer]:
     """An announcer for as long as the block lasts; it ends cleanly."""
     announcer = Announcer(
-        nats_url, as_user(postgres_url, access.JOURNAL), 0, 60_000, announced=lambda _shard, _events: None
+        as_user(nats_url, access.JOURNAL),
+        as_user(postgres_url, access.JOURNAL),
+        0,
+        60_000,
+        announced=lambda _shard, _events: None,
     )
     running = asyncio.create_task(announcer.run())
     try:
