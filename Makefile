@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 INSTALL_SELF := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index
 
-.PHONY: help up test test-long lint format bench microbench microbench-compare lock clean
+.PHONY: help up test test-long chaos mutants lint format bench microbench microbench-compare lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 20
@@ -19,11 +19,17 @@ up: .venv/dev ## Run everything on this machine, with a demo retailer, in .avail
 	@exec $(BIN)/availability up --demo --data-dir .availability --port $(PORT)
 
 test: .venv/dev ## Run the tests, against real servers that they start themselves
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 test-long: .venv/dev ## Try many more made-up examples than `test` does, others each time (EXAMPLES=50000)
 	@CONVERGENCE_EXAMPLES=$(EXAMPLES) AGREEMENT_EXAMPLES=$$(($(EXAMPLES) / 10)) \
 	    $(BIN)/python -m pytest -m long -o faulthandler_timeout=0
+
+chaos: .venv/dev ## Break a running service under load, again and again, and judge it: CHAOS="--faults kill-valkey --times 50 --seed 7"
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)
+
+mutants: .venv/dev ## Break each guard in a copy, and see its test go red (about 6 minutes; ONLY=P3 some of them)
+	@$(BIN)/python -m tests.mutants $(ONLY)
 
 lint: .venv/dev ## Check style and types, of code and tests
 	@$(BIN)/ruff check
@@ -47,7 +53,7 @@ lock: .venv/dev ## Choose the newest of all packages and write the lock files
 	@config/lock.sh --upgrade
 
 clean: ## Remove what the targets made, except the data in .availability/
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks build *.egg-info
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .chaos build *.egg-info
 
 .venv/dev: pyproject.toml config/requirements-dev.txt | .venv/bin/python
 	@$(INSTALL) -r config/requirements-dev.txt

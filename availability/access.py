@@ -31,6 +31,9 @@ LUA: Final = (
 """What the library's scripts call. A server asks for each of them as if the caller had sent it, in the middle of the
 script, and what was written before a refusal stays: so each must be allowed, to everyone who may call the library."""
 
+FILLING: Final = ("+unlink",)
+"""What the functions of the library call that only who fills a ledger anew may use."""
+
 _AUDITING: Final = ("+exec", "+multi", "+scan")
 """By which the keeper compares the ledger with its journal: many keys, and the entry that they are of."""
 
@@ -44,7 +47,10 @@ VALKEY: Final[dict[str, tuple[str, ...]]] = {
     OPERATOR: (
         *_DECIDING,
         *_AUDITING,
-        *("+client|list", "+function|load", "+unlink", "+xread", "+xrevrange", "+xtrim", "+zcount"),
+        *FILLING,
+        *("+client|list", "+function|load", "+xread", "+xrevrange", "+xtrim", "+zcount"),
+        # To make a replica the ledger's server.
+        *("+config|rewrite", "+replicaof"),
     ),
     MONITOR: ("%R~{s*}:*", *_CONNECTING, "+cluster|info", "+xlen"),
     "replica": ("+ping", "+psync", "+replconf"),

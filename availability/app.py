@@ -18,6 +18,7 @@ from availability.feeds.intake import Keeps
 from availability.http_server import http_server
 from availability.journal_watch import watched_ledger
 from availability.processes import stopped_by_signals
+from availability.self_check import SelfCheck, self_checked
 from availability.settings import Rate, Settings
 from availability.telemetry import Telemetry
 from ledger import JOURNAL_FAILED, FeedStatus, Journal, Ledger, Quarantine, Reservations, State
@@ -52,6 +53,7 @@ class Api:
         reservations: Searches,
         *,
         telemetry: Telemetry | None = None,
+        checked: SelfCheck | None = None,
         now_ms: Callable[[], int] = clock_ms,
     ) -> None:
         self.stopping = False
@@ -64,6 +66,7 @@ class Api:
             settings.client_rates,
         )
         self._ledger = ledger
+        self._checked = checked
         self.edge = Edge(
             ledger,
             quarantine,
@@ -77,6 +80,8 @@ class Api:
             limits=limits,
             now_ms=now_ms,
         )
+        if checked is not None:
+            self.telemetry.checks(checked.counted)
         self.telemetry.queue(lambda: ledger.state().queue_depth, ledger.queue_wait_s)
         self.telemetry.shed(lambda: {**self.gate.refused(), **limits.refused(), **ledger.refused()})
         for name, lane in self.gate.lanes.items():
@@ -86,11 +91,14 @@ class Api:
 
     def ready(self) -> bool:
         """Whether there are no ``reasons``, told cheaply."""
-        return self._ledger.ready and self.tokens.keys.loaded and not self.stopping
+        safe = self._checked is None or not self._checked.flaws
+        return self._ledger.ready and self.tokens.keys.loaded and safe and not self.stopping
 
     def reasons(self) -> list[str]:
         """Why it is not ready; empty when it is."""
         reasons = list(self._ledger.state().reasons)
+        if self._checked is not None:
+            reasons += self._checked.flaws
         if not self.tokens.keys.loaded:
             reasons.append("the issuer's keys are not loaded yet")
         if self.stopping:
@@ -105,10 +113,11 @@ async def run(settings: Settings) -> None:
     """
     telemetry = Telemetry()
     async with (
-        watched_ledger(settings, telemetry.ledger_call) as ledger,
+        self_checked(settings) as checked,
+        watched_ledger(settings, telemetry.ledger_call, checked) as ledger,
         _journal(settings) as (journal, feeds, quarantine, reservations),
     ):
-        api = Api(settings, ledger, quarantine, reservations, telemetry=telemetry)
+        api = Api(settings, ledger, quarantine, reservations, telemetry=telemetry, checked=checked)
         async with asyncio.TaskGroup() as tasks:
             watchers = [
                 tasks.create_task(keep_fresh(api.tokens, settings.jwks_file, settings.jwks_url, settings.jwks_ca_file)),

@@ -128,9 +128,13 @@ def keeper(settings: Settings) -> None:
 
 @main.command()
 @click.option("--data-dir", type=DataFolder, help="Of an `up` that runs now, in place of settings.")
+@click.option("--accept-clock", is_flag=True, help="After a jump: the clocks of the servers are right as they are now.")
 @click.pass_obj
-def doctor(settings: Settings, data_dir: Path | None) -> None:
-    """Check the settings and the servers, and say what is unsafe."""
+def doctor(settings: Settings, data_dir: Path | None, accept_clock: bool) -> None:
+    """Check the settings and the servers, and say what is unsafe.
+
+    Ends with 1 when something is, and with 2 when nothing is but not everything could be checked.
+    """
     from availability import doctor as checks
     from availability import instance
 
@@ -140,7 +144,11 @@ def doctor(settings: Settings, data_dir: Path | None) -> None:
         _fail(2, str(refused))
     findings = asyncio.run(checks.examine(settings))
     for finding in findings:
-        click.echo(f"{finding.verdict:<10} {finding.subject}: {finding.text}")
+        click.echo(f"{finding.verdict:<10} {finding}")
+    if accept_clock:
+        code, text = asyncio.run(checks.accept_clock(settings, findings))
+        click.echo(text, err=code > 0)
+        sys.exit(code)
     sys.exit(checks.exit_code(findings))
 
 
@@ -182,6 +190,110 @@ def migrate(settings: Settings, data_dir: Path | None) -> None:
     from availability import migrate_command as this
 
     _run_tool(settings, data_dir, ("redis_url",), this.run)
+
+
+@main.command()
+@click.option("--data-dir", type=DataFolder, help="Of an `up` that runs now, in place of settings.")
+@click.option("--idle", is_flag=True, help="Give way to everything else on this machine.")
+@click.pass_obj
+def checkpoint(settings: Settings, data_dir: Path | None, idle: bool) -> None:
+    """Keep what the journal folds to, so that a rebuild begins there.
+
+    The process `journal` does it by itself, see the setting checkpoint_movements. Nothing waits for it.
+    """
+    from availability import checkpoint_command as this
+
+    _run_tool(settings, data_dir, (), lambda known: this.run(known, idle=idle))
+
+
+@main.command()
+@click.option("--data-dir", type=DataFolder, help="Of an `up` that runs now, in place of settings.")
+@click.option("--settle", is_flag=True, help="Let the journal go on.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def conflicts(settings: Settings, data_dir: Path | None, settle: bool, yes: bool) -> None:
+    """Show where the ledger contradicts its journal, which has stopped there; and let it go on.
+
+    Ends with 1 while there is such a place.
+    """
+    from availability import conflict_command as this
+
+    def agreed(question: str) -> bool:
+        return yes or click.confirm(question, err=True)
+
+    _run_tool(settings, data_dir, (), lambda known: this.run(known, settles=settle, agreed=agreed))
+
+
+@main.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def failover(settings: Settings, yes: bool) -> None:
+    """Make the replica at `redis_standby_url` the ledger's server, when the one at `redis_url` is lost.
+
+    Stop that one before. What the replica lacks comes from the journal. If it breaks off, run it again.
+    """
+    from availability import failover_commands as this
+
+    _insist(settings, ("postgres_url", "redis_standby_url", "redis_url"))
+    sys.exit(asyncio.run(this.failover(settings, agreed=lambda question: yes or click.confirm(question, err=True))))
+
+
+@main.command("left-behind")
+@click.pass_obj
+def left_behind(settings: Settings) -> None:
+    """List the operations that the server at `redis_standby_url` has and the journal has not.
+
+    After a failover, with the old primary there: what was acknowledged and is lost. It is only read.
+    """
+    from availability import failover_commands as this
+
+    _insist(settings, ("postgres_url", "redis_standby_url"))
+    sys.exit(asyncio.run(this.look_back(settings)))
+
+
+@main.command()
+@click.option("--data-dir", type=DataFolder, help="Of an `up`, in place of settings.")
+@click.option("--json", "as_json", is_flag=True, help="One object, with all the evidence.")
+@click.pass_obj
+def audit(settings: Settings, data_dir: Path | None, as_json: bool) -> None:
+    """Compare the ledger with its journal, position by position, and tell each difference with its evidence.
+
+    Everything may go on meanwhile. Ends with 0 when all agrees, 1 when something differs, 2 when it cannot be told.
+    """
+    from availability import audit_command as this
+
+    if data_dir is None:
+        _insist(settings, ("postgres_url", "redis_url"), otherwise="; or name the folder of an `up` by --data-dir")
+    sys.exit(asyncio.run(this.run(settings, data_dir, as_json=as_json)))
+
+
+@main.command()
+@click.argument("sku")
+@click.argument("location")
+@click.option("--at", "at", metavar="TIME", help="As 2026-11-24T12:00:00Z; without it, now.")
+@click.option("--movements", type=click.IntRange(0, 1_000), default=10, show_default=True, help="The newest N of them.")
+@click.option("--data-dir", type=DataFolder, help="Of an `up`, in place of settings.")
+@click.option("--json", "as_json", is_flag=True, help="One object, with every part.")
+@click.pass_obj
+def explain(
+    settings: Settings,
+    sku: str,
+    location: str,
+    at: str | None,
+    movements: int,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Why is it 7? The parts of what was available of SKU at LOCATION, and what led there.
+
+    From the journal alone. Ends with 1 when the journal knows of no such position at that time.
+    """
+    from availability import explain_command as this
+
+    if data_dir is None:
+        _insist(settings, ("postgres_url",), otherwise="; or name the folder of an `up` by --data-dir")
+    asked = this.Asked(sku, location, at, movements, as_json)
+    sys.exit(asyncio.run(this.run(settings, data_dir, asked)))
 
 
 @main.group()

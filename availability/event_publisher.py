@@ -24,6 +24,17 @@ is not announced, and announcing goes on as soon as age or an operator has made 
 used as it was made."""
 DUPLICATE_WINDOW_S = 120
 """How long the server knows an id again. An acknowledgement that is lost for longer than this can double an event."""
+WANTED = StreamConfig(
+    name=STREAM,
+    subjects=["availability.>"],
+    storage=StorageType.FILE,
+    retention=RetentionPolicy.LIMITS,
+    discard=DiscardPolicy.NEW,
+    max_age=AGE_MAX_S,
+    max_bytes=BYTES_MAX,
+    duplicate_window=DUPLICATE_WINDOW_S,
+    allow_atomic=True,
+)
 BATCH_EVENTS_MAX = 1_000
 """The server's own limit of an atomic batch."""
 ACK_TIMEOUT_S = 10.0
@@ -161,19 +172,7 @@ class Publisher:
         try:
             await jetstream.stream_info(STREAM)
         except NotFoundError:
-            await jetstream.add_stream(
-                StreamConfig(
-                    name=STREAM,
-                    subjects=["availability.>"],
-                    storage=StorageType.FILE,
-                    retention=RetentionPolicy.LIMITS,
-                    discard=DiscardPolicy.NEW,
-                    max_age=AGE_MAX_S,
-                    max_bytes=BYTES_MAX,
-                    duplicate_window=DUPLICATE_WINDOW_S,
-                    allow_atomic=True,
-                )
-            )
+            await jetstream.add_stream(WANTED)
 
 
 def _command(event: Event, batch_id: str, number: int) -> bytes:

@@ -5,8 +5,8 @@ begun again, and goes on.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +34,7 @@ FAILED = (*JOURNAL_FAILED, *KEYSPACE_FAILED, NotFilled, Unreadable, embedded.Not
 
 STEPS = {
     "drain": "the journal gets what was done",
+    "load": "the newest checkpoint is read",
     "fold": "the journal is folded",
     "clear": "the old keys are removed",
     "restore": "everything is put back",
@@ -60,22 +61,27 @@ async def run(
     if not agreed(EXPLAINED[reason].format(shards=shards)):
         return 1
     try:
-        async with _servers(settings, data_dir, beside_up=reason == "rebuild") as known:
+        async with servers_of(settings, data_dir, beside_up=reason == "rebuild") as known:
             plan = FillPlan(known.redis_url, known.postgres_url, shards, reason, known.shards)
-            bars = Progress(console=Console(stderr=True))
-            try:
-                filled = await fill_anew(plan, _Steps(bars).tell)
-            finally:
-                if bars.live.is_started:
-                    bars.stop()
+            with shown_progress(STEPS) as tell:
+                filled = await fill_anew(plan, tell)
     except (Refused, FillRefused) as refused:
         click.echo(str(refused), err=True)
         return 1
     except FAILED as error:
         click.echo(f"not done ({type(error).__name__}: {error}); begun again, it goes on", err=True)
         return 2
+    click.echo(_folded(filled), err=True)
     click.echo(_told(filled, settings))
     return 0
+
+
+def _folded(filled: Filled) -> str:
+    since = "the epoch's start" if filled.checkpoint is None else f"checkpoint {filled.checkpoint}"
+    text = f"{filled.movements:,} movements of the journal were folded from {since} on, in {filled.folded_s:.1f} s"
+    if filled.damages:
+        text += f"; it is damaged in {filled.damages} places, where the ledger may not be what it was: see the errors"
+    return text
 
 
 def _told(filled: Filled, settings: Settings) -> str:
@@ -87,22 +93,34 @@ def _told(filled: Filled, settings: Settings) -> str:
     return f"{text}; now set shards = {filled.shards} for every process"
 
 
+@contextmanager
+def shown_progress(names: Mapping[str, str]) -> Iterator[Callable[[str, int, int], None]]:
+    """What shows how far it has come, while the block lasts: a bar for each step, with its name for people."""
+    bars = Progress(console=Console(stderr=True))
+    try:
+        yield _Steps(bars, names).tell
+    finally:
+        if bars.live.is_started:
+            bars.stop()
+
+
 class _Steps:
     """A bar for each step."""
 
-    def __init__(self, bars: Progress) -> None:
+    def __init__(self, bars: Progress, names: Mapping[str, str]) -> None:
         self._bars = bars
+        self._names = names
         self._tasks: dict[str, TaskID] = {}
 
     def tell(self, step: str, done: int, total: int) -> None:
         self._bars.start()  # not before there is something to show
         if step not in self._tasks:
-            self._tasks[step] = self._bars.add_task(STEPS[step])
+            self._tasks[step] = self._bars.add_task(self._names[step])
         self._bars.update(self._tasks[step], completed=done or not total, total=total or 1)
 
 
 @asynccontextmanager
-async def _servers(settings: Settings, data_dir: Path | None, *, beside_up: bool) -> AsyncIterator[Settings]:
+async def servers_of(settings: Settings, data_dir: Path | None, *, beside_up: bool) -> AsyncIterator[Settings]:
     """The settings with the servers' URLs. The servers of an instance that does not run are started for this alone.
 
     ``Refused`` when an ``up`` runs there, unless this may go on ``beside_up``.

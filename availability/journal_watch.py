@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
 from availability.processes import ledger_of
+from availability.self_check import SelfCheck, self_checked
 from availability.settings import Settings
 from ledger import JOURNAL_FAILED, Journal, JournalEnd, Ledger, LedgerError, Place, Standing
 
@@ -108,10 +109,19 @@ class JournalWatch:
 
 @asynccontextmanager
 async def watched_ledger(
-    settings: Settings, observe: Callable[[int, float], None] = lambda _operations, _seconds: None
+    settings: Settings,
+    observe: Callable[[int, float], None] = lambda _operations, _seconds: None,
+    checked: SelfCheck | None = None,
 ) -> AsyncIterator[Ledger]:
-    """The ledger that the settings name, which refuses changes as its watch says; ``observe`` as in ``Ledger``."""
-    async with _opened(settings, observe) as (ledger, watch), asyncio.TaskGroup() as tasks:
+    """The ledger that the settings name, which refuses changes as its watch and the checks of its servers say.
+
+    ``observe`` as in ``Ledger``; ``checked`` when the caller has the checks already.
+    """
+    if checked is None:
+        async with self_checked(settings) as own, watched_ledger(settings, observe, own) as ledger:
+            yield ledger
+        return
+    async with _opened(settings, observe, checked) as (ledger, watch), asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(watch.watch(ledger))
         try:
             yield ledger
@@ -125,17 +135,26 @@ async def compared_ledger(settings: Settings) -> AsyncIterator[tuple[Ledger, str
 
     Raises ``LedgerError`` or one of ``JOURNAL_FAILED`` when it cannot be compared.
     """
-    async with _opened(settings, lambda _operations, _seconds: None) as (ledger, watch):
-        yield ledger, await watch.compare(ledger)
+    checked = SelfCheck(settings)
+    await checked.look()
+    async with _opened(settings, lambda _operations, _seconds: None, checked) as (ledger, watch):
+        yield ledger, await watch.compare(ledger) or checked.refusal
 
 
 @asynccontextmanager
 async def _opened(
-    settings: Settings, observe: Callable[[int, float], None]
+    settings: Settings, observe: Callable[[int, float], None], checked: SelfCheck
 ) -> AsyncIterator[tuple[Ledger, JournalWatch]]:
     journal = await Journal.open(settings.postgres_url)
     watch = JournalWatch(journal)
-    ledger = ledger_of(settings, observe, watch.refusal)
+
+    def refusal(shard: int, run: str) -> str | None:
+        flaw = watch.refusal(shard, run)
+        if flaw is None or checked.refusal is None:
+            return flaw or checked.refusal
+        return f"{flaw}; {checked.refusal}"
+
+    ledger = ledger_of(settings, observe, refusal)
     try:
         yield ledger, watch
     finally:

@@ -5,9 +5,12 @@ import logging
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from availability.checkpoint_command import Maker
 from availability.events import Announcer
 from availability.processes import figures_shown, pause, stop_event
+from availability.self_check import self_checked
 from availability.settings import Settings
+from availability.telemetry import Checks
 from ledger import JOURNAL_FAILED, Follower, Indexer, Observer, StreamStatus, Written, migrate
 
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
@@ -33,6 +36,7 @@ class JournalMetrics:
         self._events = counter("events", "Events that NATS has acknowledged")
         self._backlog = gauge("backlog_entries", "Entries in the stream that the journal has not got")
         self._lag = gauge("lag_seconds", "Age of the oldest entry that the journal has not got")
+        self._stopped = gauge("stopped", "1 while a conflict is not settled, and nothing is journaled: an alarm")
         self._behind = gauge("ledger_behind", "1 when the ledger has lost entries that the journal has: an alarm")
 
     def written(self, shard: int, written: Written) -> None:
@@ -48,6 +52,7 @@ class JournalMetrics:
         self._backlog.labels(label).set(status.backlog_entries)
         self._lag.labels(label).set(status.lag_ms / 1_000)
         self._behind.labels(label).set(status.ledger_behind)
+        self._stopped.labels(label).set(status.is_stopped)
 
     def announced(self, shard: int, events: int) -> None:
         self._events.labels(str(shard)).inc(events)
@@ -60,8 +65,14 @@ async def run(settings: Settings) -> None:
     """
     registry = CollectorRegistry()
     with stop_event() as stop, figures_shown(registry, settings):
-        if await _migrated(settings.postgres_url, stop):
-            await _journal(settings, JournalMetrics(registry), stop)
+        async with self_checked(settings) as checked:  # it changes no ledger: what is unsafe is told, and journaled on
+            registry.register(Checks(checked.counted))
+            await _work(settings, registry, stop)
+
+
+async def _work(settings: Settings, registry: CollectorRegistry, stop: asyncio.Event) -> None:
+    if await _migrated(settings.postgres_url, stop):
+        await _journal(settings, JournalMetrics(registry), stop)
 
 
 async def _migrated(postgres_url: str, stop: asyncio.Event) -> bool:
@@ -101,7 +112,9 @@ async def _journal(settings: Settings, metrics: JournalMetrics, stop: asyncio.Ev
     followers = [
         Follower(settings.redis_url, settings.postgres_url, shard, observer) for shard in range(settings.shards)
     ]
-    workers: list[Follower | Announcer | Indexer] = [*followers, *announcers.values(), *indexers.values()]
+    workers: list[Follower | Announcer | Indexer | Maker] = [*followers, *announcers.values(), *indexers.values()]
+    if settings.checkpoint_movements:
+        workers.append(Maker(settings))
     async with asyncio.TaskGroup() as group:
         for worker in workers:
             group.create_task(worker.run())

@@ -1,5 +1,7 @@
 """Owns the process ``keeper``: ends overdue holds when nobody asks for their units, and what was left half done.
 
+Beside that it audits the ledger all the time (``auditor.py``).
+
 Expiry itself needs no keeper: overdue units are free in the next decision. The keeper makes it visible (reservations,
 events, journal) when there is no next decision. What a coordinator of several shards left behind when it died is
 finished by the same call (``Ledger.expire``): the ten seconds that it may block units for rest on the keeper.
@@ -12,6 +14,7 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter
 
+from availability.auditor import AuditFigures, Auditor
 from availability.journal_watch import watched_ledger
 from availability.processes import figures_shown, pause, stop_event
 from availability.settings import Settings
@@ -33,9 +36,16 @@ async def run(settings: Settings) -> None:
     """Expire about once a second until SIGINT or SIGTERM; a ledger that cannot answer is asked more and more slowly."""
     registry = CollectorRegistry()
     expired = Counter("availability_keeper_expired", "Reservations that lost overdue units", registry=registry)
+    auditor = Auditor(settings, AuditFigures(registry))
     with stop_event() as stop, figures_shown(registry, settings):
-        async with watched_ledger(settings) as ledger:
-            await expire_until(stop, ledger, count=expired.inc)
+        auditing = asyncio.create_task(asyncio.to_thread(auditor.run))
+        auditing.add_done_callback(lambda _: stop.set())  # it ends before it is told to only by a failure of ours
+        try:
+            async with watched_ledger(settings) as ledger:
+                await expire_until(stop, ledger, count=expired.inc)
+        finally:
+            auditor.stop()
+            await auditing
 
 
 async def expire_until(

@@ -17,6 +17,8 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
+from availability.feeds.decoding import Undecodable
+from availability.feeds.gaps import GAP
 from availability.feeds.intake import Envelope, Message, RawEvent, take_all
 from availability.feeds.messages import events_in, source_of
 from availability.journal_watch import compared_ledger
@@ -182,7 +184,12 @@ async def _replay(ledger: Ledger, quarantine: Quarantine, rows: Sequence[Quarant
 
 
 def _events_of(row: QuarantineRow) -> list[RawEvent]:
-    """The row's bytes as the way in would have them: one event of several, or a whole message, to be taken apart."""
+    """The row's bytes as the way in would have them: one event of several, or a whole message, to be taken apart.
+
+    What never came cannot be tried again: it stays until somebody has its snapshot and discards it.
+    """
+    if row.reason == GAP:
+        return [RawEvent(row.raw, refused=Undecodable(GAP, row.detail, None, row.source))]
     if row.transport == "http":
         return [RawEvent(row.raw)]
     envelope = msgspec.json.decode(row.envelope, type=Envelope) if row.envelope else Envelope()

@@ -18,7 +18,7 @@ from ledger import ADMITTED_MAX, CLIENT_HELD_UNITS_MAX, CLIENT_OPEN_RESERVATIONS
 
 PREFIX = "AVAILABILITY_"
 TABLES = frozenset({"client_rates"})
-SECRETS = frozenset({"nats_url", "postgres_url", "redis_url"})
+SECRETS = frozenset({"nats_url", "postgres_url", "redis_standby_url", "redis_url"})
 """Settings that hold credentials: never shown, and readable from a file that ``<name>_file`` names."""
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -56,6 +56,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     overload_wait_ms: Positive = 8
     """Requests beyond what is answered in this time get 503 at once, when more keep coming; a short burst does not."""
 
+    # The journal.
+    checkpoint_movements: Annotated[int, Meta(ge=0)] = 1_000_000
+    """Movements after which what the journal folds to is kept anew, so that a rebuild begins there; 0 = never."""
+
     # The ledger.
     batch_operations_max: Positive = 256
     """Operations in one call to the ledger's server."""
@@ -86,9 +90,19 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stale_after_ms: Positive = 93_600_000
     """A position that no event reached for this long is marked stale; 26 h, a nightly count with some slack."""
 
+    # The checks of servers, clocks and disks.
+    clock_difference_ms_max: Positive = 5_000
+    """How far the clocks of the servers may be from this machine's before nothing is promised."""
+    disk_full_percent: Annotated[int, Meta(ge=1, le=100)] = 95
+    """How full the disk of a server may be, where it can be seen, before nothing is promised."""
+    disk_warning_percent: Annotated[int, Meta(ge=1, le=100)] = 80
+    """And before it is told."""
+
     # Servers, as URLs with their credentials.
     nats_url: str = ""
     postgres_url: str = ""
+    redis_standby_url: str = ""
+    """The replica that ``availability failover`` makes the ledger's server; only the operator's commands use it."""
     redis_url: str = ""
 
     # TLS to the servers whose URLs ask for it, and to jwks_url: files with certificates.

@@ -1,7 +1,7 @@
 """The figures that a process shows to Prometheus, all named ``availability_…``; cheap to note on the hot path."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client import (
@@ -13,15 +13,28 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ledger import Status
+from ledger import SourceStatus, Status
 
 _REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5)
 _LEDGER_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0)
 _OUTCOME_LABELS = ("route", "outcome")
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+SOURCES_MAX = 100
+"""Sources that have a figure of their own: their names come from outside, and each is a series for Prometheus."""
+OTHER_SOURCES = "(others)"
+
+
+def _lagging(sources: Sequence[SourceStatus]) -> dict[str, int]:
+    """When the newest event of each source was; beyond ``SOURCES_MAX``, of the one that has been silent for longest."""
+    newest = {source.source: source.newest_occurred_at_ms for source in sources[:SOURCES_MAX]}
+    if others := sources[SOURCES_MAX:]:
+        newest[OTHER_SOURCES] = min(source.newest_occurred_at_ms for source in others)
+    return newest
 
 
 class _Requests(Collector):
@@ -69,6 +82,23 @@ class _Shed(Collector):
         for reason, count in sorted(self._counted().items()):
             shed.add_metric([reason], count)
         yield shed
+
+
+class Checks(Collector):
+    """What the checks of the servers found, counted by verdict."""
+
+    def __init__(self, counted: Callable[[], Mapping[str, int]]) -> None:
+        self._counted = counted
+
+    def collect(self) -> Iterator[Metric]:
+        """The counts of now."""
+        counts = self._counted()
+        found = GaugeMetricFamily(
+            "availability_check_findings", "What the last checks of the servers found", labels=["verdict"]
+        )
+        for verdict in ("ok", "warning", "unchecked", "unsafe"):
+            found.add_metric([verdict], counts.get(verdict, 0))
+        yield found
 
 
 class Telemetry:
@@ -136,6 +166,10 @@ class Telemetry:
         """Whom to ask what was refused because there was too much, by reason."""
         self.registry.register(_Shed(counted))
 
+    def checks(self, counted: Callable[[], Mapping[str, int]]) -> None:
+        """Whom to ask what the checks of the servers found, by verdict."""
+        self.registry.register(Checks(counted))
+
     def lane(self, name: str, under_way: Callable[[], int], limit: Callable[[], int]) -> None:
         """Whom to ask for the requests of a lane."""
         self._under_way.labels(name).set_function(under_way)
@@ -153,8 +187,8 @@ class Telemetry:
             self._journal_backlog.labels(label).set(shard.backlog_entries)
             if shard.checked_ms_ago is not None:
                 self._journal_checked.labels(label).set(shard.checked_ms_ago / 1_000)
-        for source in status.sources:
-            self._feed_lag.labels(source.source).set(max(0, now_ms - source.newest_occurred_at_ms) / 1_000)
+        for source, at_ms in _lagging(status.sources).items():
+            self._feed_lag.labels(source).set(max(0, now_ms - at_ms) / 1_000)
         self._quarantine.set(status.quarantine_open)
         self._rejects.set(status.rejects)
         self._overcommitted.set(status.overcommitted)

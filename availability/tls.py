@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 FILES: Final = {
+    "redis_standby_url": ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"),
     "redis_url": ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"),
     "nats_url": ("tls_ca", "tls_cert", "tls_key"),
     "postgres_url": ("sslrootcert", "sslcert", "sslkey"),
@@ -27,7 +28,7 @@ def flaw_of(name: str, url: str) -> str | None:
 
 def with_files(name: str, url: str, files: tuple[str, str, str]) -> str:
     """The URL with the files (CA, certificate, key; "" = none) that it does not name itself, if it asks for TLS."""
-    if name == "redis_url":
+    if name.startswith("redis_"):
         return ",".join(_with(each, files, FILES[name]) for each in re.split(r",\s*(?=\w+://)", url))
     return _with(url, files, FILES[name])
 

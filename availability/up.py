@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from availability import access, doctor, embedded, issuer, launch
+from availability import access, embedded, issuer, launch, self_check
 from availability.deploying import keep_deployed
 from availability.embedded import Server
 from availability.event_publisher import STREAM as AVAILABILITY
@@ -182,9 +182,9 @@ class _Up:
 
     async def _not_complete(self) -> list[str]:
         """What is missing for ``ready`` besides the API: a server that does not answer, a stream to publish to."""
-        findings = [finding for finding in await doctor.examine(self._settings) if finding.verdict == "unchecked"]
-        if findings:
-            return [f"{finding.subject}: {finding.text}" for finding in findings]
+        away = [str(finding) for finding in await self_check.examine(self._settings) if finding.away]
+        if away:
+            return away
         return await missing_streams(self._settings.nats_url, STOCK, AVAILABILITY)
 
 

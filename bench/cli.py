@@ -13,6 +13,8 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     measure_commands.feed_,
     measure_commands.journal_,
     measure_commands.memory_,
+    measure_commands.rebuild_,
+    measure_commands.audit_,
     measure_commands.k6_,
     peer_commands.ledger,
     peer_commands.peers,

@@ -89,7 +89,7 @@ async def measure(
     """One measurement where the stream and ``ingest`` are there. ``TimeoutError`` when nothing more is taken."""
     feed = _Bench(client, _Acknowledged(), batch)
     await feed.open(ledger)
-    async with _selling(ledger, sale) as sold:
+    async with selling(ledger, sale) as sold:
         return await feed.measure(events, rate, pids, sold)
 
 
@@ -174,7 +174,7 @@ def _event(sku: int, kind: str, quantity: int, identity: str, at_ms: int) -> dic
 
 
 @asynccontextmanager
-async def _selling(ledger: Ledger, in_flight: int) -> AsyncIterator[list[int]]:
+async def selling(ledger: Ledger, in_flight: int) -> AsyncIterator[list[int]]:
     """Holds of one unit all the time, so many in flight; what is given tells when each was answered, in ms."""
     answered: list[int] = []
 

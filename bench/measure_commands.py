@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from bench import commands, feed_rate, journal_rate, journey, k6_run, memory, replay_run
+from bench import audit_share, commands, feed_rate, journal_rate, journey, k6_run, memory, rebuild_rate, replay_run
 
 
 @click.command()
@@ -46,6 +46,24 @@ def feed_(events: int, batch: int, rate: int, sale: int, runs: int) -> None:
 def journal_(movements: int, runs: int) -> None:
     """Measure how fast the journal gets into Postgres, on a Valkey and a Postgres of its own."""
     commands.run(lambda: journal_rate.run(movements, runs, commands.console()))
+
+
+@click.command("rebuild")
+@click.option(
+    "--movements", type=click.IntRange(min=50_000), default=1_000_000, show_default=True, help="In the journal."
+)
+def rebuild_(movements: int) -> None:
+    """Measure `availability checkpoint` and `rebuild` of a ledger that is lost, and compare it with what it was."""
+    commands.run(lambda: rebuild_rate.run(movements, commands.console()))
+
+
+@click.command("audit")
+@click.option("--seconds", type=click.IntRange(1, 3_600), default=40, show_default=True, help="For how long.")
+@click.option("--sale", type=click.IntRange(min=1), default=4, show_default=True, help="Holds in flight.")
+@click.option("--positions", type=click.IntRange(min=1), default=5_000, show_default=True, help="How many to audit.")
+def audit_(seconds: int, sale: int, positions: int) -> None:
+    """Measure what the keeper's audit takes of a core while a sale runs, in an `availability up` of its own."""
+    commands.run(lambda: audit_share.run(seconds, sale, positions, commands.console()))
 
 
 @click.command("k6")

@@ -4,7 +4,8 @@ The steps, each of which may be the last one before a crash; begun again, it goe
 
 1. the ledger is *closed*: no process may use it from then on;
 2. the journal gets all that the ledger has done;
-3. the journal is *folded*: from the start of the last complete epoch, whose entries tell all there is;
+3. the journal is *folded*: from the start of the last complete epoch, whose entries tell all there is, or from the
+   newest checkpoint of it;
 4. the new epoch begins; the old keys are removed, and what was folded is *put back*, as entries of that epoch;
 5. the journal gets these too, the ledger is compared with what was folded, and the epoch is *complete*;
 6. the ledger is *opened*, for processes whose settings say the new number of shards.
@@ -12,6 +13,7 @@ The steps, each of which may be the last one before a crash; begun again, it goe
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple, Protocol
@@ -19,10 +21,13 @@ from typing import NamedTuple, Protocol
 from ledger import messages as m
 from ledger.errors import LedgerError
 from ledger.journal.catching_up import NotReached, catch_up
+from ledger.journal.checkpointing import fold_on, newest_folding
+from ledger.journal.checkpoints import Checkpoints
+from ledger.journal.conflicts import conflicts
 from ledger.journal.epochs import Epoch, Epochs, Reason
-from ledger.journal.fold import Fold, fold_epoch
+from ledger.journal.folding import Folding
 from ledger.journal.migrations import migrate
-from ledger.journal.reader import Journal
+from ledger.journal.reader import Generation, Journal
 from ledger.journal.records import START, Place
 from ledger.keyspace import Keyspace
 from ledger.rehoming import Rehoming
@@ -73,6 +78,13 @@ class Filled(NamedTuple):
     shards: int
     positions: int
     reservations: int
+    checkpoint: int | None = None
+    """From which one on the journal was folded; None = from the epoch's start."""
+    movements: int = 0
+    """So many were folded, in ``folded_s``."""
+    folded_s: float = 0.0
+    damages: int = 0
+    """Places where the journal is not what its chain says: there the ledger may be another than it was."""
 
 
 async def fill_anew(plan: FillPlan, progress: Progress = lambda _step, _done, _total: None) -> Filled:
@@ -118,8 +130,10 @@ class _Filling:
             return Filled(base.epoch, shards, 0, 0)
         if not begun:
             await self._close(base, closed=closed)
-        folds = await self._fold(base)
-        rehoming = Rehoming(folds, shards)
+        began_s = time.perf_counter()
+        folding = await self._fold(base)
+        folded = folding.checkpoint, folding.movements, time.perf_counter() - began_s, folding.damages
+        rehoming = Rehoming(folding.folds, shards)
         if rehoming.torn and plan.reason == "rehome" and not begun:
             await self._open_for(base.shards, base.shards)
             raise FillRefused(
@@ -127,12 +141,12 @@ class _Filling:
                 " keeper`, which finishes it within seconds, stop it, and try again"
             )
         epoch = await self._begin(known, touched)
-        await self._put_back(rehoming)
+        await self._put_back(rehoming, epoch)
         await self._journaled(range(shards), "journal")
         positions = await self._compare(rehoming)
         await self._epochs.complete(epoch)
-        await self._open_for(shards, touched)
-        return Filled(epoch, shards, positions, rehoming.reservations)
+        await self._open_for(shards, touched, epoch)
+        return Filled(epoch, shards, positions, rehoming.reservations, *folded)
 
     # --- what there is ------------------------------------------------------------------------------------------
 
@@ -176,13 +190,18 @@ class _Filling:
             async with self._keyspace(shard) as keyspace:
                 await keyspace.fence(shards=FILLING)
         behind = [shard for shard in range(base.shards) if await self._is_behind(shard)]
-        if not behind:
-            await self._journaled(range(base.shards), "drain")
-        elif self._plan.reason == "rehome":
+        if not behind and await conflicts(self._plan.postgres_url):
+            await self._open_for(base.shards, base.shards)
+            raise FillRefused(
+                "the ledger is not behind its journal, and yet contradicts it: look at it with `availability"
+                " conflicts`, and settle it first"
+            )
+        if behind and self._plan.reason == "rehome":
             await self._open_for(base.shards, base.shards)
             raise FillRefused("the ledger has lost what its journal has: run `availability rebuild` first")
-        else:
-            logger.warning("the ledger has lost what its journal has: what the journal has counts")
+        if behind:
+            logger.warning("shards %s have lost what the journal has: there the journal counts", behind)
+        await self._journaled(set(range(base.shards)) - set(behind), "drain")
 
     async def _refuse_writers(self, shards: int) -> None:
         writers = set()
@@ -241,13 +260,15 @@ class _Filling:
 
     # --- filling ------------------------------------------------------------------------------------------------
 
-    async def _fold(self, base: Epoch) -> list[Fold]:
-        cursors = await self._epochs.cursors()
-        ends = [cursors[shard] for shard in range(base.shards) if shard in cursors]
-        total = sum(end.seq for end in ends if end.epoch == base.epoch)
-        return await fold_epoch(
-            self._journal, base.epoch, base.shards, lambda taken: self._progress("fold", taken, max(total, taken))
-        )
+    async def _fold(self, base: Epoch) -> Folding:
+        checkpoints = await Checkpoints.open(self._plan.postgres_url)
+        try:
+            generation = Generation(base.epoch, base.shards)
+            folding = await newest_folding(checkpoints, self._journal, generation, self._progress)
+        finally:
+            await checkpoints.close()
+        await fold_on(folding, self._journal, self._progress)
+        return folding
 
     async def _begin(self, known: list[Epoch], touched: int) -> int:
         """The new epoch, with every shard of the old and the new ledger empty."""
@@ -259,11 +280,11 @@ class _Filling:
         for shard in range(touched):
             async with self._keyspace(shard) as keyspace:
                 await keyspace.fence(shards=FILLING, epoch=epoch, clock_ms=clock_ms)
-                await keyspace.clear(journal=self._plan.reason == "rebuild")
+                await keyspace.clear(epoch, journal=self._plan.reason == "rebuild")
             self._progress("clear", shard + 1, touched)
         return epoch
 
-    async def _put_back(self, rehoming: Rehoming) -> None:
+    async def _put_back(self, rehoming: Rehoming, epoch: int) -> None:
         total = rehoming.weight
         done = 0
 
@@ -275,17 +296,20 @@ class _Filling:
         try:
             async with asyncio.TaskGroup() as group:
                 for shard in range(self._shards):
-                    group.create_task(self._put_back_into(shard, rehoming, more))
+                    group.create_task(self._put_back_into(shard, rehoming, epoch, more))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from failures
 
-    async def _put_back_into(self, shard: int, rehoming: Rehoming, more: Callable[[m.Restore], None]) -> None:
+    async def _put_back_into(
+        self, shard: int, rehoming: Rehoming, epoch: int, more: Callable[[m.Restore], None]
+    ) -> None:
         limits = Limits(1, 1, CALL_TIMEOUT_MS, 1, 1, FILLING)
         link = Shard(
             *(self._plan.redis_url, shard, limits),
             now_ms=None,
             observe=lambda _operations, _seconds: None,
             refusal=lambda _shard, _run: None,
+            epoch=epoch,
         )
         try:
             for portion in rehoming.portions(shard):
@@ -314,8 +338,11 @@ class _Filling:
             self._progress("compare", shard + 1, self._shards)
         return total
 
-    async def _open_for(self, shards: int, touched: int) -> None:
-        """Let processes with this number of shards use the ledger. The first shard is the last: it says that all do."""
+    async def _open_for(self, shards: int, touched: int, epoch: int = 0) -> None:
+        """Let processes with this number of shards use the ledger, if no newer ``epoch`` than this is in force.
+
+        The first shard is the last: it says that all do.
+        """
         for shard in reversed(range(touched)):
             async with self._keyspace(shard) as keyspace:
-                await keyspace.fence(shards=shards)
+                await keyspace.fence(shards=shards, epoch=epoch)

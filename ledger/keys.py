@@ -24,6 +24,11 @@ def absent_key(shard: int) -> str:
     return f"{shard_tag(shard)}:absent"
 
 
+def clock_key(shard: int) -> str:
+    """The mark of who saw the clock of the shard's server jump, or of who accepted it; see server_clock.py."""
+    return f"{shard_tag(shard)}:clock"
+
+
 def journal_key(shard: int) -> str:
     """The stream of the shard's journal entries; the id of an entry is ``<epoch>-<seq>``."""
     return f"{shard_tag(shard)}:journal"
@@ -32,3 +37,11 @@ def journal_key(shard: int) -> str:
 def unescaped(text: str) -> str:
     """A SKU, or another name, as it was before it went into a key (``escaped`` in prelude.lua)."""
     return unquote(text)
+
+
+def escaped(text: str) -> str:
+    """A SKU, or another name, as it stands in a key (``escaped`` in prelude.lua)."""
+    return text.translate(_ESCAPES)
+
+
+_ESCAPES = {ord(char): f"%{ord(char):02X}" for char in "%:{}"}

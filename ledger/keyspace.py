@@ -59,18 +59,23 @@ class Keyspace:
     async def fence(self, *, shards: int, epoch: int = 0, clock_ms: int = 0) -> ShardRecord:
         """Let only callers of so many ``shards`` use it from now on; the record as it was.
 
-        A higher ``epoch`` begins its entries at 1. The clock goes on from ``clock_ms`` at the earliest.
+        A higher ``epoch`` begins its entries at 1; an older one than is in force is refused, and 0 leaves it as it is.
+        The clock goes on from ``clock_ms`` at the earliest.
         """
         argument = msgspec.msgpack.encode((epoch, clock_ms, shards))
         packed: Any = await self._client.fcall(library().fence, 1, shard_key(self.shard), argument)
         return _decode_record(packed)
 
-    async def clear(self, *, journal: bool) -> None:
-        """Remove every key but the shard's own record; the stream of its ``journal`` only if that is asked for."""
-        kept = {shard_key(self.shard).encode()} | (set() if journal else {journal_key(self.shard).encode()})
+    async def clear(self, epoch: int, *, journal: bool) -> None:
+        """Remove every key but the shard's own record; the stream of its ``journal`` only if that is asked for.
+
+        Refused unless the shard is being filled under this ``epoch``.
+        """
+        own = shard_key(self.shard).encode()
+        kept = {own} | (set() if journal else {journal_key(self.shard).encode()})
         async for keys in self._scan("*"):
             if doomed := [key for key in keys if key not in kept]:
-                await self._client.unlink(*doomed)
+                await self._client.fcall(library().clear, 1 + len(doomed), own, *doomed, epoch)
 
     async def writers(self) -> list[str]:
         """The addresses of connections of processes that may change the ledger."""

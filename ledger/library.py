@@ -36,6 +36,7 @@ class Library(NamedTuple):
     batch: str
     batch_allow_oom: str
     fence: str
+    clear: str
 
 
 @cache
@@ -63,6 +64,7 @@ def library() -> Library:
         f"batch_{version}",
         f"batch_allow_oom_{version}",
         f"fence_{version}",
+        f"clear_{version}",
     )
 
 

@@ -6,8 +6,10 @@ The client's own retries are off: a lost reply is settled by the operation's key
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 from redis.asyncio.connection import AbstractConnection
@@ -30,18 +32,17 @@ from ledger import messages as m
 from ledger.coalescer import Answer
 from ledger.errors import LedgerError, Overloaded, Unavailable, Unknown
 from ledger.journal.records import START, Place
-from ledger.keys import absent_key, journal_key, shard_key
+from ledger.keys import absent_key, clock_key, journal_key, shard_key
 from ledger.library import library, load
 from ledger.link import Link
 from ledger.packing import done_of, packed
 from ledger.placement import Placement, command, connection_to
-from ledger.server_check import SETTINGS, unsafe_settings, unsafe_version
+from ledger.server_clock import DOUBTED, ServerClock
 from ledger.state import ShardRecord, Standing, wrong_shards
+from ledger.valkey_checks import ask_durability, durability_findings
 
 logger = logging.getLogger(__name__)
 
-CLOCK_DIFFERENCE_MAX_MS = 60_000
-"""Two machines that differ by more cannot both be right about when a hold ends."""
 OLD_MIGRATION = (AskError, TryAgainError)
 PROCESS = "availability-ledger"
 """What a connection that may change the ledger is called at its server."""
@@ -51,6 +52,8 @@ REFUSAL_WORDS = ("EPOCH", "SHARDS", "MISCONF", "BUSY", "NOREPLICAS", "UNKILLABLE
 REFUSAL_OF_OLD_MIGRATION = "the shard's slot is being moved key by key: nothing is decided before that has ended"
 TRY_AGAIN_S = 0.1
 """After a server that did not answer. Callers are refused at once meanwhile."""
+FIRST_EPOCH, NO_EPOCH = 1, 0
+"""Where nothing was written yet; and where it cannot be told: no shard has that one, so the call is refused."""
 MOVES_MAX = 5
 """Servers that one call follows the shard to, when each names another."""
 FREEING = (
@@ -88,11 +91,6 @@ _decode = msgspec.msgpack.Decoder(Reply).decode
 _decode_shard = msgspec.msgpack.Decoder(ShardRecord).decode
 
 
-def _monotonic_ms() -> int:
-    """Milliseconds that also pass while the machine is suspended."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-
-
 class Shard:
     """A shard as this process sees it: one connection, one call under way at a time."""
 
@@ -106,8 +104,12 @@ class Shard:
         observe: Callable[[int, float], None],
         refusal: Callable[[int, str], str | None],
         first: "Shard | None" = None,
+        epoch: int | None = None,
     ) -> None:
-        """``first`` is asked how many shards the ledger has by one that has nothing yet."""
+        """``first`` is asked how many shards the ledger has by one that has nothing yet.
+
+        Each call is for the ``epoch`` that was in force when its connection was made, or for just this one.
+        """
         self._placement = Placement(url, number, limits.timeout_ms / 1000)
         self._number = number
         self._keys = (shard_key(number), absent_key(number))
@@ -122,8 +124,9 @@ class Shard:
         self._run = ""
         self._moves = 0
         self._link: Link | None = None
-        self._epoch = 0
-        self._clock: tuple[int, int] | None = None
+        self._only_epoch = epoch
+        self._epoch = NO_EPOCH
+        self._clock = ServerClock()
         self.reasons: list[str] = ["not connected yet"]
 
     async def send(self, operations: Sequence[m.Operation]) -> list[Answer]:
@@ -137,8 +140,12 @@ class Shard:
 
     def not_ready(self) -> list[str]:
         """Why nothing may be promised, as far as the last call told."""
-        refusal = self._refusal(self._number, self._run)
-        return self.reasons.copy() if refusal is None else [*self.reasons, refusal]
+        refusals = [self._clock.flaw, self._refusal(self._number, self._run)]
+        return [*self.reasons, *(refusal for refusal in refusals if refusal is not None)]
+
+    def _why_only_look(self) -> str | None:
+        """Why nothing may be changed now."""
+        return self._clock.flaw or self._refusal(self._number, self._run)
 
     async def standing(self, at: Place) -> Standing:
         """How far the shard has come. Raises Unavailable."""
@@ -146,6 +153,7 @@ class Shard:
             try:
                 link = await self._connected()
                 async with asyncio.timeout(self._limits.timeout_ms / 1000):
+                    await self._judge_clock(link.command)
                     packed = await link.command("GET", self._keys[0])
                     found = await link.command("XRANGE", self._journal_key, str(at), str(at))
             except (RedisError, OSError, TimeoutError, Unavailable) as failure:
@@ -175,7 +183,7 @@ class Shard:
         except (RedisError, OSError, TimeoutError, Unavailable) as failure:
             self.reasons = [_reason(failure)]
             return [Unavailable(self.reasons[0])] * len(operations)
-        flaw = self._refusal(self._number, self._run)
+        flaw = self._why_only_look()
         if flaw is not None and not all(isinstance(operation, LOOKING) for operation in operations):
             return await self._call_only(LOOKING, operations, function, Unavailable(flaw))
         return await self._call_on(link, operations, function)
@@ -187,6 +195,9 @@ class Shard:
         except OutOfMemoryError:
             return await self._call_without_memory(operations, function)
         except ResponseError as refusal:
+            if str(refusal).startswith("CLOCK"):
+                failure = Unavailable(self._clock.refuse())
+                return await self._call_only(LOOKING, operations, function, failure)
             return await self._refused(operations, function, refusal)
         except (AuthenticationError, BusyLoadingError) as refusal:
             await self._disconnect(_reason(refusal))
@@ -207,20 +218,25 @@ class Shard:
 
     def _argument(self, operations: Sequence[m.Operation]) -> bytes:
         given_ms = self._now_ms() if self._now_ms else 0
-        expected_ms = self._clock[0] + _monotonic_ms() - self._clock[1] if self._clock else 0
         # A read ends what is overdue, which is a change too.
-        look_only = self._refusal(self._number, self._run) is not None
+        look_only = self._why_only_look() is not None
         backlog_entries_max, low_stock, _, *of_clients = self._limits
-        head = (given_ms, expected_ms, self._epoch, backlog_entries_max, low_stock, packed(operations), look_only)
+        head = (
+            given_ms,
+            self._clock.expected_ms(),
+            self._epoch,
+            backlog_entries_max,
+            low_stock,
+            packed(operations),
+            look_only,
+        )
         return _encode((*head, *of_clients))
 
     def _learn(self, reply: Reply) -> None:
         self._epoch, self._moves = reply.epoch, 0
-        self._clock = (reply.now_ms, _monotonic_ms())
-        if reply.clock_jumped:
-            self.reasons = ["the server's clock jumped: time goes on as this process counts it until it is mended"]
-            logger.error(self.reasons[0])
-        elif self.reasons:
+        if self._now_ms is None:
+            self._clock.learn(reply.now_ms, jumped=reply.clock_jumped)
+        if self.reasons:
             self.reasons = []
 
     async def _call_without_memory(self, operations: Sequence[m.Operation], function: str) -> list[Answer]:
@@ -253,7 +269,6 @@ class Shard:
         if text.startswith("Function not found"):
             await self._disconnect("the library is gone from the server")
             return await self._call(operations, function)
-        self._epoch = 0
         if isinstance(refusal, MovedError):
             return await self._follow(operations, function)
         if isinstance(refusal, REFUSALS) or text.startswith(REFUSAL_WORDS):
@@ -302,31 +317,42 @@ class Shard:
 
     async def _check(self, connection: AbstractConnection) -> None:
         """Raises Unavailable when the server must not be trusted with promises; loads the library."""
-        lines = (await command(connection, "INFO", "server")).decode().splitlines()
-        info = dict(line.split(":", 1) for line in lines if ":" in line)
-        self._run = info.get("run_id", "")
-        flat = [value.decode() for value in await command(connection, "CONFIG", "GET", *SETTINGS)]
-        reasons = unsafe_version(info) + unsafe_settings(dict(zip(flat[::2], flat[1::2], strict=True)))
-        seconds, microseconds = await command(connection, "TIME")
-        server_ms = int(seconds) * 1000 + int(microseconds) // 1000
-        if abs(server_ms - time.time_ns() // 1_000_000) > CLOCK_DIFFERENCE_MAX_MS:
-            reasons.append("the server's clock and this machine's differ by more than a minute: mend the wrong one")
-        there = await self._shards_told(connection)
-        if there is not None and there != self._limits.shards:
-            reasons.append(wrong_shards(there, self._limits.shards))
+        told = await ask_durability(connection)
+        self._run = told.info.get("run_id", "")
+        reasons = [str(finding) for finding in durability_findings("its server", told) if finding.stops]
+        there = await self._told(connection)
+        if there.shards is not None and there.shards != self._limits.shards:
+            reasons.append(wrong_shards(there.shards, self._limits.shards))
+        self._epoch = there.epoch if self._only_epoch is None else self._only_epoch
         if reasons:
             raise Unavailable("; ".join(reasons))
         await load(connection, library())
+        with suppress(AskError):  # or MovedError: as above
+            await self._judge_clock(partial(command, connection))
 
-    async def _shards_told(self, connection: AbstractConnection) -> int | None:
-        """How many shards the ledger has, by this shard or, where nothing was written yet, by the first one."""
+    async def _judge_clock(self, ask: Callable[..., Awaitable[Any]]) -> None:
+        """Whether the server's clock is to be believed; ``ask`` sends a command."""
+        if self._now_ms is not None:
+            return
+        key = clock_key(self._number)
+        mark = await ask("GET", key)
+        seconds, microseconds = await ask("TIME")
+        match self._clock.judge(int(seconds) * 1_000 + int(microseconds) // 1_000, mark):
+            case "set":
+                await ask("SET", key, DOUBTED, "NX")
+            case "delete":
+                await ask("DEL", key)
+
+    async def _told(self, connection: AbstractConnection) -> ShardRecord:
+        """The shard's own record; where nothing was written yet, the first shard tells how many there are."""
         try:
             packed = await command(connection, "GET", self._keys[0])
         except AskError:  # or MovedError: the call itself will follow, or be refused
-            return None
-        if packed is None and self._first is not None:
-            return await self._first.shards_there()
-        return _decode_shard(packed).shards if packed else None
+            return ShardRecord(NO_EPOCH, 0, 0)
+        if packed:
+            return _decode_shard(packed)
+        shards = await self._first.shards_there() if self._first is not None else None
+        return ShardRecord(FIRST_EPOCH, 0, 0, shards)
 
     async def _disconnect(self, reason: str) -> None:
         self.reasons = [reason]

@@ -12,11 +12,11 @@ from servers import PASSWORD, RunningServer, as_user, empty_valkey
 from waiting import wait_until, wait_until_plain
 
 from availability import access, embedded
-from availability.doctor import CLUSTER_SETTINGS
 from availability.embedded import Server
 from ledger.keys import shard_key
+from ledger.server_check import CLUSTER_SETTINGS
 
-SETTINGS = {"cluster-enabled": "yes", **CLUSTER_SETTINGS}
+SETTINGS = {"cluster-enabled": "yes", **{name: value for name, (value, _) in CLUSTER_SETTINGS.items()}}
 
 
 @dataclass

@@ -109,6 +109,7 @@ class Seen:
             rejects=total.rejects + batch.rejects,
             conflicts=total.conflicts + batch.conflicts,
             gaps=total.gaps + batch.gaps,
+            held_back=total.held_back + batch.held_back,
         )
 
     def on_status(self, _shard: int, status: StreamStatus) -> None:

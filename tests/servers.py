@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import nats
 from redis.asyncio import Redis
+from waiting import wait_until
 
 from availability import access, embedded
 from availability.deploying import roles_made
@@ -22,6 +23,8 @@ from availability.settings import Settings
 from ledger.library import library
 
 PASSWORD = "of-the-tests"
+AOF_MAX_BYTES = 4_000_000
+"""Beyond it an emptied Valkey writes its file anew: a test adds 130 kB, and who is killed reads all of it again."""
 
 
 @dataclass
@@ -125,8 +128,16 @@ def empty_valkey(url: str) -> None:
             await client.flushall()
             await client.function_flush("SYNC")
             await client.function_load(library().text)
+            if (await client.info("persistence"))["aof_current_size"] > AOF_MAX_BYTES:
+                await client.bgrewriteaof()
+                await wait_until(lambda: _is_rewritten(client))
 
     asyncio.run(empty())
+
+
+async def _is_rewritten(client: Redis) -> bool:
+    told = await client.info("persistence")
+    return not told["aof_rewrite_in_progress"] and not told["aof_rewrite_scheduled"]
 
 
 def empty_nats(url: str) -> None:

@@ -10,6 +10,7 @@ from api_world import World
 from availability.api import answering
 from availability.api.outcomes import ANSWERS
 from availability.api.problems import PROBLEMS
+from availability.telemetry import Telemetry
 from ledger import (
     LedgerError,
     Outcome,
@@ -251,6 +252,19 @@ async def test_figures_tell_requests_calls_queue_journal_feeds_and_quarantine(wo
         "availability_quarantine_size 3.0",
     ]:
         assert line in page
+
+
+async def test_sources_without_number_make_figures_with_number() -> None:
+    """Their names come from outside: of those beyond a hundred, the one that is silent for longest is shown."""
+    telemetry = Telemetry()
+    sources = [SourceStatus(f"s-{number:04}", 5_000_000 - number, 0) for number in range(1_000)]
+    telemetry.status(Status([], sources, 0, 0, 0), 5_000_000)
+    lines = [
+        line for line in telemetry.page().decode().splitlines() if line.startswith("availability_feed_lag_seconds{")
+    ]
+
+    assert len(lines) == 101
+    assert 'availability_feed_lag_seconds{source="(others)"} 0.999' in lines
 
 
 async def test_what_http_feeds_brought_is_noted_for_their_lag(world: World) -> None:

@@ -1,10 +1,16 @@
 """Owns the proof of the way into the ledger: each event by itself, refused ones kept before the answer (P4, P8)."""
 
+import asyncio
+import os
+import signal
+from pathlib import Path
+
 import pytest
 from feeding import NOW_MS, MemoryQuarantine, OneShop, an_event, encoded
+from servers import RunningServer
 
-from availability.feeds.intake import EVENTS_PER_APPLY, RawEvent, Result, locations_of, take_all
-from ledger import Location, PutLocation, Unavailable, Unknown
+from availability.feeds.intake import EVENTS_PER_APPLY, STORE_TIMEOUT_S, RawEvent, Result, locations_of, take_all
+from ledger import Location, PutLocation, Quarantine, Unavailable, Unknown, migrate
 
 pytestmark = pytest.mark.anyio
 
@@ -87,6 +93,34 @@ async def test_without_quarantine_nothing_bad_is_answered(shop: OneShop, quarant
     taken = await take_all(shop, quarantine, "shop-7", [raw(), RawEvent(b"bad")], "http")
     assert [result.outcome for result in taken.results] == ["duplicate", "quarantined"]
     assert quarantine.reasons == ["invalid"]
+
+
+def family(pid: int) -> list[int]:
+    """A server's process, and those that it has for its connections."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+async def test_a_database_that_hangs_is_not_waited_for(
+    shop: OneShop, postgres_server: RunningServer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P4: the answer comes in time, and says that nothing was done."""
+    await migrate(postgres_url)
+    real = await Quarantine.open(postgres_url)
+    await take_all(shop, real, "shop-7", [RawEvent(b"bad")], "http")
+    monkeypatch.setitem(STORE_TIMEOUT_S, "http", 0.3)
+    everyone = family(postgres_server.process.pid)
+    for pid in everyone:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(3):
+            with pytest.raises(Unavailable):
+                await take_all(shop, real, "shop-7", [RawEvent(b"worse")], "http")
+    finally:
+        for pid in everyone:
+            os.kill(pid, signal.SIGCONT)
+    await take_all(shop, real, "shop-7", [RawEvent(b"worse")], "http")
+    assert len(await real.newest()) == 2
+    await real.close()
 
 
 def test_every_location_that_events_name_is_found() -> None:

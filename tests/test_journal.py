@@ -26,7 +26,8 @@ from servers import RunningServer, as_owner, as_user
 from waiting import wait_until
 
 from availability import access
-from ledger.journal import JOURNAL_FAILED, Journal, Place, migrate
+from ledger.journal import JOURNAL_FAILED, Journal, Place, conflicts, migrate, settle_conflicts
+from ledger.journal.epochs import Epochs
 from ledger.journal.records import RawEntry
 from ledger.journal.writer import Fenced
 from ledger.messages import Movement
@@ -165,10 +166,10 @@ async def test_bad_entries_go_to_rejects_and_the_others_flow(
     assert await journal.verify_chain(0) == []
 
 
-async def test_other_content_under_a_known_number_is_an_alarm(
+async def test_other_content_under_a_known_number_stops_the_journal(
     valkey_url: str, redis: Redis, journal: Journal, journal_url: str, postgres: asyncpg.Connection
 ) -> None:
-    """A ledger that lost its tail and went on: what it now writes under old numbers is seen."""
+    """A ledger that lost its tail and went on: what it now writes is seen, and never mixed with what there was."""
     await put(redis, entry(1), entry(2), entry(3))
     async with following(valkey_url, journal_url):
         await come_to(journal, Place(1, 3))
@@ -179,12 +180,43 @@ async def test_other_content_under_a_known_number_is_an_alarm(
         await wait_until(condition(lambda: any(status.ledger_behind for status in seen.status)))
         await wait_until(condition(lambda: seen.written.conflicts == 1))
         await put(redis, entry(3, sku="OTHER"), entry(4))
-        await come_to(journal, Place(1, 4))
+        await wait_until(condition(lambda: seen.written.held_back == 1))
+    async with following(valkey_url, journal_url) as again:  # it is not forgotten by starting anew
+        await wait_until(condition(lambda: again.written.held_back == 1))
+        await wait_until(condition(lambda: any(status.is_stopped for status in again.status)))
+        assert (await journal.cursor(0)).place == Place(1, 3)
+        assert await rejects(postgres) == [(2, "conflict"), (3, "conflict")]
 
-    assert seen.written.conflicts == 2
-    assert await rejects(postgres) == [(2, "conflict"), (3, "conflict")]
+        assert [conflict.place for conflict in await conflicts(journal_url)] == [Place(1, 2), Place(1, 3)]
+        assert await settle_conflicts(journal_url) == 2
+        await come_to(journal, Place(1, 4))  # it is the operator's word that this ledger is the right one
+        await wait_until(condition(lambda: not again.status[-1].is_stopped))
+    assert await conflicts(journal_url) == []
     assert [entry(1), entry(2), entry(3), entry(4)] == [one async for one in journal.entries(0)]
     assert await journal.verify_chain(0) == []
+
+
+async def test_a_conflict_stops_its_epoch_and_no_newer_one(
+    valkey_url: str, redis: Redis, journal: Journal, journal_url: str
+) -> None:
+    """A rebuild ends it: who wrote the other content is not in force any more."""
+    await put(redis, entry(1), entry(2))
+    async with following(valkey_url, journal_url):
+        await come_to(journal, Place(1, 2))
+    await redis.delete(STREAM)
+    await put(redis, entry(1, sku="OTHER"), entry(2), entry(3), entry(1, epoch=2))
+
+    async with following(valkey_url, journal_url) as seen:
+        await come_to(journal, Place(2, 1))
+
+    assert (seen.written.conflicts, seen.written.held_back) == (1, 1)
+    assert [entry(1), entry(2), entry(1, epoch=2)] == [one async for one in journal.entries(0)]
+    epochs = await Epochs.open(journal_url)
+    assert epochs is not None
+    await epochs.begin(2, 1, "rebuild")
+    await epochs.complete(2)
+    await epochs.close()
+    assert await conflicts(journal_url) == []
 
 
 async def test_gap_is_seen_and_does_not_stop_the_journal(
@@ -264,6 +296,28 @@ async def test_fenced_writer_changes_nothing(journal_url: str, journal: Journal,
 
     assert [one.seq async for one in journal.entries(0)] == [1]
     assert await journal.verify_chain(0) == []
+
+
+async def test_a_batch_under_way_is_fenced_too(
+    journal_url: str, journal: Journal, postgres: asyncpg.Connection
+) -> None:
+    """The rows are on their way when another takes the shard: none of them stays."""
+    async with writing(journal_url) as writer:
+        await writer.write([raw(1)])
+        await postgres.execute("begin; lock table availability.movement in access exclusive mode")
+        under_way = asyncio.create_task(writer.write([raw(2)]))
+
+        async def waits() -> bool:
+            return bool(await postgres.fetchval("select count(*) from pg_locks where not granted"))
+
+        await wait_until(waits)
+        await postgres.execute("update availability.cursor set owner_epoch = owner_epoch + 1; commit")
+        with pytest.raises(Fenced):
+            await under_way
+
+    assert [one.seq async for one in journal.entries(0)] == [1]
+    async with writing(journal_url) as newer:
+        assert (await newer.write([raw(1), raw(2)])).entries == 1
 
 
 async def test_journal_goes_on_after_postgres_was_killed(

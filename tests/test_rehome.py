@@ -86,6 +86,7 @@ class Shops:
         self, shards: int, reason: Any = "rehome", progress: Callable[[str, int, int], None] | None = None
     ) -> Filled:
         await self.close()
+        await migrate(self.urls[1])  # the operator's tools find the schema there
         plan = FillPlan(
             as_user(self.urls[0], access.OPERATOR),
             as_user(self.urls[1], access.OPERATOR),
@@ -121,7 +122,6 @@ class Shops:
 
 @pytest.fixture
 async def shops(valkey_url: str, postgres_url: str, clock: Clock) -> AsyncIterator[Shops]:
-    await migrate(postgres_url)
     shops = Shops(valkey_url, postgres_url, clock)
     yield shops
     await shops.close()

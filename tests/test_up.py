@@ -118,7 +118,7 @@ def test_ready_is_not_said_while_a_server_is_away(tmp_path: Path, monkeypatch: p
     """When all is ready it prints ready: also what the API itself does not use."""
     monkeypatch.setenv("AVAILABILITY_NATS_URL", "nats://127.0.0.1:1")
     with start(tmp_path / "data") as up:
-        wait_until_plain(lambda: "not ready: NATS: no answer" in up.errors.read_text(), 40.0)
+        wait_until_plain(lambda: "not ready: NATS cannot be asked" in up.errors.read_text(), 40.0)
         assert up.output.read_text() == ""
 
 

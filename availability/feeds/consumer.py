@@ -26,6 +26,7 @@ from collections import Counter, deque
 from datetime import datetime
 from typing import Final, Protocol
 
+import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -33,11 +34,12 @@ from nats.errors import Error as NatsError
 from availability.feeds import stream
 from availability.feeds.connecting import connection_options
 from availability.feeds.decoding import now_ms
+from availability.feeds.gaps import GAP, Gap, Gaps
 from availability.feeds.intake import Applies, Keeps, RawEvent, Taken, take_all
 from availability.feeds.messages import events_of, stored_at_ms, waiting_behind
 from availability.feeds.metrics import FeedMetrics
 from availability.feeds.pulling import Broken, Pulling, TolerantClient
-from ledger import JOURNAL_FAILED, LedgerError, Overloaded
+from ledger import JOURNAL_FAILED, LedgerError, Overloaded, QuarantinedEvent
 
 CLIENT: Final = "ingest"
 """The author of what comes over NATS; the event itself names its source."""
@@ -45,6 +47,8 @@ CONNECT_TIMEOUT_S: Final = 10.0
 PAUSE_S: Final = 0.05
 PAUSE_MAX_S: Final = 2.0
 STATUS_INTERVAL_S: Final = 1.0
+
+MISSING: Final = "events {} to {} never came: ask for a snapshot, then discard this"
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +74,8 @@ class Feed:
         self._consumer_made_at: datetime | None = None
         self._pause_s = PAUSE_S
         self._heard: dict[str, tuple[int, int]] = {}
+        self._gaps = Gaps()
+        self._untold: list[Gap] = []
 
     async def run(self) -> None:
         """Take events until ``stop``: the batch under way is finished and acknowledged first.
@@ -179,6 +185,7 @@ class Feed:
         for source, newest_ms in taken.newest_ms.items():
             known_ms, _ = self._heard.get(source, (0, 0))
             self._heard[source] = max(known_ms, newest_ms), applied_at_ms
+        self._gaps.take(taken.numbers, time.monotonic())
 
     async def _take(self, events: list[RawEvent], messages: list[Msg], client: Client) -> Taken | None:
         """Try until the ledger and the quarantine have taken the events; None when told to stop before that.
@@ -208,10 +215,11 @@ class Feed:
                     await client.publish(message.reply, Msg.Ack.Progress)
 
     async def _report(self) -> None:
-        """Note once a second which sources were heard; the last time after the feed was stopped."""
+        """Note once a second who was heard, and what is missing; the last time after the feed was stopped."""
         stopped = False
         while not stopped:
             stopped = await self._stops_within(STATUS_INTERVAL_S)
+            await self._tell_gaps()
             heard, self._heard = self._heard, {}
             if not heard:
                 continue
@@ -220,6 +228,19 @@ class Feed:
             except JOURNAL_FAILED as error:
                 logger.info("cannot note which sources were heard: %s", str(error) or type(error).__name__)
                 self._heard = heard | self._heard
+
+    async def _tell_gaps(self) -> None:
+        """Put what never came where people look, and in words what to do; again until the quarantine has it."""
+        for gap in self._gaps.overdue(time.monotonic()):
+            logger.warning("%s of %s", MISSING.format(gap.first, gap.last), gap.source)
+            self._metrics.missing.inc(gap.events)
+            self._untold.append(gap)
+        try:
+            if self._untold:
+                await self._quarantine.store([_missing(gap) for gap in self._untold])
+            self._untold.clear()
+        except JOURNAL_FAILED as error:
+            logger.info("cannot note what is missing: %s", str(error) or type(error).__name__)
 
     async def _rest(self) -> None:
         await self._stops_within(self._pause_s)
@@ -232,3 +253,17 @@ class Feed:
                 return await self._stopping.wait()
         except TimeoutError:
             return False
+
+
+def _missing(gap: Gap) -> QuarantinedEvent:
+    """What people find in quarantine for events that are missing."""
+    return QuarantinedEvent(
+        source=gap.source,
+        event=None,
+        reason=GAP,
+        detail=MISSING.format(gap.first, gap.last),
+        raw=msgspec.json.encode(gap._asdict()),
+        transport="nats",
+        subject=None,
+        received_at_ms=now_ms(),
+    )

@@ -31,7 +31,7 @@ Quantity = Annotated[int, Meta(ge=-STOCK_QUANTITY_MAX, le=STOCK_QUANTITY_MAX)]
 Text = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+\Z")]
 LineNumber = Annotated[int, Meta(ge=1, le=1_000_000)]
 
-UndecodableReason = Literal["invalid", "future", "unsupported", "source-mismatch"]
+UndecodableReason = Literal["invalid", "future", "unsupported", "source-mismatch", "gap"]
 
 
 class EventDefaults(Struct, frozen=True, omit_defaults=True):
@@ -47,12 +47,13 @@ _NOTHING_TOLD: Final = EventDefaults()
 
 
 class Undecodable(Struct, frozen=True):
-    """No event that the ledger could judge. ``id`` and ``source`` are given when they could be read."""
+    """No event that the ledger could judge. ``id``, ``source`` and ``sequence`` are given when they could be read."""
 
     reason: UndecodableReason
     detail: str
     id: str | None = None
     source: str | None = None
+    sequence: int | None = None
 
 
 class _Reference(Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +86,10 @@ class _Source(Struct):
     source: Name
 
 
+class _Sequence(Struct):
+    sequence: Sequence53
+
+
 class _Location(Struct):
     location: Name
 
@@ -92,6 +97,7 @@ class _Location(Struct):
 _events: Final = msgspec.json.Decoder(_Event)
 _ids: Final = msgspec.json.Decoder(_Id)
 _sources: Final = msgspec.json.Decoder(_Source)
+_sequences: Final = msgspec.json.Decoder(_Sequence)
 _locations: Final = msgspec.json.Decoder(_Location)
 
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -122,8 +128,9 @@ def decode_event(
     if len(identity) > _ID_LENGTH_MAX:
         return Undecodable("invalid", f"Expected `str` of length <= {_ID_LENGTH_MAX} - at `$.id`", None, source)
     refusal = _refusal(event, identity, source, occurred_at_ms, now_ms, expected_source)
+    sequence = told.sequence if event.sequence is None else event.sequence
     if refusal is not None:
-        return refusal
+        return msgspec.structs.replace(refusal, sequence=sequence)
     assert event.kind != "supply"
     reference = event.reference
     return StockEvent(
@@ -137,7 +144,7 @@ def decode_event(
         occurred_at_ms=occurred_at_ms,
         bucket=event.bucket,
         to_bucket=event.to_bucket,
-        sequence=told.sequence if event.sequence is None else event.sequence,
+        sequence=sequence,
         reason=event.reason,
         reference_reservation=None if reference is None else reference.reservation,
         reference_line=None if reference is None else reference.line,
@@ -208,9 +215,11 @@ def _inconsistency(event: _Event, occurred_at_ms: int) -> str | None:
 def _unreadable(raw: bytes | msgspec.Raw, defaults: EventDefaults | None, detail: str) -> Undecodable:
     """With the event's id and source, if these at least can be read."""
     told = defaults or _NOTHING_TOLD
-    identity, source = told.id, told.source
+    identity, source, sequence = told.id, told.source, told.sequence
+    with suppress(*UNREADABLE):
+        sequence = _sequences.decode(raw).sequence
     with suppress(*UNREADABLE):
         identity = _ids.decode(raw).id
     with suppress(*UNREADABLE):
         source = _sources.decode(raw).source
-    return Undecodable("invalid", detail, identity, source)
+    return Undecodable("invalid", detail, identity, source, sequence)

@@ -1,8 +1,8 @@
 """The one way of stock events into the ledger, for NATS and HTTP alike: decode, apply, quarantine what must be."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, Literal, Protocol
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -31,6 +31,9 @@ TELLING_HEADERS: Final = ("content-type", "ce-")
 
 Transport = Literal["nats", "http"]
 
+STORE_TIMEOUT_S: Final[dict[Transport, float]] = {"http": 2.0, "nats": 30.0}
+"""How long the quarantine may take: somebody waits for the answer, or the stream has the events meanwhile."""
+
 
 class Applies(Protocol):
     """The one verb of the ledger that is needed here."""
@@ -41,7 +44,7 @@ class Applies(Protocol):
 class Keeps(Protocol):
     """The quarantine: keeps events until a person has looked. Raises one of ``JOURNAL_FAILED`` when it cannot."""
 
-    async def store(self, events: list[QuarantinedEvent], /) -> None: ...
+    def store(self, events: list[QuarantinedEvent], /) -> Coroutine[Any, Any, None]: ...
 
 
 class Message(Struct, frozen=True):
@@ -94,10 +97,14 @@ class Result(Struct, frozen=True, omit_defaults=True):
 
 
 class Taken(Struct, frozen=True):
-    """The results, one for each event in order, and when each source's newest event happened."""
+    """The results, one for each event in order, and when each source's newest event happened.
+
+    ``numbers`` are the (source, sequence) of those that have one, in their order.
+    """
 
     results: list[Result]
     newest_ms: dict[str, int]
+    numbers: list[tuple[str, int]]
 
 
 async def take_all(
@@ -134,11 +141,29 @@ async def take_all(
             refused.append(_quarantined(event, found, result.reason, detail, client, transport, at_ms))
     if refused:
         try:
-            await quarantine.store(refused)
+            await _in_time(quarantine.store(refused), STORE_TIMEOUT_S[transport])
         except JOURNAL_FAILED as error:
             failure = Unavailable("the quarantine cannot keep events now")
             raise (_partly(failure) if good else failure) from error
-    return Taken(results, _newest(good))
+    numbers = [
+        (event.source, event.sequence) for event in decoded if event.source is not None and event.sequence is not None
+    ]
+    return Taken(results, _newest(good), numbers)
+
+
+async def _in_time(storing: Coroutine[Any, Any, None], seconds: float) -> None:
+    """Raises TimeoutError after so long, whatever is still under way.
+
+    A database that hangs would hold even a caller who is cancelled, for as long as it takes to tell it so.
+    """
+    task = asyncio.create_task(storing)
+    try:
+        done, _ = await asyncio.wait((task,), timeout=seconds)
+        if not done:
+            raise TimeoutError
+        await task
+    finally:
+        task.cancel()
 
 
 def locations_of(raws: Iterable[bytes | msgspec.Raw]) -> set[str]:

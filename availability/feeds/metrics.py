@@ -35,6 +35,11 @@ class FeedMetrics:
         self.restarts = Counter(
             "availability_feed_restarts", "Times that the connection or the consumer was made anew", registry=registry
         )
+        self.missing = Counter(
+            "availability_feed_missing_events",
+            "Events that their sources numbered and that never came: a snapshot is needed",
+            registry=registry,
+        )
         self.flaws = Gauge(
             "availability_feed_unsafe_settings", "Unsafe settings of the stream or the consumer", registry=registry
         )

@@ -46,9 +46,9 @@ async def ensure(jetstream: JetStreamContext) -> Ensured:
     try:
         found = (await jetstream.stream_info(STREAM)).config
     except NotFoundError:
-        found = await _create(jetstream)
+        found = (await jetstream.add_stream(WANTED)).config
     consumer = await _ensure_consumer(jetstream)
-    return Ensured([*_flaws(found), *_flaws_of_consumer(consumer.config)], consumer.created)
+    return Ensured([*flaws_of_stock(found), *flaws_of_consumer(consumer.config)], consumer.created)
 
 
 async def missing_streams(url: str, *names: str) -> list[str]:
@@ -75,18 +75,16 @@ async def _exists(client: Client, name: str) -> bool:
     return True
 
 
-async def _create(jetstream: JetStreamContext) -> StreamConfig:
-    wanted = StreamConfig(
-        name=STREAM,
-        subjects=[SUBJECTS],
-        storage=StorageType.FILE,
-        retention=RetentionPolicy.WORK_QUEUE,
-        discard=DiscardPolicy.NEW,
-        max_bytes=BACKLOG_BYTES_MAX,
-        duplicate_window=DUPLICATE_WINDOW_S,
-        allow_atomic=True,  # many events, one fsync: for senders that do not make lists
-    )
-    return (await jetstream.add_stream(wanted)).config
+WANTED: Final = StreamConfig(
+    name=STREAM,
+    subjects=[SUBJECTS],
+    storage=StorageType.FILE,
+    retention=RetentionPolicy.WORK_QUEUE,
+    discard=DiscardPolicy.NEW,
+    max_bytes=BACKLOG_BYTES_MAX,
+    duplicate_window=DUPLICATE_WINDOW_S,
+    allow_atomic=True,  # many events, one fsync: for senders that do not make lists
+)
 
 
 async def _ensure_consumer(jetstream: JetStreamContext) -> ConsumerInfo:
@@ -105,27 +103,42 @@ async def _ensure_consumer(jetstream: JetStreamContext) -> ConsumerInfo:
     return consumer
 
 
-def _flaws(config: StreamConfig) -> list[str]:
-    """What of a stream's settings can lose events, or lets none in."""
-    subjects = config.subjects or []
+def flaws_of_stream(config: StreamConfig, wanted: StreamConfig) -> list[str]:
+    """What of a stream's settings can lose events, or lets none in, and the remedy."""
+    subjects, [subject] = config.subjects or [], wanted.subjects or []
+    window_s = wanted.duplicate_window or 0
     flaws = {
-        f"does not take {SUBJECTS}": SUBJECTS not in subjects and ">" not in subjects,
-        "is not kept in files": config.storage != StorageType.FILE,
-        "drops unread events when it is full (discard is not new)": config.discard != DiscardPolicy.NEW,
-        "drops unread events by age": bool(config.max_age),
-        "takes events without acknowledging them": config.no_ack,
-        "keeps acknowledged events until it is full and then takes none (retention is limits)": (
-            config.retention == RetentionPolicy.LIMITS and (config.max_bytes or -1) > 0
+        f"does not take {subject}: add it (nats stream edit --subjects)": subject not in subjects
+        and ">" not in subjects,
+        "is not kept in files: make it anew with --storage file": config.storage != StorageType.FILE,
+        "drops unread events when it is full (discard is not new): nats stream edit --discard new": (
+            config.discard != DiscardPolicy.NEW
+        ),
+        "takes events without acknowledging them: nats stream edit --ack": config.no_ack,
+        f"knows a repeated event for less than {window_s:.0f} s: nats stream edit --dupe-window {window_s:.0f}s": (
+            (config.duplicate_window or 0) < window_s
         ),
     }
-    return [f"the stream {STREAM} {flaw}" for flaw, is_so in flaws.items() if is_so]
+    return [f"the stream {wanted.name} {flaw}" for flaw, is_so in flaws.items() if is_so]
 
 
-def _flaws_of_consumer(config: ConsumerConfig) -> list[str]:
+def flaws_of_stock(config: StreamConfig) -> list[str]:
+    """As ``flaws_of_stream``, of the stream that the stock events come by: nothing of it may go before it was taken."""
+    flaws = {
+        "drops unread events by age: nats stream edit --max-age 0": bool(config.max_age),
+        "keeps acknowledged events until it is full and then takes none (retention is limits): make it anew with"
+        " --retention work": config.retention == RetentionPolicy.LIMITS and (config.max_bytes or -1) > 0,
+    }
+    more = [f"the stream {STREAM} {flaw}" for flaw, is_so in flaws.items() if is_so]
+    return flaws_of_stream(config, WANTED) + more
+
+
+def flaws_of_consumer(config: ConsumerConfig) -> list[str]:
     """What of a consumer's settings can keep events from us."""
     flaws = {
-        "does not wait for acknowledgements": config.ack_policy != AckPolicy.EXPLICIT,
-        "gives up on events": (config.max_deliver or -1) > 0,
-        "does not get all events": bool(config.filter_subject or config.filter_subjects),
+        "does not wait for acknowledgements: delete it, and ingest makes it anew": config.ack_policy
+        != AckPolicy.EXPLICIT,
+        "gives up on events (max_deliver): nats consumer edit --max-deliver -1": (config.max_deliver or -1) > 0,
+        "does not get all events: take its filter away": bool(config.filter_subject or config.filter_subjects),
     }
     return [f"the consumer {DURABLE} {flaw}" for flaw, is_so in flaws.items() if is_so]

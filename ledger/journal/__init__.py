@@ -1,5 +1,11 @@
 """The journal: what the ledger did, kept in Postgres, and what stands beside it there: quarantine and feed status."""
 
+from ledger.journal.audit_status import AuditReport, AuditStatus
+from ledger.journal.checkpointing import Checkpointed, CheckpointRefused, make_checkpoint
+from ledger.journal.checkpoints import Checkpoints
+from ledger.journal.checks import check_postgres
+from ledger.journal.conflicts import Conflict, conflicts, settle_conflicts
+from ledger.journal.explaining import ClaimOn, Explanation, Touch, Unexplained, explain
 from ledger.journal.feed_status import FeedStatus
 from ledger.journal.follower import Follower, Observer
 from ledger.journal.indexer import Indexer
@@ -24,11 +30,19 @@ from ledger.journal.writer import JournalWriter, Written
 __all__ = [
     "JOURNAL_FAILED",
     "ROLES",
+    "AuditReport",
+    "AuditStatus",
     "BadCursor",
     "ChangedMigration",
+    "CheckpointRefused",
+    "Checkpointed",
+    "Checkpoints",
+    "ClaimOn",
     "ClaimedLine",
     "Claims",
+    "Conflict",
     "Cursor",
+    "Explanation",
     "FeedStatus",
     "Filters",
     "Follower",
@@ -52,8 +66,15 @@ __all__ = [
     "SourceStatus",
     "Status",
     "StreamStatus",
+    "Touch",
+    "Unexplained",
     "Unreadable",
     "Written",
+    "check_postgres",
+    "conflicts",
+    "explain",
+    "make_checkpoint",
     "make_roles",
     "migrate",
+    "settle_conflicts",
 ]

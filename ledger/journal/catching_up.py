@@ -49,7 +49,9 @@ async def _write_up_to(goal: Place, redis_url: str, postgres_url: str, shard: in
     stream.rewind(writer.cursor.place)
     try:
         while writer.cursor.place < goal and not stop.is_set():
-            await writer.write(await stream.read(BLOCK_MS))
+            written = await writer.write(await stream.read(BLOCK_MS))
+            if written.held_back:
+                raise NotReached(f"the journal of shard {shard} stopped: see `availability conflicts`")
     finally:
         await stream.close()
         await writer.close()

@@ -63,9 +63,17 @@ class Epochs:
 
     async def complete(self, epoch: int) -> None:
         """The journal has all of it now."""
-        await self._connection.execute(
-            "update availability.epoch set completed_at_ms = $2 where epoch = $1", epoch, now_ms()
-        )
+        async with self._connection.transaction():
+            at_ms = now_ms()
+            await self._connection.execute(
+                "update availability.epoch set completed_at_ms = $2 where epoch = $1", epoch, at_ms
+            )
+            # Who contradicted the journal is not in force any more.
+            await self._connection.execute(
+                "update availability.reject set settled_at_ms = $2"
+                " where epoch < $1 and reason = 'conflict' and settled_at_ms is null",
+                *(epoch, at_ms),
+            )
 
     async def cursors(self) -> dict[int, Place]:
         """How far the journal of each shard has come."""

@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ledger.journal.postgres import FAILED, connect, now_ms, open_unless_stopped, wait_at_most
 from ledger.journal.stream import STREAM_FAILED, JournalStream, StreamStatus
-from ledger.journal.writer import Fenced, JournalWriter, Written
+from ledger.journal.writer import Fenced, JournalWriter, Written, stopped_epoch
 
 CHORES_EVERY_S = 1.0
 CHORES_END_S = 1.0
@@ -19,6 +19,10 @@ TURN_ENTRIES = 128
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
 
 logger = logging.getLogger(__name__)
+
+
+class Settled(Exception):
+    """Somebody has settled the conflict that the journal stopped at: it goes on behind its cursor."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Follower:
             began_at = asyncio.get_running_loop().time()
             try:
                 await self._follow()
-            except (*FAILED, *STREAM_FAILED, Fenced) as error:
+            except (*FAILED, *STREAM_FAILED, Fenced, Settled) as error:
                 if asyncio.get_running_loop().time() - began_at > BACKOFF_LAST_S:
                     pause_s = BACKOFF_FIRST_S
                 logger.warning(
@@ -84,7 +88,7 @@ class Follower:
             # A connection that is cancelled while it is made would be left open.
             await asyncio.wait((chores,), timeout=CHORES_END_S)
             chores.cancel()
-            with contextlib.suppress(asyncio.CancelledError, *FAILED, *STREAM_FAILED):
+            with contextlib.suppress(asyncio.CancelledError, *FAILED, *STREAM_FAILED, Settled):
                 await chores
             await stream.close()
             await writer.close()
@@ -100,12 +104,15 @@ class Follower:
                 status = await stream.status(writer.cursor.place)
                 if status.ledger_behind:
                     logger.error("shard %d: the ledger is behind its journal (%s)", self.shard, writer.cursor.place)
-                self.observer.status(self.shard, status)
+                stopped = await stopped_epoch(connection, self.shard)
+                self.observer.status(self.shard, replace(status, is_stopped=stopped > 0))
                 await connection.execute(
                     "insert into availability.journal_status values ($1, $2, $3, $4, $5) on conflict (shard) do update"
                     " set backlog_entries = $2, lag_ms = $3, ledger_behind = $4, checked_at_ms = $5",
                     *(self.shard, status.backlog_entries, status.lag_ms, status.ledger_behind, checked_at_ms),
                 )
+                if stopped < writer.stopped_epoch:
+                    raise Settled("what it stopped at is settled")
                 await wait_at_most(ended, CHORES_EVERY_S)
         finally:
             connection.terminate()

@@ -1,17 +1,19 @@
 """Owns the reading of the journal: its entries in order, its cursor, its chain, and how the whole is doing."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import asyncpg
 from msgspec import Struct
 
 from ledger.journal import records
 from ledger.journal.postgres import now_ms, open_pool
-from ledger.journal.records import START, Cursor, Place
+from ledger.journal.records import START, Cursor, Place, RawEntry
 from ledger.messages import JournalEntry
 
-PAGE_ENTRIES = 500
+PAGE_BYTES = 4_000_000
+PAGE_ENTRIES_FIRST, PAGE_ENTRIES_MAX = 16, 2_000
 
 
 class ShardStatus(Struct, frozen=True):
@@ -57,11 +59,36 @@ class Problem(Struct, frozen=True):
     detail: str
 
 
+def broken_links(before: Cursor, after: Cursor, body: bytes) -> list[Problem]:
+    """What is wrong with an entry of this ``body`` and place behind the one ``before`` it: a gap, its hash, or both."""
+    problems = []
+    if not records.follows(before.place, after.place):
+        problems.append(Problem("gap", after.place, f"after {before.place} comes {after.place}"))
+    if records.chained(before.hash, body) != after.hash:
+        problems.append(Problem("hash", after.place, f"entry {after.place} is not what the chain says"))
+    return problems
+
+
 class JournalEnd(Struct, frozen=True):
     """The last entry of a shard that is surely in the journal: its place, and its body, None before the first."""
 
     place: Place
     entry: bytes | None
+
+
+class Generation(NamedTuple):
+    """An epoch that is complete, and its shards."""
+
+    epoch: int
+    shards: int
+
+
+class Stored(NamedTuple):
+    """An entry as the journal has it, whatever is in it; ``hash`` is that of the chain up to it."""
+
+    place: Place
+    body: bytes
+    hash: bytes
 
 
 @dataclass
@@ -97,17 +124,60 @@ class Journal:
         async for row in self._rows(shard, after):
             yield records.decode(Place(row["epoch"], row["seq"]), row["body"])
 
+    async def stored(self, shard: int, after: Place = START, page_bytes: int = PAGE_BYTES) -> AsyncIterator[Stored]:
+        """Every entry of the shard behind ``after``, in order, as it stands; about ``page_bytes`` come at once."""
+        async for row in self._rows(shard, after, page_bytes):
+            yield Stored(Place(row["epoch"], row["seq"]), row["body"], row["hash"])
+
+    async def generation(self, shards: int) -> Generation | None:
+        """The epoch whose entries tell all of the ledger; None when nothing was ever written.
+
+        A ledger that never had other ones does not tell its ``shards``: those are the caller's.
+        """
+        row = await self._pool.fetchrow(
+            "select epoch, shards from availability.epoch where completed_at_ms is not null order by epoch desc limit 1"
+        )
+        if row:
+            return Generation(row["epoch"], row["shards"])
+        first = await self._pool.fetchval("select max(epoch) from availability.cursor where seq > 0")
+        return Generation(first, shards) if first else None
+
+    async def last_until(self, shard: int, place: Place) -> Cursor:
+        """The last entry at ``place`` or before it, and the chain's hash there."""
+        row = await self._pool.fetchrow(
+            "select epoch, seq, hash from availability.entry"
+            " where shard = $1 and (epoch, seq) <= ($2, $3) order by epoch desc, seq desc limit 1",
+            *(shard, *place),
+        )
+        return Cursor(Place(row["epoch"], row["seq"]), row["hash"]) if row else Cursor(START, records.GENESIS)
+
+    async def at_ms(self, shard: int, place: Place) -> int:
+        """When the last entry at ``place`` or before it was made; 0 without one."""
+        at_ms: int | None = await self._pool.fetchval(
+            "select at_ms from availability.entry"
+            " where shard = $1 and (epoch, seq) <= ($2, $3) order by epoch desc, seq desc limit 1",
+            *(shard, *place),
+        )
+        return at_ms or 0
+
+    async def lacking(self, shard: int, entries: Sequence[RawEntry]) -> list[RawEntry]:
+        """Those of some entries, in order, that the journal does not have, or has with other content."""
+        rows = await self._pool.fetch(
+            "select epoch, seq, body from availability.entry"
+            " where shard = $1 and (epoch, seq) >= ($2, $3) and (epoch, seq) <= ($4, $5)",
+            *(shard, *entries[0].place, *entries[-1].place),
+        )
+        stored = {Place(row["epoch"], row["seq"]): row["body"] for row in rows}
+        return [entry for entry in entries if stored.get(entry.place) != entry.body]
+
     async def verify_chain(self, shard: int) -> list[Problem]:
         """Every gap, every entry whose bytes or hash were changed, and a cursor that is not at the end."""
         problems: list[Problem] = []
         before = Cursor(START, records.GENESIS)
         async for row in self._rows(shard, START):
-            place = Place(row["epoch"], row["seq"])
-            if not records.follows(before.place, place):
-                problems.append(Problem("gap", place, f"after {before.place} comes {place}"))
-            if records.chained(before.hash, row["body"]) != row["hash"]:
-                problems.append(Problem("hash", place, f"entry {place} is not what the chain says"))
-            before = Cursor(place, row["hash"])
+            after = Cursor(Place(row["epoch"], row["seq"]), row["hash"])
+            problems += broken_links(before, after, row["body"])
+            before = after
         cursor = await self.cursor(shard)
         if cursor != before:
             problems.append(
@@ -132,19 +202,22 @@ class Journal:
             overcommitted=overcommitted,
         )
 
-    async def _rows(self, shard: int, after: Place) -> AsyncIterator[asyncpg.Record]:
+    async def _rows(self, shard: int, after: Place, page_bytes: int = PAGE_BYTES) -> AsyncIterator[asyncpg.Record]:
         """Entries page by page: no transaction is held open while the reader thinks."""
+        entries = PAGE_ENTRIES_FIRST
         while True:
             rows = await self._pool.fetch(
                 "select epoch, seq, body, hash from availability.entry"
                 " where shard = $1 and (epoch, seq) > ($2, $3) order by epoch, seq limit $4",
-                *(shard, after.epoch, after.seq, PAGE_ENTRIES),
+                *(shard, after.epoch, after.seq, entries),
             )
             for row in rows:
                 yield row
-            if len(rows) < PAGE_ENTRIES:
+            if len(rows) < entries:
                 return
             after = Place(rows[-1]["epoch"], rows[-1]["seq"])
+            size = sum(len(row["body"]) for row in rows) // len(rows) + 1
+            entries = min(max(page_bytes // size, PAGE_ENTRIES_FIRST), PAGE_ENTRIES_MAX)
 
 
 def _shard_status(row: asyncpg.Record, at_ms: int) -> ShardStatus:

@@ -1,7 +1,7 @@
 """Owns the form of journal entries on their way to Postgres: positions, the hash chain, and rows made of bytes."""
 
 import hashlib
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -71,10 +71,27 @@ class Unreadable(Exception):
     """The bytes of an entry are not the entry that they should be."""
 
 
+class Numbered(Protocol):
+    """What every way to read an entry reads of it."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def seq(self) -> int: ...
+
+
+Read = TypeVar("Read", bound=Numbered)
+
+
 def decode(place: Place, body: bytes) -> JournalEntry:
     """The entry in ``body``; ``Unreadable`` when there is none, or one that names another place."""
+    return decode_as(_DECODER, place, body)
+
+
+def decode_as(decoder: msgspec.msgpack.Decoder[Read], place: Place, body: bytes) -> Read:
+    """The same, by a decoder that reads as much of it as is wanted."""
     try:
-        entry = _DECODER.decode(body)
+        entry = decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unreadable(str(error)) from error
     if (entry.epoch, entry.seq) != place:

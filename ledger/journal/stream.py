@@ -34,6 +34,8 @@ class StreamStatus:
     lag_ms: int
     ledger_behind: bool
     """The stream has never reached the journal's cursor: the ledger has lost entries."""
+    is_stopped: bool = False
+    """Nothing is journaled, because of a conflict that is not settled."""
 
 
 class JournalStream:

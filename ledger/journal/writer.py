@@ -30,6 +30,8 @@ class Written:
     """Unreadable or unstorable entries: in the journal, without movements."""
     conflicts: int = 0
     """Entries whose number the journal has with other content. An alarm."""
+    held_back: int = 0
+    """Entries that were not stored, because a conflict of their epoch is not settled."""
     gaps: int = 0
     """Places where entries are missing. An alarm."""
 
@@ -37,12 +39,15 @@ class Written:
 class JournalWriter:
     """The writer of one shard's journal; made by ``open``. Every method raises one of ``FAILED``, or ``Fenced``.
 
-    After a failure it cannot be used again: whether its last batch is stored is told by the next writer's cursor.
+    ``stopped_epoch`` is the newest one with a conflict that is not settled, 0 = none: who wrote that is not who wrote
+    the journal, or one of them is damaged, so nothing more of it is stored. After a failure the writer cannot be used
+    again: whether its last batch is stored is told by the next writer's cursor.
     """
 
     def __init__(self, connection: asyncpg.Connection, shard: int, owner_epoch: int, cursor: Cursor) -> None:
         self.shard = shard
         self.cursor = cursor
+        self.stopped_epoch = 0
         self._connection = connection
         self._owner_epoch = owner_epoch
 
@@ -76,6 +81,7 @@ class JournalWriter:
             logger.error("shard %d: the cursor %s was behind the journal, now %s", shard, writer.cursor.place, place)
             await writer._move_cursor(place, newest["hash"])
             writer.cursor = Cursor(place, newest["hash"])
+        writer.stopped_epoch = await stopped_epoch(connection, shard)
         return writer
 
     async def close(self) -> None:
@@ -89,6 +95,7 @@ class JournalWriter:
         """Store a batch as it stands in the stream, in order, and move the cursor behind it.
 
         Entries that the journal already has are compared with what it has. Bad ones are noted among the rejects.
+        Those of a ``stopped_epoch`` are left out.
         """
         written = Written()
         known = [entry for entry in entries if entry.place <= self.cursor.place]
@@ -99,6 +106,9 @@ class JournalWriter:
         rejects: list[Reject] = []
         before = self.cursor
         for entry in entries[len(known) :]:
+            if entry.place.epoch <= self.stopped_epoch:
+                written.held_back += 1
+                continue
             if not records.follows(before.place, entry.place):
                 rejects.append(self._gap(before.place, entry.place))
                 written.gaps += 1
@@ -160,15 +170,15 @@ class JournalWriter:
                 )
             if rejects:
                 await self._note(rejects)
-            await self._move_cursor(last.raw.place, last.hash)
+            await self._move_cursor(last.raw.place, last.hash, len(movements))
         self.cursor = Cursor(last.raw.place, last.hash)
 
-    async def _move_cursor(self, place: Place, after: bytes) -> None:
+    async def _move_cursor(self, place: Place, after: bytes, movements: int = 0) -> None:
         """Only the owner moves it, and only from where it knows it to be."""
         moved = await self._connection.fetchval(
-            "update availability.cursor set epoch = $1, seq = $2, hash = $3"
+            "update availability.cursor set epoch = $1, seq = $2, hash = $3, movements = movements + $7"
             " where shard = $4 and owner_epoch = $5 and hash = $6 returning true",
-            *(place.epoch, place.seq, after, self.shard, self._owner_epoch, self.cursor.hash),
+            *(place.epoch, place.seq, after, self.shard, self._owner_epoch, self.cursor.hash, movements),
         )
         if not moved:
             raise Fenced(f"the journal of shard {self.shard} has a newer writer")
@@ -202,9 +212,22 @@ class JournalWriter:
         ]
         for conflict in conflicts:
             logger.error("shard %d: entry %s: %s", self.shard, conflict.place, conflict.error)
+        written.conflicts += len(conflicts)
         if conflicts:
             await self._note(conflicts)
-        written.conflicts += len(conflicts)
+            self.stopped_epoch = await stopped_epoch(self._connection, self.shard)
+            if self.stopped_epoch:
+                logger.error("shard %d: nothing more is journaled: see `availability conflicts`", self.shard)
+
+
+async def stopped_epoch(connection: asyncpg.Connection, shard: int) -> int:
+    """The newest epoch of the shard with a conflict that is not settled; 0 = none."""
+    epoch: int = await connection.fetchval(
+        "select coalesce(max(epoch), 0) from availability.reject"
+        " where shard = $1 and reason = 'conflict' and settled_at_ms is null",
+        shard,
+    )
+    return epoch
 
 
 def _difference(stored: bytes | None, came: bytes) -> str:

@@ -1,12 +1,13 @@
 -- The library's functions: a batch of operations, decided in order, written at once; and the fence.
 --
 -- KEYS: the shard's key, which carries its hash tag; one that never exists, see keys.py.  ARGV: one msgpack array
---   {now_ms or 0, expected_ms or 0, epoch or 0, backlog_entries_max, low_stock, {operation, ...}, look_only,
+--   {now_ms or 0, expected_ms or 0, epoch, backlog_entries_max, low_stock, {operation, ...}, look_only,
 --    client_open_reservations_max, client_held_units_max, shards of the ledger}
 -- With look_only what is overdue counts as ended in the answers, and nothing is written.
 -- Replies one msgpack array {epoch, now_ms, clock_jumped, {outcome, ...}, seq}, or an error whose first word is
 --   EPOCH     the caller belongs to another generation of the ledger; nothing was done
 --   SHARDS n  the ledger has another number of shards, 0 while it is filled anew; nothing was done
+--   CLOCK     the server's clock is more than a minute off expected_ms, and it was not only to look; nothing was done
 --   DECISION  an operation broke a rule that the edges guarantee (a bug); nothing was done
 
 -- The outcomes, or nil and why the caller may do nothing here.
@@ -34,12 +35,15 @@ redis.register_function{function_name = 'batch_VERSION', callback = batch}
 -- The same for what gives memory back: a full server must still be able to free itself.
 redis.register_function{function_name = 'batch_allow_oom_VERSION', callback = batch, flags = {'allow-oom'}}
 
+local OLDER = 'EPOCH another generation of the ledger is in force'
+
 -- Says who may use the shard from now on: callers of `shards` and of `epoch`, which is only ever raised and begins its
--- entries at 1; 0 leaves it as it is. Replies the shard's record as it was.
+-- entries at 1; 0 leaves it as it is, and who asks for an older one is refused. Replies the shard's record as it was.
 local function fence(keys, args)
   call, encode, decode = redis.call, cmsgpack.pack, cmsgpack.unpack
   local asked_epoch, clock_ms, asked_shards = unpack(decode(args[1]))
   local shard = shard_at(keys[1])
+  if asked_epoch > 0 and asked_epoch < shard[1] then return redis.error_reply(OLDER) end
   local raised = asked_epoch > shard[1]
   call('SET', keys[1], encode({raised and asked_epoch or shard[1], raised and 0 or shard[2], math.max(clock_ms, shard[3]),
     asked_shards}))
@@ -47,3 +51,15 @@ local function fence(keys, args)
 end
 
 redis.register_function{function_name = 'fence_VERSION', callback = fence}
+
+-- Removes all keys but the first, the shard's own, for who fills it anew under this epoch: who began before another did,
+-- and goes on after that, removes nothing.
+local function clear(keys, args)
+  call, decode = redis.call, cmsgpack.unpack
+  local shard = shard_at(keys[1])
+  if shard[1] ~= tonumber(args[1]) or shard[4] ~= 0 then return redis.error_reply(OLDER) end
+  for i = 2, #keys do call('UNLINK', keys[i]) end
+  return #keys - 1
+end
+
+redis.register_function{function_name = 'clear_VERSION', callback = clear}

@@ -12,7 +12,7 @@ do
   local CLOCK_JUMP_MS = 60000   -- a larger step of the server's clock is not believed
 
   -- The server's clock, never running back. A step of more than a minute against what the caller's own monotonic
-  -- clock expects is not believed: time goes on as the caller counts it, so that nothing expires en masse.
+  -- clock expects is not believed: nothing may be changed by it, and who only looks does so in the time that it counts.
   local function clock(given_ms, expected_ms, last_ms)
     clock_jumped = false
     if given_ms > 0 then return max(given_ms, last_ms) end
@@ -74,10 +74,11 @@ do
       client_open_reservations_max, client_held_units_max, shards = unpack(decode(argument))
     local shard = shard_at(shard_key)
     if shard[4] and shard[4] ~= shards then return nil, ('SHARDS %d'):format(shard[4]) end
-    if caller_epoch ~= 0 and caller_epoch ~= shard[1] then
+    if caller_epoch ~= shard[1] then
       return nil, 'EPOCH another generation of the ledger is in force'
     end
     epoch, seq, now_ms = shard[1], shard[2] + 1, clock(given_ms, expected_ms, shard[3])
+    if clock_jumped and not look_only then return nil, 'CLOCK it is not the time that the caller counts' end
     read_ahead(operations)
     return operations
   end

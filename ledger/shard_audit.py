@@ -1,0 +1,301 @@
+"""Owns the audit of one shard: the live ledger against its folded journal, while both move on (P6, P7).
+
+The entries are folded into books. A portion of the live shard is read together with its place, in one transaction.
+What agrees with the books is fine, although they may stand before that place. The rest is a suspect until the books
+come to exactly that place, and only then judged. So nothing is invented during a sale, and never more is in memory than
+the books, a portion, and ``SUSPECTS_MAX`` suspects.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from itertools import islice
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
+
+from ledger.comparing import Comparison, Thing, Told
+from ledger.differences import Difference, Findings, Kind, Numbers
+from ledger.journal import records
+from ledger.journal.books import Books
+from ledger.journal.inspection import Inspection, Stored
+from ledger.journal.records import START, Cursor, Unreadable
+from ledger.live import LiveShard, Reading
+from ledger.patrol import Patrol, note_links, unreadable
+from ledger.state import wrong_shards
+
+PORTIONS: Final[dict[Thing, int]] = {"sku": 50, "op": 200, "client": 200}
+"""Names that are read at once: a millisecond of the server's time, about."""
+SUSPECTS_MAX: Final = 500
+PROVED_MAX: Final = 20
+"""Differences of a round for which the entries that touched them are looked for."""
+PAGE_BYTES: Final = 200_000
+PAGE_ENTRIES_MAX: Final = 500
+NO_PROGRESS_S: Final = 20.0
+POLL_S: Final = 0.05
+EVENTS_GRACE_MS: Final = 60_000
+
+
+class NotAudited(Exception):
+    """It could not be compared; the text says why and what to do."""
+
+
+class Step(NamedTuple):
+    """How far a round has come: what it is at, and how much of how much is done."""
+
+    name: str
+    done: int
+    total: int
+
+
+class Size(NamedTuple):
+    """What the books have."""
+
+    positions: int
+    reservations: int
+
+
+class ShardAudit:
+    """One shard's audit; ``round`` after ``round`` goes on from where the one before it was.
+
+    ``shards`` is the number that the ledger must have. Methods raise one of ``LIVE_FAILED`` or ``JOURNAL_FAILED``, and
+    can be called again after that; or ``NotAudited``.
+    """
+
+    def __init__(
+        self, inspection: Inspection, live: LiveShard, shards: int, again_entries_max: int | None = None
+    ) -> None:
+        """A round reads about ``again_entries_max`` entries of the journal again, None: all of them."""
+        self.shard = live.shard
+        self.findings = Findings()
+        """Of the last complete round."""
+        self.rounds = 0
+        self.behind_entries = 0
+        """Entries that the ledger had and the books had not, when it was last read."""
+        self.settled = 0
+        """Suspects that were judged when the books had come to their place."""
+        self._inspection = inspection
+        self._live = live
+        self._shards = shards
+        self._again_entries_max = again_entries_max
+        self._books = Books()
+        self._comparison = Comparison(self.shard, self._books)
+        self._chain = Cursor(START, records.GENESIS)
+        self._read = Findings()
+        self.entries = 0
+        """Entries read so far, each once."""
+        self._has_more = False
+        self._newest_epoch = 0
+        self._page_entries = PAGE_ENTRIES_MAX // 8
+        self._suspects: deque[Told] = deque()
+        self._patrol = Patrol(inspection, self.shard)
+        self._found = Findings()
+        self._unproved: list[tuple[tuple[Kind, str], Told]] = []
+
+    async def round(self) -> AsyncIterator[Step]:
+        """Compare everything once, in small steps; ``findings`` has the result when it ends."""
+        self._found = Findings()
+        self._suspects.clear()
+        self._unproved.clear()
+        self._accept(await self._live.place())
+        self._newest_epoch = (await self._inspection.ends(self.shard))[1].epoch
+        async for step in self.follow():
+            yield step
+        if not await self._is_behind():
+            async for step in self._compare_all():
+                yield step
+        async for step in self._read_again():
+            yield step
+        await self._look_at_ends()
+        await self._prove()
+        self.findings = self._all_found()
+        self.rounds += 1
+
+    @property
+    def size(self) -> Size:
+        positions = sum(map(len, self._books.skus.values()))
+        return Size(positions, len(self._books.reservations))
+
+    async def follow(self) -> AsyncIterator[Step]:
+        """Take what the journal has got since, in small steps."""
+        while entries := await self._advance():
+            self.entries += entries
+            yield Step("journal", self.entries, max(self.entries, self._books.place.seq))
+            if not self._has_more:
+                return
+
+    def _all_found(self) -> Findings:
+        """What the round found, and what is known to be wrong with the journal."""
+        found = Findings()
+        for source in (self._read, self._patrol.complete, self._patrol.found, self._found):
+            for difference in source.kept.values():
+                found.note(difference)
+        for kind, count in self._found.counts.items():
+            found.counts[kind] = max(found.counts[kind], count)
+        return found
+
+    # --- the journal --------------------------------------------------------------------------------------------
+
+    async def _advance(self) -> int:
+        """Take the next page of entries, settling each suspect at its place; how many there were."""
+        page = await self._inspection.entries(self.shard, self._chain.place, self._page_entries)
+        self._has_more = len(page) == self._page_entries
+        if page:
+            size = sum(len(stored.body) for stored in page) // len(page) + 1
+            self._page_entries = max(8, min(PAGE_BYTES // size, PAGE_ENTRIES_MAX))
+        for stored in page:
+            self._take(stored)
+        return len(page)
+
+    def _take(self, stored: Stored) -> None:
+        place = stored.cursor.place
+        note_links(self._read, self.shard, self._chain, stored)
+        self._chain = stored.cursor
+        # Those between two entries are judged only where one is missing: by the books before the gap.
+        while self._suspects and self._suspects[0].place < place:
+            self._settle_first()
+        if place.epoch >= self._newest_epoch:  # the books of an epoch begin with an empty ledger
+            self._keep_books(stored)
+        while self._suspects and self._suspects[0].place == place:
+            self._settle_first()
+
+    def _settle_first(self) -> None:
+        self._judge(self._suspects.popleft())
+        self.settled += 1
+
+    def _keep_books(self, stored: Stored) -> None:
+        place = stored.cursor.place
+        try:
+            entry = records.decode(place, stored.body)
+        except Unreadable as error:
+            self._read.note(unreadable(self.shard, place, error))
+            return
+        for flaw in self._books.take(entry):
+            subject = f"{place} {flaw.sku}@{flaw.location}"
+            self._read.note(Difference("entry-unbalanced", self.shard, subject, str(place), flaw.said, flaw.moved))
+
+    # --- live ---------------------------------------------------------------------------------------------------
+
+    def _accept(self, reading: Reading) -> None:
+        """Raises ``NotAudited`` when this is not a ledger that can be compared now."""
+        there = reading.shards
+        if there is not None and there != self._shards:
+            raise NotAudited(wrong_shards(there, self._shards))
+        before, place = self._chain.place, reading.place
+        self.behind_entries = max(0, place.seq - before.seq) if place.epoch == before.epoch else place.seq
+
+    async def _is_behind(self) -> bool:
+        """Whether the ledger has lost what the journal has; that is noted."""
+        there = (await self._live.place()).place
+        if there >= self._chain.place:
+            return False
+        live: Numbers = {"place": str(there)}
+        journal: Numbers = {"place": str(self._chain.place)}
+        self._found.note(Difference("ledger-behind", self.shard, f"shard {self.shard}", str(there), live, journal))
+        return True
+
+    async def _compare_all(self) -> AsyncIterator[Step]:
+        reads: dict[Thing, Callable[[Sequence[str]], Awaitable[Reading]]] = {
+            "sku": self._live.skus,
+            "op": self._live.records,
+            "client": self._live.clients,
+        }
+        for thing, read in reads.items():
+            done = 0
+            async for names in self._names(thing):
+                self._compare(thing, await read(names))
+                done += len(names)
+                yield Step(thing, done, max(done, len(self._comparison.known(thing))))
+                async for step in self._settle(SUSPECTS_MAX):
+                    yield step
+        async for step in self._settle(0):
+            yield step
+
+    async def _names(self, thing: Thing) -> AsyncIterator[list[str]]:
+        """The names of all that the books have, then of all that they have not and the ledger has; in portions."""
+        size = PORTIONS[thing]
+        known = iter(list(self._comparison.known(thing)))
+        while portion := list(islice(known, size)):
+            yield portion
+        unknown: list[str] = []
+        async for names in self._live.names(thing):
+            there = self._comparison.known(thing)
+            unknown += [name for name in names if name not in there]
+            while len(unknown) >= size:
+                yield unknown[:size]
+                del unknown[:size]
+        if unknown:
+            yield unknown
+
+    def _compare(self, thing: Thing, reading: Reading) -> None:
+        """Nothing moves the books between the reading and this, and they are never ahead of it."""
+        self._accept(reading)
+        if reading.place < self._chain.place:
+            raise NotAudited(f"the ledger went back to {reading.place} while it was read")
+        for name, found in reading.found.items():
+            told = Told(reading.place, reading.now_ms, thing, name, found)
+            if not self._comparison.differences(told):
+                continue
+            if reading.place == self._chain.place:
+                self._judge(told)
+            else:
+                self._suspects.append(told)
+
+    def _judge(self, told: Told) -> None:
+        for difference in self._comparison.differences(told):
+            self._found.note(difference)
+            if len(self._unproved) < PROVED_MAX:
+                self._unproved.append(((difference.kind, difference.subject), told))
+
+    async def _settle(self, left_max: int) -> AsyncIterator[Step]:
+        """Let the books come to the places of the suspects, until few enough are left."""
+        clock = asyncio.get_running_loop().time
+        moved_at = clock()
+        while len(self._suspects) > left_max:
+            if await self._advance():
+                moved_at = clock()
+                yield Step("settle", SUSPECTS_MAX - min(SUSPECTS_MAX, len(self._suspects)), SUSPECTS_MAX)
+                continue
+            if clock() - moved_at > NO_PROGRESS_S:
+                raise NotAudited(
+                    f"the journal comes no further than {self._chain.place}, the ledger is at"
+                    f" {self._suspects[-1].place}: see whether `availability journal` runs, and what it says"
+                )
+            await asyncio.sleep(POLL_S)
+
+    # --- the journal, once more ---------------------------------------------------------------------------------
+
+    async def _read_again(self) -> AsyncIterator[Step]:
+        """Go on reading the journal again. What was found when it was first read is known better after a whole pass."""
+        passes = self._patrol.passes
+        async for place in self._patrol.go_on(self._chain.place, self._again_entries_max):
+            yield Step("movements", place.seq, max(place.seq, self._chain.place.seq))
+        if self._patrol.passes > passes:
+            self._read.keep("entry-unbalanced")
+
+    async def _look_at_ends(self) -> None:
+        """The cursor of the journal, and how far its events were announced."""
+        cursor, newest = await self._inspection.ends(self.shard)
+        if cursor != newest:
+            there: Numbers = {"cursor": str(cursor)}
+            self._found.note(
+                Difference("journal-cursor", self.shard, str(cursor), str(cursor), there, {"last entry": str(newest)})
+            )
+        oldest_ms = await self._inspection.oldest_unannounced_ms(self.shard)
+        reading = await self._live.place()
+        if oldest_ms is not None and reading.now_ms - oldest_ms > EVENTS_GRACE_MS:
+            late: Numbers = {"oldest_unannounced_ms": oldest_ms, "now_ms": reading.now_ms}
+            self._found.note(Difference("events-behind", self.shard, f"shard {self.shard}", str(newest), late))
+
+    async def _prove(self) -> None:
+        """Find the last entries that touched what differs."""
+        epoch = self._books.place.epoch
+        for key, told in self._unproved:
+            if told.thing == "client" or key not in self._found.kept:
+                continue
+            if told.thing == "sku":
+                location = key[1].removeprefix(f"{told.name}@")
+                places = await self._inspection.touching_position(self.shard, epoch, told.name, location)
+            else:
+                places = await self._inspection.touching_subject(self.shard, epoch, told.name)
+            self._found.kept[key] = replace(self._found.kept[key], entries=list(map(str, places)))

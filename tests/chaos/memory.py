@@ -1,0 +1,27 @@
+"""Owns Valkey's memory limit: what makes claims is refused for a while, what ends them goes on."""
+
+import asyncio
+from typing import Final
+
+from redis.asyncio import Redis
+
+from chaos.fault import Fault
+from chaos.stage import Stage
+
+
+class MemoryLimit(Fault):
+    """The limit is set to what is used now, for some seconds."""
+
+    name = "memory-limit-valkey"
+
+    async def inject(self, stage: Stage) -> None:
+        async with Redis.from_url(stage.url("redis")) as client:
+            used = int((await client.info("memory"))["used_memory"])
+            await client.config_set("maxmemory", used + stage.random.choice((0, 100_000)))
+            try:
+                await asyncio.sleep(stage.random.uniform(1.0, 3.0))
+            finally:
+                await client.config_set("maxmemory", 0)
+
+
+FAULTS: Final[list[type[Fault]]] = [MemoryLimit]

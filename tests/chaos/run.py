@@ -1,0 +1,191 @@
+"""Owns a run: the stage, the load, the faults one after the other, and quiet points at which all is checked."""
+
+import asyncio
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from availability import embedded, issuer
+from chaos.asking_again import check
+from chaos.checks import Finding
+from chaos.evidence import Evidence
+from chaos.fault import Fault, Plan
+from chaos.feeder import Feeder
+from chaos.history import History, Injection, attempts_of
+from chaos.shopper import Shop, Shopper
+from chaos.stage import Stage
+from chaos.table import Table
+
+CLIENTS: Final = ("web", "app", "marketplace", "store")
+FEED: Final = "warehouse"
+SCOPES: Final = ("atp:read", "reservations:read", "reservations:write", "stock:write", "catalog:write")
+REST_S: Final = 10.5
+"""A child of ``up`` that lived 10 s is started again at once; one that dies sooner waits, longer each time."""
+AHEAD_MAX: Final = 0.1
+"""How much of a kind of fault may be done before as much of the slowest one is."""
+WINDOW_S: Final = 60.0
+"""From one quiet point to the next."""
+RUSH_S: Final = (0.05, 0.3)
+"""How long shoppers have not paused for breath when the fault comes: so there is much under way."""
+SENT_S: Final = (0.0, 0.004)
+"""How long ago a shopper has sent something when the fault comes: on its way in, in the ledger, on its way out."""
+TOKEN_TTL_S: Final = 24 * 3_600
+
+
+class Schedule:
+    """Which fault comes next: all kinds evenly over the run, but no process again before it has rested."""
+
+    def __init__(self, faults: Sequence[Fault], chance: random.Random) -> None:
+        self.waiting = list(faults)
+        chance.shuffle(self.waiting)
+        self._all = Counter(fault.name for fault in faults)
+        self._busy_until_s: dict[str, float] = {}
+
+    async def next(self) -> Fault:
+        """The first in line that is not ahead of the others and of which every process has rested."""
+        while True:
+            now_s = time.monotonic()
+            left = Counter(fault.name for fault in self.waiting)
+            behind = max(left[name] / self._all[name] for name in left)
+            for fault in self.waiting:
+                is_ahead = left[fault.name] / self._all[fault.name] < behind - AHEAD_MAX
+                if not is_ahead and all(self._busy_until_s.get(name, 0.0) <= now_s for name in fault.touches):
+                    self.waiting.remove(fault)
+                    return fault
+            await asyncio.sleep(0.05)
+
+    def rest(self, fault: Fault) -> None:
+        """Its processes have just been started again."""
+        for name in fault.touches:
+            self._busy_until_s[name] = time.monotonic() + REST_S
+
+
+@dataclass
+class Options:
+    """What was asked for. ``minutes`` ends a run before all was injected; ``window_s`` is from quiet to quiet."""
+
+    faults: list[Fault]
+    seed: int
+    shoppers: int = 16
+    minutes: float = 60.0
+    window_s: float = WINDOW_S
+    ttls_s: Sequence[int] = Shop.ttls_s
+
+
+class Run:
+    """Faults that share one stage, under one load."""
+
+    def __init__(self, options: Options, table: Table, say: Callable[[str], None]) -> None:
+        self._options, self._table, self._say = options, table, say
+        self._random = random.Random(options.seed)  # noqa: S311 - the same seed has to give the same run
+        self._until_s = time.monotonic() + 60 * options.minutes
+
+    async def run(self) -> list[Finding]:
+        """Everything; what was found wrong."""
+        faults = self._options.faults
+        schedule = Schedule(faults, self._random)
+        findings: list[Finding] = []
+        async with self._stage(faults) as (stage, plan):
+            evidence = Evidence(stage)
+            tokens = self._tokens(stage)
+            number = 0
+            while schedule.waiting and time.monotonic() < self._until_s and not findings:
+                number += 1
+                history = History()
+                shop = Shop(
+                    *(stage, history, plan.client_url, tokens, random.Random(self._random.random())),  # noqa: S311 - seeded
+                    prefix=f"w{number}",
+                    keyless=plan.keyless,
+                    ttls_s=self._options.ttls_s,
+                )
+                await self._window(stage, shop, schedule)
+                findings = await self._quiet_point(number, shop, evidence)
+                self._table.add(history, findings)
+        return findings
+
+    @asynccontextmanager
+    async def _stage(self, faults: Iterable[Fault]) -> AsyncIterator[tuple[Stage, Plan]]:
+        """The stage, prepared as the faults ask for."""
+        async with AsyncExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True)))
+            port = embedded.free_port()
+            plan = Plan(folder / "data", port, f"http://127.0.0.1:{port}")
+            plan.folder.mkdir()
+            for fault in {type(fault): fault for fault in faults}.values():
+                await stack.enter_async_context(fault.prepared(plan))
+            arguments = [*plan.arguments, "--port", str(port)]
+            seed = self._random.getrandbits(32)
+            stage = Stage(plan.folder, arguments, plan.environment, plan.pids, seed, self._say, plan.source)
+            stage.start()
+            stack.push_async_callback(stage.stop)
+            await stage.wait_ready()
+            yield stage, plan
+
+    def _tokens(self, stage: Stage) -> dict[str, str]:
+        sign = issuer.sign
+        keys = stage.folder / "keys"
+        return {
+            client: sign(keys, client=client, scopes=SCOPES, audience="availability", ttl_s=TOKEN_TTL_S)
+            for client in (*CLIENTS, FEED)
+        }
+
+    async def _window(self, stage: Stage, shop: Shop, schedule: Schedule) -> None:
+        """Load, and faults under it, until it is time for a quiet point; returns when nothing is under way."""
+        feeder = Feeder(shop, shop.history, FEED)
+        await feeder.open_shop()
+        until_s = min(time.monotonic() + self._options.window_s, self._until_s)
+        async with asyncio.TaskGroup() as load:
+            load.create_task(feeder.run())
+            for number in range(self._options.shoppers):
+                load.create_task(Shopper(shop, CLIENTS[number % len(CLIENTS)]).run())
+            try:
+                while schedule.waiting and time.monotonic() < until_s:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(until_s - time.monotonic()):
+                            fault = await schedule.next()
+                        await self._inject(fault, stage, shop)
+                        schedule.rest(fault)
+            finally:
+                shop.open = False
+
+    async def _inject(self, fault: Fault, stage: Stage, shop: Shop) -> None:
+        """Break it in a rush; measure until a write is acknowledged again, and until all is ready."""
+        history = shop.history
+        shop.rush = True
+        await asyncio.sleep(stage.random.uniform(*RUSH_S))
+        await stage.next_sent()
+        await asyncio.sleep(stage.random.uniform(*SENT_S))
+        injection = Injection(fault.name, time.monotonic(), history.in_flight)
+        history.injections.append(injection)
+        self._say(f"{fault.name} with {history.in_flight} under way")
+        again = asyncio.create_task(stage.next_acknowledged())
+        await asyncio.sleep(0)
+        try:
+            await fault.inject(stage)
+        finally:
+            shop.rush = False
+        injection.write_again_s = await again
+        await stage.wait_ready()
+        injection.ready_again_s = time.monotonic() - injection.at_s
+
+    async def _quiet_point(self, number: int, shop: Shop, evidence: Evidence) -> list[Finding]:
+        """Let everything come to rest, then judge the window."""
+        history = shop.history
+        began_s = time.monotonic()
+        await evidence.settle(history)
+        rested_s = time.monotonic() - began_s
+        findings = await check(shop, evidence)
+        counted = attempts_of(history.operations)
+        self._say(
+            f"quiet point {number}: {len(history.operations)} operations, attempts {dict(counted)}; at rest after"
+            f" {rested_s:.1f} s, checked in {time.monotonic() - began_s - rested_s:.1f} s: {len(findings)} findings"
+        )
+        for finding in findings[:20]:
+            self._say(f"  {finding}")
+        return findings
