@@ -120,7 +120,7 @@ async def run(settings: Settings) -> None:
         api = Api(settings, ledger, quarantine, reservations, telemetry=telemetry, checked=checked)
         async with asyncio.TaskGroup() as tasks:
             watchers = [
-                tasks.create_task(keep_fresh(api.tokens, settings.jwks_file, settings.jwks_url)),
+                tasks.create_task(keep_fresh(api.tokens, settings.jwks_file, settings.jwks_url, settings.jwks_ca_file)),
                 tasks.create_task(_watch_ledger(ledger)),
                 tasks.create_task(_watch_journal(api, journal, feeds)),
                 tasks.create_task(_watch_gate(api.gate)),

@@ -180,6 +180,20 @@ def rebuild(settings: Settings, data_dir: Path | None, yes: bool) -> None:
 
 @main.command()
 @click.option("--data-dir", type=DataFolder, help="Of an `up` that runs now, in place of settings.")
+@click.pass_obj
+def migrate(settings: Settings, data_dir: Path | None) -> None:
+    """Prepare the servers for this version: the ledger's library, and the journal's schema.
+
+    Run it before a new version's processes, whose users may not do it. It can be run at any time, also beside older
+    versions.
+    """
+    from availability import migrate_command as this
+
+    _run_tool(settings, data_dir, ("redis_url",), this.run)
+
+
+@main.command()
+@click.option("--data-dir", type=DataFolder, help="Of an `up` that runs now, in place of settings.")
 @click.option("--idle", is_flag=True, help="Give way to everything else on this machine.")
 @click.pass_obj
 def checkpoint(settings: Settings, data_dir: Path | None, idle: bool) -> None:

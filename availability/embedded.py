@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from availability import launch
+from availability import access, launch
 
 HOST = "127.0.0.1"
 NOBODY_UID = 65_534
 """Who Postgres runs as when we are root, which it refuses to be."""
-USER = "availability"
+USER = access.OWNER
 PROBE_TIMEOUT_S = 2.0
 LISTENING_PORTS = range(20_000, 32_000)
 
@@ -107,22 +107,24 @@ def is_free(port: int) -> bool:
 
 
 def valkey(folder: Path, port: int, password: str) -> Server:
-    """Valkey that fsyncs before it answers, with its append-only file in ``folder``."""
+    """Valkey that fsyncs before it answers, with its append-only file in ``folder``, and the users of ``access``."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "valkey.conf"
-    lines = [f"bind {HOST}", f"port {port}", f'dir "{folder.resolve()}"', f"requirepass {password}", "daemonize no"]
+    config, users = folder / "valkey.conf", folder / "valkey.acl"
+    _write_private(users, access.valkey_acl(password))
+    lines = [f"bind {HOST}", f"port {port}", f'dir "{folder.resolve()}"', f'aclfile "{users.resolve()}"']
+    lines.append("daemonize no")
     _write_private(config, [*lines, *(f"{name} {value}" for name, value in VALKEY_SETTINGS.items())])
     return Server(
         name="valkey",
         argv=launch.command(
             [_valkey_binary(), str(config.resolve())], death_signal=signal.SIGTERM, lock=(folder / "lock").resolve()
         ),
-        url=f"redis://:{password}@{HOST}:{port}/0",
-        probe=lambda: probe_valkey(HOST, port, password),
+        url=f"redis://{USER}:{password}@{HOST}:{port}/0",
+        probe=lambda: probe_valkey(HOST, port, USER, password),
     )
 
 
-def nats(folder: Path, port: int, password: str, user: str = USER, sync_interval: str = "always") -> Server:
+def nats(folder: Path, port: int, password: str, sync_interval: str = "always") -> Server:
     """NATS with JetStream in ``folder``; ``sync_interval`` is a duration, or ``always`` = fsync before each ack."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "nats.conf"
@@ -134,7 +136,7 @@ def nats(folder: Path, port: int, password: str, user: str = USER, sync_interval
             "max_payload: 4MB",
             f"jetstream {{ store_dir: {json.dumps(str(folder.resolve()))}",
             f"  sync_interval: {json.dumps(sync_interval)} }}",
-            f"authorization {{ user: {json.dumps(user)}, password: {json.dumps(password)} }}",
+            f"authorization {{ users: {json.dumps(access.nats_users(password))} }}",
         ],
     )
     return Server(
@@ -144,7 +146,7 @@ def nats(folder: Path, port: int, password: str, user: str = USER, sync_interval
             death_signal=signal.SIGTERM,
             lock=(folder / "lock").resolve(),
         ),
-        url=f"nats://{user}:{password}@{HOST}:{port}",
+        url=f"nats://{USER}:{password}@{HOST}:{port}",
         probe=lambda: probe_nats(HOST, port),
     )
 
@@ -218,10 +220,9 @@ def _create_database(binaries: Path, data: Path, uid: int | None) -> None:
         raise Unusable(f"CREATE DATABASE failed: {made.stderr.strip()}")
 
 
-async def probe_valkey(host: str, port: int, password: str | None) -> None:
+async def probe_valkey(host: str, port: int, user: str, password: str) -> None:
     """``NotReady`` unless Valkey answers PING; it refuses while it loads its file."""
-    login = f"AUTH {password}\r\n" if password else ""
-    reply = await _converse(host, port, f"{login}PING\r\n".encode(), until=b"PONG\r\n")
+    reply = await _converse(host, port, f"AUTH {user} {password}\r\nPING\r\n".encode(), until=b"PONG\r\n")
     if not reply.endswith(b"+PONG\r\n"):
         raise NotReady(f"Valkey answers {reply[:80]!r}")
 

@@ -8,11 +8,11 @@ from uuid import uuid4
 import msgspec
 import nats.errors
 from msgspec import Struct
-from nats.aio.client import Client
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
 from availability.event_shapes import Event
+from availability.feeds.connecting import VerifyingClient, connection_options
 
 STREAM = "AVAILABILITY"
 BYTES_MAX = 4 << 30
@@ -62,7 +62,7 @@ _ANSWERS = msgspec.json.Decoder(_Answer)
 PUBLISHING_FAILED = (OSError, TimeoutError, nats.errors.Error, NotAcknowledged)
 
 
-class Sender(Client):
+class Sender(VerifyingClient):
     """A client that also sends messages which are the protocol's bytes already.
 
     Its own ``publish`` checks and copies every header of every message, which was the dearest part of an event.
@@ -100,7 +100,11 @@ class Publisher:
         client = Sender()
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await client.connect(
-                nats_url, name="availability journal", allow_reconnect=False, closed_cb=on_closed, error_cb=on_error
+                **connection_options(nats_url),
+                name="availability journal",
+                allow_reconnect=False,
+                closed_cb=on_closed,
+                error_cb=on_error,
             )
         publisher = cls(client, closed)
         try:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from availability import tls
 from ledger import ADMITTED_MAX, CLIENT_HELD_UNITS_MAX, CLIENT_OPEN_RESERVATIONS_MAX
 
 PREFIX = "AVAILABILITY_"
@@ -104,6 +105,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The replica that ``availability failover`` makes the ledger's server; only the operator's commands use it."""
     redis_url: str = ""
 
+    # TLS to the servers whose URLs ask for it, and to jwks_url: files with certificates.
+    jwks_ca_file: str = ""
+    """Who signed the certificate of ``jwks_url``; not set = whom the system believes. So with ``tls_ca_file``."""
+    tls_ca_file: str = ""
+    tls_cert_file: str = ""
+    """What we show to servers that ask who we are, and its key in ``tls_key_file``."""
+    tls_key_file: str = ""
+
     # The embedded NATS of ``up``.
     nats_stream_sync: Annotated[str, Meta(pattern=r"^(always|[1-9][0-9]*(ms|s|m))\Z")] = "always"
     """When JetStream fsyncs: ``always`` is before each acknowledgement, otherwise at this interval."""
@@ -144,9 +153,19 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
                 fields[name] = _field(name, value, strict=strict)
             except msgspec.ValidationError as error:
                 problems.append(f"{name} in {origin}: {str(error).removesuffix(f' - at `$.{name}`')}")
+    problems += [
+        f"{name}: {flaw}" for name in sorted(SECRETS) if (flaw := tls.flaw_of(name, str(fields.get(name, ""))))
+    ]
     if problems:
         raise SettingsError(problems)
-    return Settings(**fields)  # type: ignore[arg-type]  # each was converted to its field's type
+    return _with_tls_files(Settings(**fields))  # type: ignore[arg-type]  # each was converted to its field's type
+
+
+def _with_tls_files(settings: Settings) -> Settings:
+    """The certificates' files go where the links are made: into the URLs."""
+    files = settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file
+    urls = {name: tls.with_files(name, url, files) for name in SECRETS if (url := getattr(settings, name))}
+    return msgspec.structs.replace(settings, **urls)
 
 
 def environment_of_child(settings: Settings) -> dict[str, str]:

@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from availability import embedded, issuer, launch, self_check
+from availability import access, embedded, issuer, launch, self_check
+from availability.deploying import keep_deployed
 from availability.embedded import Server
 from availability.event_publisher import STREAM as AVAILABILITY
 from availability.feeds.stream import STREAM as STOCK
@@ -56,8 +57,12 @@ class _Up:
         self._settings = with_own_tokens(msgspec.structs.replace(settings, api_port=port), instance.folder)
         self._host = "127.0.0.1" if settings.api_host == "0.0.0.0" else settings.api_host  # noqa: S104 - an address asked for
         self._servers: list[Child] = []
+        self._with_users: list[str] = []
+        """The settings that name a server of ours, which has a user for each process."""
         self._processes: list[Child] = []
         self._stop = asyncio.Event()
+        self._deployment_due = asyncio.Event()
+        self._deployment_due.set()
 
     async def run(self) -> None:
         """Prepare, start, watch, stop."""
@@ -70,16 +75,21 @@ class _Up:
         children = [*self._servers, *self._processes]
         for child in children:
             rotate(child.log)
-        tasks = [asyncio.create_task(child.run(self._tell, _say)) for child in children]
+        tasks = [asyncio.create_task(child.run(self._started(child), _say)) for child in children]
+        deploying = asyncio.create_task(
+            keep_deployed(self._settings, self._deployment_due, own_postgres="postgres_url" in self._with_users)
+        )
         watch = asyncio.create_task(self._watch())
-        await asyncio.wait([asyncio.create_task(self._stop.wait()), *tasks, watch], return_when=asyncio.FIRST_COMPLETED)
-        if not watch.done():
-            watch.cancel()
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait([stopping, *tasks, deploying, watch], return_when=asyncio.FIRST_COMPLETED)
+        deploying.cancel()
+        watch.cancel()
         await self._end()
         # A failure of ours, if that is why we stop, is raised here; a child's death is not one.
         await asyncio.gather(*tasks)
-        with suppress(asyncio.CancelledError):
-            await watch
+        for task in (deploying, watch):
+            with suppress(asyncio.CancelledError):
+                await task
 
     def _on_signal(self) -> None:
         """The first asks everything to stop; another one insists."""
@@ -111,6 +121,7 @@ class _Up:
             port, password = instance.port(name), instance.known.passwords[name]
             server = await asyncio.to_thread(make, instance.folder / name, port, password)
             self._settings = msgspec.structs.replace(self._settings, **{URL_SETTINGS[name]: server.url})
+            self._with_users.append(URL_SETTINGS[name])
             log = instance.logs / f"{name}.log"
             self._servers.append(Child(name, server.argv, server.env, log, stop_signal=server.stop_signal))
 
@@ -120,11 +131,27 @@ class _Up:
         commands |= {name: [name] for name in ("ingest", "journal", "keeper")}
         if self._plan.demo:
             commands["demo"] = ["demo-traffic", "--data-dir", str(self._instance.folder)]
-        environment = environment_of_child(self._settings)
         for name, arguments in commands.items():
             # They keep nothing that a clean stop would save: when we are killed, they end at once.
             argv = launch.command([sys.executable, "-m", "availability", *arguments], death_signal=signal.SIGKILL)
+            environment = environment_of_child(self._settings_of(access.API if arguments == ["serve"] else name))
             self._processes.append(Child(name, argv, environment, self._instance.logs / f"{name}.log"))
+
+    def _settings_of(self, user: str) -> Settings:
+        """As a process has them, who comes to our servers as a user of its own."""
+        urls = {setting: access.as_user(getattr(self._settings, setting), user) for setting in self._with_users}
+        return msgspec.structs.replace(self._settings, **urls)
+
+    def _started(self, child: Child) -> Callable[[], None]:
+        """What is done after each start of the child."""
+        if child not in self._servers:
+            return self._tell
+
+        def server_started() -> None:
+            self._deployment_due.set()
+            self._tell()
+
+        return server_started
 
     def _tell(self) -> None:
         """After each start of a child, once all have been started."""

@@ -1,6 +1,7 @@
 """The door to the ledger: everything that the edges may use."""
 
 from ledger.auditing import Audit
+from ledger.deploying import deploy_library
 from ledger.differences import KINDS, MEANINGS, Difference, Kind
 from ledger.errors import (
     LedgerError,
@@ -19,6 +20,7 @@ from ledger.identity import (
 )
 from ledger.journal import (
     JOURNAL_FAILED,
+    ROLES,
     AuditReport,
     AuditStatus,
     BadCursor,
@@ -63,6 +65,7 @@ from ledger.journal import (
     conflicts,
     explain,
     make_checkpoint,
+    make_roles,
     migrate,
     settle_conflicts,
 )
@@ -183,6 +186,7 @@ __all__ = [
     "LIVE_FAILED",
     "MEANINGS",
     "QUANTITY_MAX",
+    "ROLES",
     "STOCK_QUANTITY_MAX",
     "TIME_MS_MAX",
     "Admit",
@@ -339,6 +343,7 @@ __all__ = [
     "check_shards",
     "check_valkey",
     "conflicts",
+    "deploy_library",
     "differing_field",
     "event_key",
     "explain",
@@ -347,6 +352,7 @@ __all__ = [
     "fingerprint",
     "left_behind",
     "make_checkpoint",
+    "make_roles",
     "migrate",
     "operation_id",
     "settle_conflicts",

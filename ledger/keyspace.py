@@ -7,9 +7,10 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from ledger.claims import Place as At
+from ledger.deploying import load_into
 from ledger.errors import Unavailable
 from ledger.journal.records import Place
 from ledger.keys import journal_key, shard_key, shard_tag, unescaped
@@ -39,13 +40,8 @@ class Keyspace:
     async def open(cls, redis_url: str, shard: int) -> Self:
         """On the server that has the shard, with the library there."""
         url = await Placement(redis_url, shard, TIMEOUT_S).url()
-        client = Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=TIMEOUT_S)
-        try:
-            await client.function_load(library().text)
-        except ResponseError as error:
-            if "already exists" not in str(error):
-                raise
-        return cls(client, shard)
+        await load_into(url)
+        return cls(Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=TIMEOUT_S), shard)
 
     async def close(self) -> None:
         await self._client.aclose()

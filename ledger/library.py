@@ -6,10 +6,10 @@ The name holds a hash of the text, so old and new versions of the service call t
 import hashlib
 from functools import cache
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from ledger.errors import Unavailable
 
@@ -74,17 +74,26 @@ def _own(files: list[str], verbs: list[str]) -> str:
     return "\n".join(["do", *files, *blocks, "end\n"])
 
 
-async def load(connection: AbstractConnection, library: Library) -> None:
-    """Loads the library unless the server has it already; its name tells its content.
+async def load(connection: AbstractConnection, library: Library) -> bool:
+    """Loads the library unless the server has it already, whose name tells its content; whether it had to.
 
-    Raises RedisError or OSError, or Unavailable when the server does not take it.
+    Raises RedisError or OSError, or Unavailable when the server does not take it, or not from this user.
     """
+    if await _asked(connection, "FUNCTION", "LIST", "LIBRARYNAME", library.name):
+        return False
     try:
-        await connection.send_command("FUNCTION", "LOAD", library.text)
-        await connection.read_response()
+        await _asked(connection, "FUNCTION", "LOAD", library.text)
+    except NoPermissionError as error:
+        raise Unavailable("the ledger's server has not got our library: run `availability migrate`") from error
     except ResponseError as error:
         if "already exists" in str(error):
-            return
+            return False
         if type(error) is not ResponseError:
-            raise  # its kind tells why, as that of a missing permission does
+            raise  # its kind tells why, as that of a server that is a replica does
         raise Unavailable("the ledger's server refuses our library") from error
+    return True
+
+
+async def _asked(connection: AbstractConnection, *words: str) -> Any:
+    await connection.send_command(*words)
+    return await connection.read_response()

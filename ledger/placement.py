@@ -45,6 +45,43 @@ async def command(connection: AbstractConnection, *words: Any) -> Any:
     return await connection.read_response()
 
 
+async def primaries(redis_url: str, timeout_s: float) -> list[str]:
+    """The server that ``redis_url`` names, or every primary of its cluster, those without slots too.
+
+    Raises RedisError, OSError or TimeoutError.
+    """
+    failures: list[Exception] = []
+    for url in server_urls(redis_url):
+        connection = connection_to(url)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await connection.connect()  # type: ignore[no-untyped-call]
+                if not await _in_cluster(connection):
+                    return [url]
+                nodes = (await command(connection, "CLUSTER", "NODES")).decode().splitlines()
+        except (RedisError, OSError, TimeoutError) as failure:
+            failures.append(failure)
+        else:
+            return [node_url(fields[1], url) for fields in map(str.split, nodes) if _is_primary(fields[2])]
+        finally:
+            await connection.disconnect(nowait=True)
+    raise failures[-1]
+
+
+def node_url(told: str, url: str) -> str:
+    """The URL of a node from ``host:port@bus``, as CLUSTER NODES tells it; without a host it is the one asked."""
+    host, _, port = told.partition("@")[0].rpartition(":")
+    return url_of(url, host or urlsplit(url).hostname or "", int(port))
+
+
+def _is_primary(flags: str) -> bool:
+    return "master" in flags and not {"noaddr", "fail", "handshake"} & set(flags.split(","))
+
+
+async def _in_cluster(connection: AbstractConnection) -> bool:
+    return b"cluster_enabled:1" in await command(connection, "INFO", "cluster")
+
+
 class Placement:
     """Where one shard is, asked anew for each connection; who had it last knows best where it went."""
 
@@ -74,7 +111,7 @@ class Placement:
         connection = connection_to(url)
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-            if b"cluster_enabled:1" not in await command(connection, "INFO", "cluster"):
+            if not await _in_cluster(connection):
                 if len(self._given) > 1:
                     raise Unavailable("redis_url names several servers, and one of them is in no cluster")
                 return url

@@ -86,5 +86,5 @@ def library_findings(subject: str, found: Sequence[str], text: str) -> list[Find
     """``found``: the texts of the libraries that bear our library's name; none before its first use."""
     if all(each == text for each in found):
         return []
-    remedy = "FUNCTION DELETE it; every process loads its own again"
+    remedy = "FUNCTION DELETE it, and run `availability migrate`"
     return [unsafe(f"{subject}'s function library", f"of our name is not ours, somebody changed it: {remedy}")]

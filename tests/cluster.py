@@ -8,10 +8,10 @@ from typing import Any
 
 from redis import Redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from servers import PASSWORD, RunningServer, empty_valkey
+from servers import PASSWORD, RunningServer, as_user, empty_valkey
 from waiting import wait_until, wait_until_plain
 
-from availability import embedded
+from availability import access, embedded
 from availability.embedded import Server
 from ledger.keys import shard_key
 from ledger.server_check import CLUSTER_SETTINGS
@@ -27,11 +27,11 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """What stands in ``redis_url``."""
-        return ",".join(node.url for node in self.nodes)
+        """What stands in the API's ``redis_url``."""
+        return ",".join(as_user(node.url, access.API) for node in self.nodes)
 
     def empty(self) -> None:
-        """Remove every key and every library."""
+        """Remove every key, and every library but ours."""
         for node in self.nodes:
             empty_valkey(node.url)
 
@@ -98,7 +98,12 @@ def valkey_cluster(folder: Path, nodes: int = 3) -> Iterator[Cluster]:
 def _node(folder: Path) -> Server:
     server = embedded.valkey(folder, embedded.free_port(), PASSWORD)
     lines = [f"{name} {value}" for name, value in SETTINGS.items()]
-    lines += [f"cluster-port {embedded.free_port()}", f"cluster-announce-ip {embedded.HOST}", f"primaryauth {PASSWORD}"]
+    lines += [
+        f"cluster-port {embedded.free_port()}",
+        f"cluster-announce-ip {embedded.HOST}",
+        "primaryuser availability",
+        f"primaryauth {PASSWORD}",
+    ]
     with (folder / "valkey.conf").open("a") as config:
         config.write("\n".join(lines) + "\n")
     return server

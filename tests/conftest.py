@@ -11,8 +11,20 @@ import asyncpg
 import pytest
 from cluster import Cluster, valkey_cluster
 from ledgers import Clock, Shop
-from servers import RunningServer, empty_nats, empty_valkey, fresh_database, nats_server, postgres, running, valkey
+from servers import (
+    RunningServer,
+    as_user,
+    empty_nats,
+    empty_valkey,
+    fresh_database,
+    make_postgres_users,
+    nats_server,
+    postgres,
+    running,
+    valkey,
+)
 
+from availability import access
 from ledger.rules import RulesLedger
 from ledger.store import Ledger
 
@@ -50,14 +62,15 @@ def nats_server_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """The Postgres of the session; a test that kills it starts it again."""
     with running(postgres, tmp_path_factory.mktemp("postgres")) as server:
+        make_postgres_users(server.url)
         yield server
 
 
 @pytest.fixture
 def valkey_url(valkey_server: RunningServer) -> str:
-    """An empty Valkey."""
+    """An empty Valkey, as the API comes to it."""
     empty_valkey(valkey_server.url)
-    return valkey_server.url
+    return as_user(valkey_server.url, access.API)
 
 
 @pytest.fixture
@@ -76,7 +89,7 @@ def nats_url(nats_server_of_session: RunningServer) -> str:
 
 @pytest.fixture
 def postgres_url(postgres_server: RunningServer) -> Iterator[str]:
-    """A new, empty database."""
+    """A new, empty database, for its owner; see ``as_user`` for the roles of the processes."""
     with fresh_database(postgres_server.url) as url:
         yield url
 

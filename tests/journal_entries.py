@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 from redis.asyncio import Redis
-from servers import RunningServer
+from servers import RunningServer, as_user
 
+from availability import access
 from ledger.journal import Follower, JournalWriter, Observer, StreamStatus, Written
 from ledger.messages import (
     JournalEntry,
@@ -119,7 +120,9 @@ class Seen:
 async def following(valkey_url: str, postgres_url: str, shard: int = 0) -> AsyncIterator[Seen]:
     """A journaler of one shard for as long as the block lasts; it ends cleanly."""
     seen = Seen()
-    follower = Follower(valkey_url, postgres_url, shard, Observer(seen.on_written, seen.on_status))
+    observer = Observer(seen.on_written, seen.on_status)
+    urls = as_user(valkey_url, access.JOURNAL), as_user(postgres_url, access.JOURNAL)
+    follower = Follower(*urls, shard, observer)
     running = asyncio.create_task(follower.run())
     try:
         yield seen
@@ -131,7 +134,7 @@ async def following(valkey_url: str, postgres_url: str, shard: int = 0) -> Async
 @asynccontextmanager
 async def writing(postgres_url: str) -> AsyncIterator[JournalWriter]:
     """The writer of shard 0 for as long as the block lasts; closed even when the test fails."""
-    writer = await JournalWriter.open(postgres_url, 0)
+    writer = await JournalWriter.open(as_user(postgres_url, access.JOURNAL), 0)
     try:
         yield writer
     finally:

@@ -6,7 +6,9 @@ from typing import Any
 
 import asyncpg
 from ledgers import Clock, Shop
+from servers import as_user
 
+from availability import access
 from ledger import Filters, FoundReservation, JournalWriter, Ledger, Reservations, migrate
 from ledger import messages as m
 from ledger.journal.index import Index
@@ -20,7 +22,7 @@ class Searched:
         self.ledger, self.clock, self.search = ledger, clock, search
         self.shop = Shop(ledger, clock)
         self.valkey_url, self.postgres_url = valkey_url, postgres_url
-        self._streams = [JournalStream(valkey_url, shard) for shard in range(ledger.shards)]
+        self._streams = [JournalStream(as_user(valkey_url, access.JOURNAL), shard) for shard in range(ledger.shards)]
 
     async def close(self) -> None:
         for stream in self._streams:
@@ -47,7 +49,7 @@ class Searched:
     async def write(self) -> None:
         """Bring the journal up to the ledger."""
         for shard, stream in enumerate(self._streams):
-            writer = await JournalWriter.open(self.postgres_url, shard)
+            writer = await JournalWriter.open(as_user(self.postgres_url, access.JOURNAL), shard)
             while entries := await stream.read(block_ms=1):
                 written = await writer.write(entries)
                 assert (written.rejects, written.gaps, written.conflicts) == (0, 0, 0)
@@ -56,7 +58,7 @@ class Searched:
     async def index(self, *shards: int) -> None:
         """Bring the search up to the journal, of these shards or of all."""
         for shard in shards or range(self.ledger.shards):
-            index = await Index.open(self.postgres_url, shard)
+            index = await Index.open(as_user(self.postgres_url, access.JOURNAL), shard)
             while await index.advance():
                 pass
             await index.close()
@@ -90,7 +92,7 @@ async def stocked(valkey_url: str, postgres_url: str, *, shards: int = 1) -> Asy
     clock = Clock()
     await migrate(postgres_url)
     ledger = await Ledger.open(valkey_url, shards=shards, now_ms=clock)
-    search = await Reservations.open(postgres_url, shards=shards)
+    search = await Reservations.open(as_user(postgres_url, access.API), shards=shards)
     made = Searched(ledger, clock, valkey_url, postgres_url, search)
     for location in ("S1", "S2"):
         await made.shop.open(location)

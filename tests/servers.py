@@ -8,14 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import nats
 from redis.asyncio import Redis
 from waiting import wait_until
 
-from availability import embedded
+from availability import access, embedded
+from availability.deploying import roles_made
 from availability.embedded import Server
+from availability.settings import Settings
+from ledger.library import library
 
 PASSWORD = "of-the-tests"
 AOF_MAX_BYTES = 4_000_000
@@ -89,13 +94,40 @@ def postgres(folder: Path) -> Server:
     return embedded.postgres(folder, embedded.free_port(), PASSWORD, sync=False)
 
 
+def make_postgres_users(url: str) -> None:
+    """The role of each process, as ``up`` makes them; what it may do is granted when a database's schema is made."""
+    asyncio.run(roles_made(Settings(postgres_url=url)))
+
+
+def as_owner(url: str) -> str:
+    """The URL of the same server for who may do everything there: who prepares, empties, breaks or looks behind."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=f"{access.OWNER}:{PASSWORD}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def as_user(url: str, user: str) -> str:
+    """The URL of the same server for one of the users of ``availability.access``, as each process has its own."""
+    return ",".join(access.as_user(as_owner(each), user) for each in url.split(","))
+
+
+def settings_as(user: str, redis_url: str, postgres_url: str, nats_url: str = "", **more: Any) -> Settings:
+    """The settings of a process, which comes to each server as a user of its own."""
+    return Settings(
+        redis_url=as_user(redis_url, user),
+        postgres_url=as_user(postgres_url, user),
+        nats_url=as_user(nats_url, user) if nats_url else "",
+        **more,
+    )
+
+
 def empty_valkey(url: str) -> None:
-    """Remove every key and every function library."""
+    """Remove every key and every function library, and load ours, as is done before the processes start."""
 
     async def empty() -> None:
-        async with Redis.from_url(url) as client:
+        async with Redis.from_url(as_owner(url)) as client:
             await client.flushall()
             await client.function_flush("SYNC")
+            await client.function_load(library().text)
             if (await client.info("persistence"))["aof_current_size"] > AOF_MAX_BYTES:
                 await client.bgrewriteaof()
                 await wait_until(lambda: _is_rewritten(client))

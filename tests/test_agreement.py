@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from msgspec.structs import replace
 from redis import Redis
+from servers import as_owner
 
 from ledger import messages as m
 from ledger.identity import event_key, operation_id
@@ -354,7 +355,7 @@ def machine(valkey_url: str, request: pytest.FixtureRequest) -> Iterator[type[Ag
     shards: int = request.param
     assert shards == 1 or shard_of(SKUS[0], shards) != shard_of(SKUS[1], shards)
     clock = [START_MS]
-    with asyncio.Runner() as runner, Redis.from_url(valkey_url) as client:
+    with asyncio.Runner() as runner, Redis.from_url(as_owner(valkey_url)) as client:
         limits = LIMITS if shards == 1 else LIMITS[:1]  # each shard keeps its own
         ledgers = [Ledger(valkey_url, shards=shards, now_ms=lambda: clock[0], **limit) for limit in limits]
 

@@ -17,8 +17,10 @@ from journal_entries import entry, following, hold
 from ledgers import Clock, Shop
 from msgspec.structs import replace
 from redis import Redis
+from servers import as_owner, as_user
 from waiting import wait_until
 
+from availability import access
 from ledger import Audit, Done, Journal, Kind, Ledger, NotAudited, Place, migrate
 from ledger.comparing import Comparison, Told
 from ledger.journal.books import Books, Unbalanced
@@ -55,7 +57,7 @@ async def journaled(valkey_url: str, postgres_url: str, clock: Clock, shards: in
 
 @asynccontextmanager
 async def audited(valkey_url: str, postgres_url: str, shards: int = 1) -> AsyncIterator[Audit]:
-    audit = await Audit.open(valkey_url, postgres_url, shards)
+    audit = await Audit.open(as_user(valkey_url, access.KEEPER), as_user(postgres_url, access.KEEPER), shards)
     try:
         yield audit
     finally:
@@ -119,7 +121,7 @@ async def test_each_planted_difference_is_found_and_classed(
         late.remove(("events-behind", "shard 0"))
         assert await found(audit) == late
 
-    with Redis.from_url(valkey_url) as client:
+    with Redis.from_url(as_owner(valkey_url)) as client:
         change(client, "sku:A", "S1", add(ON_HAND, 5))
         client.hdel(TAG + "sku:B", "S1")
         client.hset(TAG + "sku:GHOST", "S1", pack([1] + [0] * 9))
@@ -235,7 +237,7 @@ async def test_a_ledger_that_lost_entries_is_told(valkey_url: str, postgres_url:
     async with journaled(valkey_url, postgres_url, Clock()) as shop:
         await shop.open()
         await shop.stock("A", 10)
-    with Redis.from_url(valkey_url) as client:
+    with Redis.from_url(as_owner(valkey_url)) as client:
         client.flushall()
     async with audited(valkey_url, postgres_url) as audit:
         assert ("ledger-behind", "shard 0") in await found(audit)

@@ -14,12 +14,12 @@ from journal_entries import following
 from ledgers import START_MS, Clock, Shop
 from prometheus_client import CollectorRegistry
 from redis import Redis
+from servers import as_owner, as_user, settings_as
 from waiting import wait_until, wait_until_plain
 
-from availability import doctor
+from availability import access, doctor
 from availability.auditor import AuditFigures, Auditor
 from availability.cli import main
-from availability.settings import Settings
 from availability.shapes import time_text
 from ledger import Done, Journal, Ledger, Outbox, Place, migrate
 
@@ -67,12 +67,13 @@ class World:
         await journal.close()
 
     def run(self, *arguments: str) -> Result:
-        environment = {"AVAILABILITY_REDIS_URL": self.redis_url, "AVAILABILITY_POSTGRES_URL": self.postgres_url}
+        urls = as_user(self.redis_url, access.OPERATOR), as_user(self.postgres_url, access.OPERATOR)
+        environment = dict(zip(("AVAILABILITY_REDIS_URL", "AVAILABILITY_POSTGRES_URL"), urls, strict=True))
         return CliRunner().invoke(main, arguments, env=environment)
 
     def change(self, units: int) -> None:
         """More of the mug at S1 than anybody told."""
-        with Redis.from_url(self.redis_url) as client:
+        with Redis.from_url(as_owner(self.redis_url)) as client:
             packed: Any = client.hget("{s0}:sku:MUG", "S1")
             fields = msgspec.msgpack.decode(packed)
             fields[0] += units
@@ -168,7 +169,7 @@ def test_what_is_not_known_is_said_kindly(world: World) -> None:
 
 
 def test_the_keeper_audits_on_and_on_and_doctor_tells(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    settings = Settings(redis_url=world.redis_url, postgres_url=world.postgres_url)
+    settings = settings_as(access.KEEPER, world.redis_url, world.postgres_url)
     registry = CollectorRegistry()
     auditor = Auditor(settings, AuditFigures(registry), round_pause_s=0.05)
 

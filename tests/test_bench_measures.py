@@ -9,7 +9,7 @@ import asyncpg
 import nats
 import pytest
 from rich.console import Console
-from servers import RunningServer
+from servers import RunningServer, as_owner
 from waiting import wait_until
 
 from availability import ingest
@@ -59,7 +59,7 @@ async def test_the_journal_is_drained(
     postgres_server: RunningServer,
     postgres_url: str,
 ) -> None:
-    valkey = Running(valkey_url, valkey_server.process.pid)
+    valkey = Running(as_owner(valkey_url), valkey_server.process.pid)
     postgres = Running(postgres_url, postgres_server.process.pid)
 
     found = await journal_rate.measure(valkey, postgres, fill, EVENTS)

@@ -13,6 +13,7 @@ import httpx
 import msgspec
 import pytest
 from redis.asyncio import Redis
+from servers import as_owner
 
 from bench import processes
 from bench.peers import ledger_alone, load, recorded, sql, table
@@ -116,6 +117,12 @@ def test_cpu_is_read_of_all_threads_and_descendants() -> None:
 
 
 # --- rivals ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def valkey_url(valkey_url: str) -> str:
+    """As a measurement comes to a server of its own: rivals bring scripts along."""
+    return as_owner(valkey_url)
 
 
 @pytest.mark.anyio

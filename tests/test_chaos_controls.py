@@ -11,6 +11,7 @@ from ledgers import Clock, Shop
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from servers import as_owner
 
 from ledger import Done, Ledger, Unknown
 
@@ -40,7 +41,7 @@ async def test_a_lost_answer_is_settled_by_its_key_and_not_by_asking_again(valke
 async def test_a_client_that_repeats_blindly_does_it_twice(valkey_url: str) -> None:
     """Why the retries of redis-py are off in each client of ours."""
     retry = Retry(NoBackoff(), 3)
-    async with proxy_to(valkey_url) as (proxy, through), Redis.from_url(through, retry=retry) as client:
+    async with proxy_to(as_owner(valkey_url)) as (proxy, through), Redis.from_url(through, retry=retry) as client:
         await client.ping()
         proxy.change(Way("cut"))
         assert await client.incr("counted") == 2

@@ -200,8 +200,9 @@ async def test_a_slot_that_moves_key_by_key_is_refused_until_it_has_moved(cluste
             with pytest.raises(Unavailable, match="key by key"):
                 await shop.commit(held.id)
             address = new.connection_pool.connection_kwargs
+            to, login = (address["host"], address["port"]), (address["username"], address["password"])
             for key in list(old.scan_iter("{s2}*")):
-                old.migrate(address["host"], address["port"], key, 0, 5_000, auth=address["password"])
+                old.execute_command("MIGRATE", *to, "", 0, 5_000, "AUTH2", *login, "KEYS", key)
                 with pytest.raises(Unavailable, match="key by key"):
                     await shop.commit(held.id)
             for client in (new, old):

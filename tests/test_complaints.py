@@ -21,6 +21,7 @@ from books import (
 )
 from ledgers import Clock, Shop, counts
 from redis import Redis
+from servers import as_owner
 
 from availability.event_shapes import Event, events_of
 from ledger import messages as m
@@ -40,7 +41,7 @@ class Market:
         self.ledger = Ledger(url, now_ms=self.clock)
         self.shop = Shop(self.ledger, self.clock)
         self.world = World(self.ledger)
-        self.client = Redis.from_url(url)
+        self.client = Redis.from_url(as_owner(url))
 
     def wait(self, milliseconds: int) -> None:
         self.clock.now_ms += milliseconds

@@ -6,6 +6,7 @@ from pathlib import Path
 from click.testing import CliRunner
 from cluster import Cluster, node_id, slot_of
 from redis import Redis as SyncRedis
+from servers import as_owner
 
 from availability import cli, doctor, issuer
 from availability.settings import Settings
@@ -81,7 +82,9 @@ def test_what_does_not_answer_is_unchecked(tmp_path: Path) -> None:
 
 def test_a_wrong_password_is_told_and_not_shown(tmp_path: Path, valkey_url: str) -> None:
     """P10."""
-    findings = asyncio.run(doctor.examine(safe(tmp_path, redis_url=valkey_url.replace("of-the-tests", "guessed"))))
+    findings = asyncio.run(
+        doctor.examine(safe(tmp_path, redis_url=as_owner(valkey_url).replace("of-the-tests", "guessed")))
+    )
     [valkey] = [finding for finding in findings if finding.subject == "Valkey"]
     assert valkey.verdict == "unchecked"
     assert "guessed" not in valkey.text
@@ -103,7 +106,7 @@ def test_a_clock_is_accepted_unless_clocks_differ_or_nobody_can_be_told(valkey_u
         return asyncio.run(doctor.accept_clock(Settings(redis_url=url), findings))[0]
 
     differs = Finding("unsafe", "Postgres's clock", "is an hour behind")
-    with SyncRedis.from_url(valkey_url) as client:
+    with SyncRedis.from_url(as_owner(valkey_url)) as client:
         assert accepted(valkey_url, differs) == 1
         assert client.get("{s0}:clock") is None
         assert accepted(valkey_url, Finding("ok", "Valkey's clock", "is 0.001 s behind")) == 0
@@ -114,7 +117,7 @@ def test_a_clock_is_accepted_unless_clocks_differ_or_nobody_can_be_told(valkey_u
 def test_the_command_ends_with_1_when_something_is_unsafe(tmp_path: Path, valkey_url: str) -> None:
     """P2, P9: and tells what to do; with 2 where only something could not be checked."""
     settings = safe(tmp_path, redis_url=valkey_url)
-    with SyncRedis.from_url(valkey_url) as client:
+    with SyncRedis.from_url(as_owner(valkey_url)) as client:
         client.config_set("appendfsync", "everysec")
         try:
             unsafe = CliRunner().invoke(cli.doctor, [], obj=settings)

@@ -16,14 +16,13 @@ from journal_entries import AT_MS, encoded, entry, hold, operation, put, reserva
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 from redis.asyncio import Redis
-from servers import RunningServer
+from servers import RunningServer, as_owner, as_user, settings_as
 from waiting import wait_until
 
-from availability import journaler
+from availability import access, journaler
 from availability.embedded import free_port
 from availability.event_shapes import events_of, header_text
 from availability.events import Announcer
-from availability.settings import Settings
 from ledger import Journal, JournalWriter, Location, Movement, Place, PositionAfter, migrate
 from ledger.journal.records import RawEntry
 
@@ -45,7 +44,13 @@ async def journaled(writer: JournalWriter, *seqs: int) -> None:
 @asynccontextmanager
 async def announcing(nats_url: str, postgres_url: str) -> AsyncIterator[Announcer]:
     """An announcer for as long as the block lasts; it ends cleanly."""
-    announcer = Announcer(nats_url, postgres_url, 0, 60_000, announced=lambda _shard, _events: None)
+    announcer = Announcer(
+        as_user(nats_url, access.JOURNAL),
+        as_user(postgres_url, access.JOURNAL),
+        0,
+        60_000,
+        announced=lambda _shard, _events: None,
+    )
     running = asyncio.create_task(announcer.run())
     try:
         yield announcer
@@ -272,15 +277,16 @@ async def test_unreadable_entries_are_passed_over(writer: JournalWriter, nats_ur
 async def test_process_starts_before_its_servers_and_stops_clean(
     valkey_url: str, nats_url: str, postgres_url: str, nats_server_of_session: RunningServer, tmp_path: Path
 ) -> None:
-    """From the stream to NATS, through the process itself; NATS comes last."""
+    """From the stream to NATS, through the process itself; the schema and NATS come last."""
     nats_server_of_session.kill()
     port = free_port()
-    settings = Settings(redis_url=valkey_url, nats_url=nats_url, postgres_url=postgres_url, metrics_port=port)
+    settings = settings_as(access.JOURNAL, valkey_url, postgres_url, nats_url, metrics_port=port)
     running = asyncio.create_task(journaler.run(settings))
-    async with Redis.from_url(valkey_url) as redis:
+    async with Redis.from_url(as_owner(valkey_url)) as redis:
         await put(redis, *(entry(seq) for seq in range(1, 101)))
+    await migrate(postgres_url)
     await start_again(nats_server_of_session)
-    journal = await Journal.open(postgres_url)
+    journal = await Journal.open(as_user(postgres_url, access.API))
 
     async def announced() -> bool:
         status = await journal.status()

@@ -9,6 +9,7 @@ import pytest
 from books import assert_books_balance, journal_of, live_positions
 from ledgers import Clock, Shop
 from redis import Redis
+from servers import as_owner
 
 from availability.event_shapes import events_of
 from ledger import Ledger
@@ -40,7 +41,7 @@ async def shop(valkey_url: str) -> AsyncIterator[Shop]:
 
 @pytest.fixture
 def client(valkey_url: str) -> Redis:
-    return Redis.from_url(valkey_url)
+    return Redis.from_url(as_owner(valkey_url))
 
 
 def told(client: Redis) -> dict[int, list[Any]]:

@@ -14,13 +14,14 @@ from folding import assert_folds
 from journal_entries import following
 from ledgers import Clock, Shop
 from redis import Redis
-from servers import PASSWORD, RunningServer, running, valkey
+from servers import PASSWORD, RunningServer, as_user, running, settings_as, valkey
 from waiting import wait_until, wait_until_plain
 
+from availability import access
 from availability.cli import main
 from availability.journal_watch import watched_ledger
 from availability.settings import Settings
-from ledger import Found, Journal, Ledger, Unavailable, migrate
+from ledger import Found, Journal, Ledger, Unavailable, deploy_library, migrate
 from ledger import messages as m
 
 pytestmark = pytest.mark.anyio
@@ -40,14 +41,14 @@ class Pair:
     postgres_url: str
 
     def settings(self, server: RunningServer, shards: int = 1) -> Settings:
-        return Settings(redis_url=server.url, postgres_url=self.postgres_url, shards=shards)
+        return settings_as(access.API, server.url, self.postgres_url, shards=shards)
 
     async def run(self, command: str, *, old: str, new: str, shards: int = 1) -> Result:
         """A command with its settings, as an operator runs it."""
         environment = {
-            "AVAILABILITY_REDIS_URL": old,
-            "AVAILABILITY_REDIS_STANDBY_URL": new,
-            "AVAILABILITY_POSTGRES_URL": self.postgres_url,
+            "AVAILABILITY_REDIS_URL": as_user(old, access.OPERATOR),
+            "AVAILABILITY_REDIS_STANDBY_URL": as_user(new, access.OPERATOR),
+            "AVAILABILITY_POSTGRES_URL": as_user(self.postgres_url, access.OPERATOR),
             "AVAILABILITY_SHARDS": str(shards),
         }
         arguments = [command, "--yes"] if command == "failover" else [command]
@@ -96,9 +97,11 @@ def pair(tmp_path: Path, postgres_url: str) -> Iterator[Pair]:
         with Redis.from_url(primary.url) as client:
             client.config_set("repl-diskless-sync-delay", 0)
         with Redis.from_url(replica.url) as client:
-            client.config_set("primaryauth", PASSWORD)
+            client.config_set("primaryuser", "replica")
+            client.config_set("primaryauth", access.password_of(PASSWORD, "replica"))
             client.replicaof(host, port)
             wait_until_plain(lambda: client.info("replication")["master_link_status"] == "up")
+        asyncio.run(deploy_library(primary.url))
         asyncio.run(migrate(postgres_url))
         yield Pair(primary, replica, postgres_url)
 

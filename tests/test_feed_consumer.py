@@ -20,9 +20,10 @@ from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, StorageType
 from nats.js.errors import NoStreamResponseError
 from prometheus_client import CollectorRegistry
-from servers import PASSWORD, RunningServer, nats_server, running
+from servers import PASSWORD, RunningServer, as_user, nats_server, running
 from waiting import wait_until
 
+from availability import access
 from availability.feeds import consumer, stream
 from availability.feeds.consumer import Feed
 from availability.feeds.metrics import FeedMetrics
@@ -79,7 +80,7 @@ class Running:
 async def feed_at_work(url: str, shop: OneShop | None = None) -> AsyncIterator[Running]:
     shop = await (shop or OneShop()).open()
     quarantine, status, registry = MemoryQuarantine(), MemoryStatus(), CollectorRegistry()
-    feed = Feed(url, shop, quarantine, status, FeedMetrics(registry))
+    feed = Feed(as_user(url, access.INGEST), shop, quarantine, status, FeedMetrics(registry))
     work = asyncio.create_task(feed.run())
     publisher = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0.1)
     run = Running(feed, work, shop, quarantine, status, registry, publisher)
@@ -309,7 +310,7 @@ async def test_a_client_that_was_closed_for_good_is_replaced(own_nats: RunningSe
     async with feed_at_work(own_nats.url) as run:
         await run.send(an_event())
         await run.settled()
-        config.write_text(right.replace(PASSWORD, "changed"))
+        config.write_text(right.replace(access.password_of(PASSWORD, access.INGEST), "changed"))
         own_nats.process.send_signal(signal.SIGHUP)
         await run.became(lambda: run.figure("restarts_total") >= 1)
         config.write_text(right)

@@ -10,11 +10,11 @@ import pytest
 from feeding import an_event, encoded
 from nats.errors import NoRespondersError
 from nats.js.errors import NoStreamResponseError
+from servers import as_user, settings_as
 from waiting import wait_until
 
-from availability import ingest
+from availability import access, ingest
 from availability.embedded import free_port
-from availability.settings import Settings
 from ledger import FeedStatus, Ledger, Location, PutLocation, Quarantine, Read, ReadItem, migrate
 
 pytestmark = pytest.mark.anyio
@@ -23,10 +23,10 @@ pytestmark = pytest.mark.anyio
 async def test_events_reach_the_real_ledger_and_the_bad_ones_postgres(
     valkey_url: str, nats_url: str, postgres_url: str
 ) -> None:
-    settings = Settings(redis_url=valkey_url, nats_url=nats_url, postgres_url=postgres_url, metrics_port=free_port())
+    settings = settings_as(access.INGEST, valkey_url, postgres_url, nats_url, metrics_port=free_port())
     work = asyncio.create_task(ingest.run(settings))
-    ledger, quarantine = Ledger(valkey_url), await Quarantine.open(postgres_url)
-    status = await FeedStatus.open(postgres_url)
+    ledger, quarantine = Ledger(valkey_url), await Quarantine.open(as_user(postgres_url, access.API))
+    status = await FeedStatus.open(as_user(postgres_url, access.API))
     publisher = await nats.connect(nats_url)
 
     async def published(event: object) -> bool:

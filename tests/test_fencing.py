@@ -9,9 +9,11 @@ from ledgers import START_MS, Clock, Shop
 from msgspec.structs import replace
 from redis import Redis
 from redis.exceptions import ResponseError
+from servers import as_owner, as_user
 from test_rehome import Shops
 from waiting import wait_until
 
+from availability import access
 from ledger import Ledger, Unavailable
 from ledger import messages as m
 from ledger.keyspace import Keyspace
@@ -34,7 +36,7 @@ class Gate:
         """The URL of the way."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         port = self._server.sockets[0].getsockname()[1]
-        return self._parts._replace(netloc=f":{self._parts.password}@127.0.0.1:{port}").geturl()
+        return self._parts._replace(netloc=f"{self._parts.username}:{self._parts.password}@127.0.0.1:{port}").geturl()
 
     async def close(self) -> None:
         assert self._server is not None
@@ -116,8 +118,9 @@ async def test_who_filled_the_ledger_under_an_older_epoch_changes_nothing(shops:
     await shop.open()
     await shop.stock("A", 10, at_ms=START_MS)
     await shops.fill(1, "rebuild")
-    client = Redis.from_url(valkey_url)
-    keyspace = await Keyspace.open(valkey_url, 0)
+    client = Redis.from_url(as_owner(valkey_url))
+    operator = as_user(valkey_url, access.OPERATOR)
+    keyspace = await Keyspace.open(operator, 0)
     before = _everything(client)
     with pytest.raises(ResponseError, match="EPOCH"):  # it is open
         await keyspace.clear(2, journal=True)
@@ -128,7 +131,7 @@ async def test_who_filled_the_ledger_under_an_older_epoch_changes_nothing(shops:
         await keyspace.clear(2, journal=True)
     with pytest.raises(ResponseError, match="EPOCH"):
         await keyspace.fence(shards=1, epoch=2)
-    older = _filler(valkey_url, epoch=2)
+    older = _filler(operator, epoch=2)
     (answer,) = await older.send([m.Restore([replace(LOCATION, id="of before")], [], [], [])])
     assert isinstance(answer, Unavailable)
     await older.close()
@@ -136,7 +139,7 @@ async def test_who_filled_the_ledger_under_an_older_epoch_changes_nothing(shops:
 
     await keyspace.clear(3, journal=True)
     assert client.keys() == [b"{s0}:shard"]
-    newer = _filler(valkey_url, epoch=3)
+    newer = _filler(operator, epoch=3)
     assert isinstance((await newer.send([m.Restore([LOCATION], [], [], [])]))[0], m.Restored)
     await newer.close()
     await keyspace.close()

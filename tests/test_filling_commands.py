@@ -8,10 +8,12 @@ import pytest
 from click.testing import CliRunner, Result
 from ledgers import Clock, Shop
 from redis import Redis
+from servers import as_owner, as_user
 
+from availability import access
 from availability.cli import main
 from availability.instance import Instance
-from ledger import Ledger, Unavailable
+from ledger import Ledger, Unavailable, migrate
 
 
 @dataclass
@@ -23,8 +25,8 @@ class World:
 
     def run(self, *arguments: str, shards: int = 1, answer: str = "") -> Result:
         environment = {
-            "AVAILABILITY_REDIS_URL": self.redis_url,
-            "AVAILABILITY_POSTGRES_URL": self.postgres_url,
+            "AVAILABILITY_REDIS_URL": as_user(self.redis_url, access.OPERATOR),
+            "AVAILABILITY_POSTGRES_URL": as_user(self.postgres_url, access.OPERATOR),
             "AVAILABILITY_SHARDS": str(shards),
         }
         return CliRunner().invoke(main, arguments, input=answer, env=environment)
@@ -48,6 +50,7 @@ class World:
 
 @pytest.fixture
 def world(valkey_url: str, postgres_url: str) -> World:
+    asyncio.run(migrate(postgres_url))
     return World(valkey_url, postgres_url)
 
 
@@ -75,7 +78,7 @@ def test_what_is_refused_ends_with_1_and_changes_nothing(world: World) -> None:
 def test_a_lost_ledger_is_rebuilt(world: World) -> None:
     assert world.held(1) == 1
     assert world.run("rebuild", "--yes").exit_code == 0  # the journal has it now
-    with Redis.from_url(world.redis_url) as client:
+    with Redis.from_url(as_owner(world.redis_url)) as client:
         client.flushall()
     rebuilt = world.run("rebuild", "--yes")
     assert (rebuilt.exit_code, rebuilt.stdout) == (

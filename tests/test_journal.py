@@ -22,9 +22,10 @@ from journal_entries import (
     writing,
 )
 from redis.asyncio import Redis
-from servers import RunningServer
+from servers import RunningServer, as_owner, as_user
 from waiting import wait_until
 
+from availability import access
 from ledger.journal import JOURNAL_FAILED, Journal, Place, conflicts, migrate, settle_conflicts
 from ledger.journal.epochs import Epochs
 from ledger.journal.records import RawEntry
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def redis(valkey_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(valkey_url) as client:
+    async with Redis.from_url(as_owner(valkey_url)) as client:
         yield client
 
 
@@ -49,7 +50,7 @@ async def journal_url(postgres_url: str) -> str:
 
 @pytest.fixture
 async def journal(journal_url: str) -> AsyncIterator[Journal]:
-    reader = await Journal.open(journal_url)
+    reader = await Journal.open(as_user(journal_url, access.API))
     yield reader
     await reader.close()
 

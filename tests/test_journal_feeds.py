@@ -3,7 +3,9 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from servers import as_user
 
+from availability import access
 from ledger.journal import FeedStatus, Journal, Quarantine, QuarantinedEvent, SourceStatus, migrate
 
 pytestmark = pytest.mark.anyio
@@ -12,7 +14,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def quarantine(postgres_url: str) -> AsyncIterator[Quarantine]:
     await migrate(postgres_url)
-    opened = await Quarantine.open(postgres_url)
+    opened = await Quarantine.open(as_user(postgres_url, access.OPERATOR))
     yield opened
     await opened.close()
 
@@ -63,14 +65,14 @@ async def test_texts_that_postgres_refuses_are_still_kept(quarantine: Quarantine
 
 async def test_sources_remember_the_newest(postgres_url: str, quarantine: Quarantine) -> None:
     await quarantine.store([event(1)])
-    feeds = await FeedStatus.open(postgres_url)
+    feeds = await FeedStatus.open(as_user(postgres_url, access.OPERATOR))
     await feeds.heard([("wms", 100, 1_000), ("erp", 50, 900)])
     await feeds.heard([("wms", 90, 1_100)])
     expected = [SourceStatus("erp", 50, 900), SourceStatus("wms", 100, 1_100)]
     assert expected == await feeds.all()
     await feeds.close()
 
-    journal = await Journal.open(postgres_url)
+    journal = await Journal.open(as_user(postgres_url, access.OPERATOR))
     status = await journal.status()
     await journal.close()
     assert (expected, 1, 0) == (status.sources, status.quarantine_open, status.rejects)

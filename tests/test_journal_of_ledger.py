@@ -7,8 +7,10 @@ import msgspec
 import pytest
 from books import fold, numbers
 from journal_entries import following
+from servers import as_user
 from waiting import wait_until
 
+from availability import access
 from availability.event_shapes import events_of
 from ledger import (
     Apply,
@@ -95,7 +97,7 @@ async def test_journal_of_the_script_is_readable_and_adds_up(
     clock.now_ms += 60_001
     await ledger.expire(Expire())
     await migrate(postgres_url)
-    journal = await Journal.open(postgres_url)
+    journal = await Journal.open(as_user(postgres_url, access.API))
     last = await ledger.hold(hold("last", "B"))
     assert isinstance(last, Done)
     end = Place(last.reservation.epoch, last.reservation.seq)

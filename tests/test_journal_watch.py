@@ -14,10 +14,10 @@ from feeding import an_event, encoded
 from ledgers import Clock, Shop
 from nats.js.api import ConsumerInfo
 from redis.asyncio import Redis
-from servers import RunningServer
+from servers import RunningServer, as_owner, as_user, settings_as
 from waiting import wait_until
 
-from availability import ingest, keeper
+from availability import access, ingest, keeper
 from availability.feeds.stream import STREAM
 from availability.journal_watch import NOT_COMPARED, JournalWatch, watched_ledger
 from availability.settings import Settings
@@ -167,7 +167,7 @@ async def test_ingest_leaves_events_in_the_stream(valkey_url: str, nats_url: str
         positions = await plain.read(Read([ReadItem("SKU-1", ["DC-1"])]))
         return sum(at.position.on_hand for at in positions.items[0].positions)
 
-    async with at_work(ingest.run, Settings(redis_url=valkey_url, nats_url=nats_url, postgres_url=postgres_url)):
+    async with at_work(ingest.run, settings_as(access.INGEST, valkey_url, postgres_url, nats_url)):
 
         async def published() -> bool:
             await streams.publish("stock.wms.counts", encoded(an_event()))
@@ -176,7 +176,7 @@ async def test_ingest_leaves_events_in_the_stream(valkey_url: str, nats_url: str
         await wait_until(published)
         await streams.publish("stock.wms.counts", b"bad")
         await wait_until(waits)
-        journal = await Journal.open(postgres_url)
+        journal = await Journal.open(as_user(postgres_url, access.API))
         assert ((await journal.status()).quarantine_open, await on_hand()) == (0, 0)
         await move_cursor(postgres_url, 1)
         await wait_until(on_hand)
@@ -194,10 +194,10 @@ async def test_the_keeper_ends_nothing(valkey_url: str, postgres_url: str) -> No
     await shop.stock("A", 5)
     await shop.hold(("A", 2))
     await move_cursor(postgres_url, 1_000)
-    settings = Settings(redis_url=valkey_url, postgres_url=postgres_url)
+    settings = settings_as(access.KEEPER, valkey_url, postgres_url)
 
     async def entries() -> int:
-        async with Redis.from_url(valkey_url) as client:
+        async with Redis.from_url(as_owner(valkey_url)) as client:
             length: int = await client.xlen("{s0}:journal")
             return length
 
@@ -223,14 +223,14 @@ async def test_a_server_that_comes_back_with_less_is_refused_from_its_first_oper
     """P9: the check is not "now and then": no hold slips in between the server's return and the next comparison."""
     await migrate(postgres_url)
     observer = Observer(lambda _shard, _written: None, lambda _shard, _status: None)
-    follower = Follower(valkey_url, postgres_url, 0, observer)
+    follower = Follower(as_user(valkey_url, access.JOURNAL), as_user(postgres_url, access.JOURNAL), 0, observer)
     following = asyncio.create_task(follower.run())
-    journal = await Journal.open(postgres_url)
+    journal = await Journal.open(as_user(postgres_url, access.API))
 
     async def journaled() -> bool:
         return (await journal.cursor(0)).place == Place(1, 2)
 
-    async with watched_ledger(Settings(redis_url=valkey_url, postgres_url=postgres_url)) as ledger:
+    async with watched_ledger(settings_as(access.API, valkey_url, postgres_url)) as ledger:
 
         async def is_ready() -> bool:
             return (await ledger.check()).ready
@@ -242,7 +242,7 @@ async def test_a_server_that_comes_back_with_less_is_refused_from_its_first_oper
         follower.stop()
         await following
 
-        async with Redis.from_url(valkey_url) as client:
+        async with Redis.from_url(as_owner(valkey_url)) as client:
             await client.flushall()
         valkey_server.kill()
         await valkey_server.restart()

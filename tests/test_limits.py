@@ -12,6 +12,7 @@ from api_world import World
 from books import assert_books_balance, client_counts
 from ledgers import START_MS, Clock, Shop
 from redis import Redis
+from servers import as_owner
 
 from availability.processes import ledger_of
 from availability.settings import Settings
@@ -193,7 +194,7 @@ async def test_clients_of_one_call_are_counted_together(tight: Shop, valkey_url:
 
     assert sum(isinstance(outcome, m.Done) for outcome in outcomes) == 20
     assert outcomes.count(m.OpenReservationsLimit(10, 10)) == 40
-    with Redis.from_url(valkey_url) as client:
+    with Redis.from_url(as_owner(valkey_url)) as client:
         assert client_counts(client) == dict.fromkeys(clients, (10, 10))
         assert client.exists("{s0}:client:app%3A%7B%7D%25")
         assert_books_balance(client)
@@ -202,7 +203,7 @@ async def test_clients_of_one_call_are_counted_together(tight: Shop, valkey_url:
 async def test_a_client_without_claims_leaves_no_key(tight: Shop, valkey_url: str) -> None:
     await tight.stock("A", 10)
     held = await tight.hold(("A", 1))
-    with Redis.from_url(valkey_url) as client:
+    with Redis.from_url(as_owner(valkey_url)) as client:
         assert client_counts(client) == {"web": (1, 1)}
         await tight.commit(held.id)
         assert client_counts(client) == {"web": (1, 0)}

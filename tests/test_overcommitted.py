@@ -11,9 +11,11 @@ import pytest
 from journal_entries import following
 from ledgers import Clock
 from searched import Searched
+from servers import as_user
 from test_events import announcing, messages
 from waiting import wait_until
 
+from availability import access
 from availability.concerned import Claimants
 from availability.event_shapes import OVERCOMMITTED
 from availability.shapes import time_text
@@ -29,7 +31,7 @@ async def searched(valkey_url: str, postgres_url: str) -> AsyncIterator[Searched
     clock = Clock()
     await migrate(postgres_url)
     ledger = await Ledger.open(valkey_url, now_ms=clock)
-    made = Searched(ledger, clock, valkey_url, postgres_url, await Reservations.open(postgres_url))
+    made = Searched(ledger, clock, valkey_url, postgres_url, await Reservations.open(as_user(postgres_url, access.API)))
     await made.shop.open("S1")
     for sku in ("SHOE", "A@ B"):
         await made.shop.stock(sku, 10)
@@ -39,7 +41,7 @@ async def searched(valkey_url: str, postgres_url: str) -> AsyncIterator[Searched
 
 @asynccontextmanager
 async def indexing(postgres_url: str) -> AsyncIterator[None]:
-    indexer = Indexer(postgres_url, 0)
+    indexer = Indexer(as_user(postgres_url, access.JOURNAL), 0)
     running = asyncio.create_task(indexer.run())
     try:
         yield
@@ -64,7 +66,7 @@ def counted(searched: Searched, *numbers: tuple[str, int]) -> m.Apply:
 async def up_to_date(searched: Searched) -> None:
     """Until the journal, the search and the announcer are where the ledger is."""
     end = (await searched.ledger.standing(0, Place(1, 1))).place
-    journal = await Journal.open(searched.postgres_url)
+    journal = await Journal.open(as_user(searched.postgres_url, access.API))
 
     async def there() -> bool:
         [shard] = (await journal.status()).shards
@@ -76,7 +78,7 @@ async def up_to_date(searched: Searched) -> None:
 
 async def gauge(searched: Searched) -> int:
     """How many positions the API's metrics are told of."""
-    journal = await Journal.open(searched.postgres_url)
+    journal = await Journal.open(as_user(searched.postgres_url, access.API))
     status = await journal.status()
     await journal.close()
     return status.overcommitted
@@ -234,7 +236,7 @@ async def test_an_event_does_not_wait_for_ever_for_the_search(searched: Searched
     await searched.held(("SHOE", 10, "S1"))
     await searched.shop.ledger.apply(counted(searched, ("SHOE", 4)))
     await searched.write()
-    journal = await Journal.open(searched.postgres_url)
+    journal = await Journal.open(as_user(searched.postgres_url, access.API))
     entries = [entry async for entry in journal.entries(0)]
     await journal.close()
     claimants = Claimants(searched.search, 0, lambda: False, wait_s=0.1)

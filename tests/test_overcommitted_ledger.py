@@ -7,6 +7,7 @@ import pytest
 from books import assert_books_balance, fold_shortages, journal_of, live_shortages
 from ledgers import START_MS, Clock, Shop
 from redis import Redis
+from servers import as_owner
 
 from ledger import messages as m
 from ledger.identity import event_key
@@ -29,7 +30,7 @@ async def shop(server_url: str | None) -> AsyncIterator[Shop]:
     yield shop
     await ledger.close()
     if server_url:
-        with Redis.from_url(server_url) as client:
+        with Redis.from_url(as_owner(server_url)) as client:
             assert_books_balance(client)
 
 
@@ -40,7 +41,7 @@ def shortages(shop: Shop, server_url: str | None) -> Any:
     def read() -> dict[tuple[str, str], tuple[int, int]]:
         if server_url is None:
             return {(*place,): (*shortage,) for place, shortage in shop.ledger.rules.overcommitted.items()}
-        with Redis.from_url(server_url) as client:
+        with Redis.from_url(as_owner(server_url)) as client:
             return live_shortages(client)
 
     return read
@@ -89,7 +90,7 @@ async def test_safety_stock_put_again_changes_nothing(shop: Shop, server_url: st
 
     assert first == again == m.SafetyStockStored([m.SafetyStock("A", "S1", 2)])
     if server_url:
-        with Redis.from_url(server_url) as client:
+        with Redis.from_url(as_owner(server_url)) as client:
             operations = [operation for entry in journal_of(client) for operation in entry.operations]
         [put] = [operation for operation in operations if operation.verb == "put_safety_stock"]
         assert (put.subject, put.client, put.movements) == ("A@S1", "ops", [])
@@ -117,7 +118,7 @@ async def test_safety_stock_of_what_was_never_counted_waits_for_the_count(shop: 
     assert (await left(shop), await left(shop, "B:%")) == (3, 5)
     assert (await shop.position("A")).safety_stock == 2
     if server_url:
-        with Redis.from_url(server_url) as client:
+        with Redis.from_url(as_owner(server_url)) as client:
             assert not client.exists("{s0}:safety_stock")
 
 
@@ -195,7 +196,7 @@ async def test_overdue_holds_are_no_claims(shop: Shop, shortages: Any, server_ur
     assert shortages() == {}
     assert await left(shop) == 1
     if server_url:
-        with Redis.from_url(server_url) as client:
+        with Redis.from_url(as_owner(server_url)) as client:
             entries = journal_of(client)
         assert fold_shortages(entries) == {}
         last = [operation.verb for operation in entries[-1].operations]
@@ -245,7 +246,7 @@ async def test_an_overdue_flood_raises_nothing_before_the_last_of_it_is_ended(va
         await shop.hold(("A", 1), ttl_ms=1)
     live = await shop.hold(("A", 5))
     clock.now_ms += 1
-    with Redis.from_url(valkey_url) as client:
+    with Redis.from_url(as_owner(valkey_url)) as client:
         await shop.stock("A", 3)
         assert live_shortages(client) == {}
         assert (await ledger.expire(m.Expire())).reservations == 400
@@ -273,7 +274,7 @@ async def test_several_shards_keep_safety_stock_and_shortages_of_their_own(valke
     held = await shop.hold(("A", 4), ("B:{}%1", 3))
     for sku in skus[:2]:
         await shop.stock(sku, 2, at_ms=START_MS + 1)
-    with Redis.from_url(valkey_url) as client:
+    with Redis.from_url(as_owner(valkey_url)) as client:
         told = {place: short for shard in range(4) for place, short in live_shortages(client, shard).items()}
         assert told == {AT_S1: (2, START_MS), ("B:{}%1", "S1"): (1, START_MS)}
         await shop.release(held.id)

@@ -12,7 +12,9 @@ import asyncpg
 import pytest
 from click.testing import CliRunner, Result
 from feeding import NOW_MS, an_event, encoded
+from servers import as_user
 
+from availability import access
 from availability.cli import main
 from availability.feeds.decoding import Undecodable
 from availability.feeds.intake import Message, RawEvent, Transport, take_all
@@ -30,7 +32,10 @@ class World:
     postgres_url: str
 
     def run(self, *arguments: str, answer: str = "") -> Result:
-        environment = {"AVAILABILITY_REDIS_URL": self.redis_url, "AVAILABILITY_POSTGRES_URL": self.postgres_url}
+        environment = {
+            "AVAILABILITY_REDIS_URL": as_user(self.redis_url, access.OPERATOR),
+            "AVAILABILITY_POSTGRES_URL": as_user(self.postgres_url, access.OPERATOR),
+        }
         return CliRunner().invoke(main, ["quarantine", *arguments], input=answer, env=environment)
 
     def send(self, *events: RawEvent, transport: Transport = "http") -> None:
@@ -59,7 +64,7 @@ class World:
 
     def ask(self, question: Callable[[Ledger, Quarantine], Coroutine[Any, Any, Value]]) -> Value:
         async def ask() -> Value:
-            ledger, quarantine = Ledger(self.redis_url), await Quarantine.open(self.postgres_url)
+            ledger, quarantine = Ledger(self.redis_url), await Quarantine.open(as_user(self.postgres_url, access.API))
             try:
                 return await question(ledger, quarantine)
             finally:

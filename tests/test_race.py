@@ -10,6 +10,7 @@ import pytest
 from books import assert_books_balance
 from ledgers import Shop
 from redis import Redis
+from servers import as_owner
 from waiting import wait_until
 
 from ledger import messages as m
@@ -39,7 +40,7 @@ async def shops(valkey_url: str) -> AsyncIterator[list[Shop]]:
     yield shops
     for ledger in ledgers:
         await ledger.close()
-    with Redis.from_url(valkey_url) as client:
+    with Redis.from_url(as_owner(valkey_url)) as client:
         assert_books_balance(client)
 
 

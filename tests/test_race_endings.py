@@ -13,6 +13,7 @@ import pytest
 from books import assert_books_balance, assert_deadlines_are_those_of_the_holds, fold_reservations, journal_of
 from ledgers import START_MS, Clock, Shop, counts
 from redis import Redis
+from servers import as_owner
 
 from ledger import messages as m
 from ledger.store import Ledger
@@ -63,7 +64,7 @@ async def street(valkey_url: str) -> AsyncIterator[Street]:
     lines = {reservation: (await street.shops[0].found(reservation)).lines for reservation in street.held}
     for shop in street.shops:
         await shop.ledger.close()
-    with Redis.from_url(valkey_url) as client:
+    with Redis.from_url(as_owner(valkey_url)) as client:
         assert_books_balance(client)
         assert_deadlines_are_those_of_the_holds(client)
         told = fold_reservations(journal_of(client))

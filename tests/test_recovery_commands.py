@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from journal_entries import encoded, entry, writing
 from ledgers import Clock
 from redis import Redis
+from servers import as_owner
 from test_rehome import Shops
 from waiting import wait_until
 
@@ -100,19 +101,19 @@ async def test_a_conflict_is_shown_and_settled(shops: Shops) -> None:
 
 
 async def test_the_bench_sees_every_key_that_is_not_what_it_was(shops: Shops, database: asyncpg.Connection) -> None:
-    before = await dump(shops.urls[0], await times_of_entries(database, 1))
+    before = await dump(as_owner(shops.urls[0]), await times_of_entries(database, 1))
     assert before.kinds == {"sku": 1, "feed": 1, "locations": 1, "client": 1, "reservation": 1}
     filled = await shops.fill(1, "rebuild")
     times = await times_of_entries(database, filled.epoch)
-    assert await dump(shops.urls[0], times) == before
-    with Redis.from_url(shops.urls[0]) as client:
+    assert await dump(as_owner(shops.urls[0]), times) == before
+    with Redis.from_url(as_owner(shops.urls[0])) as client:
         for key in before.digests:
             kept = client.dump(key)
             assert isinstance(kept, bytes)
             client.delete(key)
-            assert (await dump(shops.urls[0], times)).digests.keys() == before.digests.keys() - {key}
+            assert (await dump(as_owner(shops.urls[0]), times)).digests.keys() == before.digests.keys() - {key}
             client.restore(key, 0, kept)
         position = client.hget("{s0}:sku:A", "S1")
         assert isinstance(position, bytes)
         client.hset("{s0}:sku:A", "S1", position.replace(b"\x0a", b"\x0b", 1))
-    assert (await dump(shops.urls[0], times)).digests != before.digests
+    assert (await dump(as_owner(shops.urls[0]), times)).digests != before.digests

@@ -10,8 +10,10 @@ from journal_entries import following
 from ledgers import START_MS, Clock, Shop
 from msgspec.structs import replace
 from redis import Redis
+from servers import as_owner, as_user
 from waiting import wait_until
 
+from availability import access
 from availability.event_shapes import events_of
 from ledger import (
     Filled,
@@ -39,7 +41,7 @@ SKUS = ["A", "B:{}%1", "E", "SHOE"]
 
 @pytest.fixture
 def client(valkey_url: str) -> Redis:
-    return Redis.from_url(valkey_url)
+    return Redis.from_url(as_owner(valkey_url))
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ class Shops:
     def __init__(self, valkey_url: str, postgres_url: str, clock: Clock) -> None:
         self.urls = valkey_url, postgres_url
         self.clock = clock
-        self.client = Redis.from_url(valkey_url)
+        self.client = Redis.from_url(as_owner(valkey_url))
         self.ledger: Ledger | None = None
         self.configured = 1
 
@@ -84,7 +86,14 @@ class Shops:
         self, shards: int, reason: Any = "rehome", progress: Callable[[str, int, int], None] | None = None
     ) -> Filled:
         await self.close()
-        plan = FillPlan(*self.urls, shards, reason, self.configured)
+        await migrate(self.urls[1])  # the operator's tools find the schema there
+        plan = FillPlan(
+            as_user(self.urls[0], access.OPERATOR),
+            as_user(self.urls[1], access.OPERATOR),
+            shards,
+            reason,
+            self.configured,
+        )
         return await fill_anew(plan, progress or (lambda _step, _done, _total: None))
 
     async def journal(self, shards: int) -> None:
@@ -313,7 +322,7 @@ async def test_the_journal_has_no_gap_and_each_epoch_tells_all(shops: Shops, pos
         await shop.stock("A", 90, at_ms=START_MS + shards)
     await shops.close()
     await shops.journal(4)
-    journal = await Journal.open(postgres_url)
+    journal = await Journal.open(as_user(postgres_url, access.API))
     for shard in range(4):
         assert await journal.verify_chain(shard) == []
         entries = [entry async for entry in journal.entries(shard)]
@@ -374,17 +383,17 @@ async def test_what_is_put_back_is_no_news_and_is_found_where_it_is(shops: Shops
     for shards in (4, 2):
         await shops.fill(shards)
     await shops.journal(4)
-    journal = await Journal.open(postgres_url)
+    journal = await Journal.open(as_user(postgres_url, access.API))
     entries = [entry async for entry in journal.entries(1, after=Place(3, 0))]
     assert entries
     assert events_of(1, entries, stale_after_ms=1) == []
     await journal.close()
     for shard in range(4):
-        index = await Index.open(postgres_url, shard)
+        index = await Index.open(as_user(postgres_url, access.JOURNAL), shard)
         while await index.advance():
             pass
         await index.close()
-    reservations = await Reservations.open(postgres_url, shards=2)
+    reservations = await Reservations.open(as_user(postgres_url, access.API), shards=2)
     page = await reservations.search("app:%", Filters(sku="SHOE", status="held"))
     await reservations.close()
     assert [(found.id, found.shard, found.reservation.lines[0].held) for found in page.reservations] == [

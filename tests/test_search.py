@@ -12,8 +12,10 @@ from api_world import World
 from journal_entries import AT_MS, encoded, entry, operation, reservation
 from ledgers import START_MS
 from searched import Searched, contents, stocked
+from servers import as_user
 from waiting import wait_until
 
+from availability import access
 from ledger import Filters, JournalWriter
 from ledger import messages as m
 from ledger.journal import JOURNAL_FAILED, BadCursor, Indexer, Place
@@ -139,7 +141,7 @@ async def test_one_batch_or_many_or_again_from_the_start_give_the_same(
     await database.execute(
         "truncate availability.reservation, availability.reservation_line, availability.search_cursor"
     )
-    index = await Index.open(searched.postgres_url, 0)
+    index = await Index.open(as_user(searched.postgres_url, access.JOURNAL), 0)
     index._entries_max = 1  # noqa: SLF001
     while await index.advance():
         index._entries_max = 1  # noqa: SLF001
@@ -162,7 +164,7 @@ async def test_an_older_state_never_replaces_a_newer_one(searched: Searched, dat
     await searched.journal()
 
     await database.execute("update availability.search_cursor set seq = $1", hold_at - 1)
-    index = await Index.open(searched.postgres_url, 0)
+    index = await Index.open(as_user(searched.postgres_url, access.JOURNAL), 0)
     assert await index.advance(entries_max=1) == 1
     await index.close()
 
@@ -192,7 +194,7 @@ async def test_a_second_indexer_changes_nothing_behind_the_first_ones_back(
     await searched.held(("SHOE", 1, "S1"))
     await searched.journal()
     await searched.held(("SHOE", 1, "S1"))
-    index = await Index.open(searched.postgres_url, 0)
+    index = await Index.open(as_user(searched.postgres_url, access.JOURNAL), 0)
     await database.execute("update availability.search_cursor set seq = seq - 1")
     await searched.write()
 
@@ -267,7 +269,7 @@ async def test_what_is_bad_is_passed_over_and_the_rest_is_found(
         encoded(entry(4, operations=[operation("hold", "refused", unstorable)])),
         encoded(entry(5)),
     ]
-    writer = await JournalWriter.open(searched.postgres_url, 0)
+    writer = await JournalWriter.open(as_user(searched.postgres_url, access.JOURNAL), 0)
     await writer.write([RawEntry(Place(1, seq), body) for seq, body in enumerate(bodies, 1)])
     await writer.close()
 
@@ -312,7 +314,7 @@ async def test_the_age_of_a_page_is_told(searched: Searched, database: asyncpg.C
 async def test_the_process_indexes_what_comes_and_survives_the_loss_of_its_session(
     searched: Searched, database: asyncpg.Connection
 ) -> None:
-    indexer = Indexer(searched.postgres_url, 0)
+    indexer = Indexer(as_user(searched.postgres_url, access.JOURNAL), 0)
     running = asyncio.create_task(indexer.run())
 
     async def write() -> None:
@@ -356,7 +358,7 @@ async def test_a_page_is_found_without_a_scan(searched: Searched, database: asyn
     """However many fit, a page reads little more than itself: of 20,000 reservations of a hot SKU, never analysed."""
     await database.execute("alter table availability.reservation set (autovacuum_enabled = off)")
     await database.execute("alter table availability.reservation_line set (autovacuum_enabled = off)")
-    writer = await JournalWriter.open(searched.postgres_url, 0)
+    writer = await JournalWriter.open(as_user(searched.postgres_url, access.JOURNAL), 0)
     for seq in range(1, 101):
         holds = [operation("hold", f"r-{seq:03}-{number:03}", hot(seq)) for number in range(200)]
         await writer.write([RawEntry(Place(1, seq), encoded(entry(seq, operations=holds)))])

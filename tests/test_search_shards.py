@@ -8,9 +8,10 @@ from typing import Any
 import asyncpg
 import pytest
 from searched import Searched, contents, stocked
+from servers import as_user
 from waiting import wait_until
 
-from availability import app
+from availability import access, app
 from availability.settings import Settings
 from ledger import Filters
 from ledger import messages as m
@@ -116,7 +117,7 @@ async def test_any_order_of_the_shards_and_again_from_the_start_give_the_same(
 
     await database.execute(f"truncate {', '.join(f'availability.{table}' for table in TABLES)}")
     await database.execute("update availability.search_cursor set epoch = 0, seq = 0")
-    indexes = [await Index.open(searched.postgres_url, shard) for shard in (3, 0, 2, 1)]
+    indexes = [await Index.open(as_user(searched.postgres_url, access.JOURNAL), shard) for shard in (3, 0, 2, 1)]
     while sum([await index.advance(entries_max=1) for index in indexes]):
         pass
     for index in indexes:
@@ -139,7 +140,7 @@ async def test_over_old_entries_again_it_does_not_go_back_in_time(
 
     for shard in range(SHARDS):
         await database.execute("update availability.search_cursor set epoch = 0, seq = 0 where shard = $1", shard)
-        index = await Index.open(searched.postgres_url, shard)
+        index = await Index.open(as_user(searched.postgres_url, access.JOURNAL), shard)
         while await index.advance(entries_max=1):
             assert found == await searched.found()
         await index.close()
@@ -158,7 +159,7 @@ async def test_two_indexers_at_once_do_not_miss_each_others_part(
         " create trigger gate before update of seq on availability.search_cursor for each row"
         " when (new.shard = 0) execute function at_gate(); select pg_advisory_lock(77)"
     )
-    indexes = [await Index.open(searched.postgres_url, shard) for shard in (0, 1)]
+    indexes = [await Index.open(as_user(searched.postgres_url, access.JOURNAL), shard) for shard in (0, 1)]
 
     async def waiting(count: int) -> bool:
         return bool(await database.fetchval("select count(*) = $1 from pg_locks where not granted", count))

@@ -16,7 +16,7 @@ from ledgers import Clock, Shop
 from msgspec.structs import replace
 from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from redis.asyncio import Redis
-from servers import RunningServer
+from servers import RunningServer, as_owner
 from waiting import wait_until
 
 from availability import doctor, event_publisher, journaler, self_check
@@ -71,7 +71,7 @@ async def test_a_valkey_that_may_lose_stock_stops_us_until_it_is_set_right(valke
     """P2."""
     settings = Settings(redis_url=valkey_url)
     value, remedy = VALKEY[name]
-    async with Redis.from_url(valkey_url, decode_responses=True) as client:
+    async with Redis.from_url(as_owner(valkey_url), decode_responses=True) as client:
         right = str((await client.config_get(name))[name])
         await client.config_set(name, value)
         try:
@@ -83,7 +83,7 @@ async def test_a_valkey_that_may_lose_stock_stops_us_until_it_is_set_right(valke
 
 async def test_what_only_costs_is_a_warning(valkey_url: str) -> None:
     settings = Settings(redis_url=valkey_url)
-    async with Redis.from_url(valkey_url) as client:
+    async with Redis.from_url(as_owner(valkey_url)) as client:
         used = (await client.info("memory"))["used_memory"]
         await client.config_set("save", "3600 1")
         await client.config_set("maxmemory", used + 100_000)
@@ -105,7 +105,7 @@ INFO_FLAWS = {
 @pytest.mark.parametrize("field", INFO_FLAWS)
 async def test_a_disk_that_fails_is_told(valkey_url: str, field: str) -> None:
     """P2: from what the server itself says, where only this field is changed."""
-    async with Redis.from_url(valkey_url) as client:
+    async with Redis.from_url(as_owner(valkey_url)) as client:
         said = {name: str(value) for name, value in (await client.info()).items()}
     assert server_check.persistence_findings("Valkey", said) == []
     assert said[field] == "ok"
@@ -128,7 +128,7 @@ async def test_a_library_that_somebody_changed_stops_us(valkey_url: str) -> None
     ledger = await Ledger.open(valkey_url)
     await ledger.close()
     await nothing_stops(settings)
-    async with Redis.from_url(valkey_url) as client:
+    async with Redis.from_url(as_owner(valkey_url)) as client:
         await client.function_load(ours.text.replace("redis.error_reply", "redis.status_reply"), replace=True)
         await stops(settings, "Valkey's function library", "FUNCTION DELETE")
         await client.function_delete(ours.name)
@@ -137,8 +137,8 @@ async def test_a_library_that_somebody_changed_stops_us(valkey_url: str) -> None
 
 async def test_what_a_user_may_not_ask_is_unchecked_with_what_to_grant(valkey_url: str) -> None:
     """P9: what P2 stands on and cannot be seen stops us all the same. P10: a user that may do all is told."""
-    settings = Settings(redis_url=valkey_url.replace("://:of-the-tests", "://checker:secret"))
-    async with Redis.from_url(valkey_url) as client:
+    settings = Settings(redis_url=as_owner(valkey_url).replace("availability:of-the-tests", "checker:secret"))
+    async with Redis.from_url(as_owner(valkey_url)) as client:
         send: Any = client.execute_command
 
         async def user(*rules: str) -> dict[str, Finding]:
@@ -159,8 +159,13 @@ async def test_what_a_user_may_not_ask_is_unchecked_with_what_to_grant(valkey_ur
             assert set(await user("+@all", "~*")) == {"Valkey's user"}
         finally:
             await send("ACL", "DELUSER", "checker")
-    default = [finding for finding in await check_valkey(valkey_url, LIMITS) if finding.subject == "Valkey's user"]
-    assert "default" in default[0].text
+        await send("ACL", "SETUSER", "default", "reset", "on", "nopass", "+@all", "~*")
+        try:
+            found = await check_valkey(f"redis://{valkey_url.rpartition('@')[2]}", LIMITS)
+        finally:
+            await send("ACL", "SETUSER", "default", "reset", "off")
+    [default] = [finding for finding in found if finding.subject == "Valkey's user"]
+    assert "default" in default.text
 
 
 # --- while a process runs ---------------------------------------------------------------------------------------
@@ -174,7 +179,7 @@ async def test_a_setting_that_turns_unsafe_stops_a_running_service_and_lets_it_g
     monkeypatch.setattr(self_check, "AGAIN_S", 0.02)
     await migrate(postgres_url)
     settings = Settings(redis_url=valkey_url, postgres_url=postgres_url)
-    async with watched_ledger(settings) as ledger, Redis.from_url(valkey_url) as client:
+    async with watched_ledger(settings) as ledger, Redis.from_url(as_owner(valkey_url)) as client:
         shop = Shop(ledger, Clock())
 
         async def is_ready() -> bool:
@@ -217,7 +222,7 @@ async def test_what_was_found_of_a_server_that_hangs_stays(
     """P9."""
     monkeypatch.setattr("ledger.valkey_checks.TIMEOUT_S", 0.3)
     checked = SelfCheck(Settings(redis_url=valkey_url))
-    async with Redis.from_url(valkey_url) as client:
+    async with Redis.from_url(as_owner(valkey_url)) as client:
         await client.config_set("appendfsync", "everysec")
         try:
             await checked.look()

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from ledgers import Clock, Shop
 from redis import Redis
+from servers import as_owner
 
 from ledger import messages as m
 from ledger.errors import Unavailable
@@ -53,7 +54,7 @@ async def ledger(valkey_url: str) -> AsyncIterator[Ledger]:
 
 @pytest.fixture
 def client(valkey_url: str) -> Redis:
-    return Redis.from_url(valkey_url)
+    return Redis.from_url(as_owner(valkey_url))
 
 
 @pytest.mark.parametrize("by_ms", [HOUR_MS, -HOUR_MS, 60_500, -60_500])

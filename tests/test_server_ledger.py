@@ -9,7 +9,7 @@ import pytest
 from books import assert_books_balance
 from ledgers import CLIENT, START_MS, Clock, Shop
 from redis import Redis
-from servers import RunningServer
+from servers import RunningServer, as_owner
 from waiting import wait_until
 
 from ledger import messages as m
@@ -33,7 +33,7 @@ async def shop(valkey_url: str) -> AsyncIterator[Shop]:
 
 @pytest.fixture
 def client(valkey_url: str) -> Redis:
-    return Redis.from_url(valkey_url)
+    return Redis.from_url(as_owner(valkey_url))
 
 
 # --- the window of events (P8) ----------------------------------------------------------------------------------
@@ -113,11 +113,17 @@ async def test_the_servers_own_clock_is_used(valkey_url: str) -> None:
 # --- failures ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_server_without_the_library_gets_it_again(shop: Shop, client: Redis) -> None:
+async def test_a_server_without_the_library_gets_it_from_a_user_who_may(client: Redis, valkey_url: str) -> None:
+    """What other users wait for is in test_access_valkey.py."""
+    clock = Clock()
+    ledger = Ledger(as_owner(valkey_url), now_ms=clock)
+    shop = Shop(ledger, clock)
+    await shop.open()
     await shop.stock("A", 5)
     client.function_flush("SYNC")
 
     assert isinstance(await shop.hold(("A", 1)), m.Done)
+    await ledger.close()
 
 
 async def test_full_memory_refuses_holds_and_still_releases(shop: Shop, client: Redis) -> None:
@@ -313,7 +319,7 @@ async def test_a_server_that_is_only_a_replica_refuses_surely(shop: Shop, client
 async def test_a_user_without_rights_is_refused_surely(shop: Shop, client: Redis, valkey_url: str) -> None:
     """P4, P10."""
     client.acl_setuser("weak", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all", "-fcall"])
-    ledger = Ledger(valkey_url.replace("//:of-the-tests", "//weak:secret"))
+    ledger = Ledger(as_owner(valkey_url).replace("availability:of-the-tests", "weak:secret"))
     with pytest.raises(Unavailable, match="permission"):
         await Shop(ledger, shop.clock).hold(("A", 1))
     await ledger.close()
@@ -397,7 +403,7 @@ async def test_kill_9_loses_no_acknowledged_hold_and_doubles_none(
         assert all(await asyncio.gather(*map(is_there, ids[start : start + 1_000])))
     settled = {shop.key(key) for key in unknown if await is_there(shop.key(key))}
     assert (await shop.position("A")).held == len(acknowledged | settled)
-    with Redis.from_url(valkey_url) as client:
+    with Redis.from_url(as_owner(valkey_url)) as client:
         assert_books_balance(client)
     await ledger.close()
 
@@ -407,7 +413,7 @@ async def test_a_server_that_refuses_the_library_is_told_in_words(
 ) -> None:
     broken = library()._replace(name="broken", text="#!lua name=broken\nthis is no Lua")
     monkeypatch.setattr("ledger.shard.library", lambda: broken)
-    ledger = Ledger(valkey_url)
+    ledger = Ledger(as_owner(valkey_url))
     with pytest.raises(Unavailable, match=r"^the ledger's server refuses our library$"):
         await ledger.read(m.Read([m.ReadItem("A", ["S1"])]))
     assert ledger.state().reasons == ["the ledger's server refuses our library"]

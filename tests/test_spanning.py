@@ -9,6 +9,7 @@ import pytest
 from books import assert_books_balance
 from ledgers import START_MS, Clock, Shop
 from redis import Redis
+from servers import as_owner
 
 from ledger import messages as m
 from ledger import spanning
@@ -37,7 +38,7 @@ class World:
         self.clock = Clock()
         self.ledger = Ledger(url, shards=SHARDS, now_ms=self.clock)
         self.shop = Shop(self.ledger, self.clock)
-        self.redis = Redis.from_url(url)
+        self.redis = Redis.from_url(as_owner(url))
 
     async def open(self) -> None:
         await self.shop.open("S1")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledgers import START_MS, Clock, Shop
 from redis import Redis
+from servers import as_owner
 
 from ledger import messages as m
 from ledger.convergence import OURS, VIEWS_MAX, History
@@ -31,7 +32,7 @@ async def shop(server_url: str | None) -> AsyncIterator[Shop]:
     await shop.open(authority="wms")
     yield shop
     if server_url:
-        with Redis.from_url(server_url) as client:
+        with Redis.from_url(as_owner(server_url)) as client:
             assert_books_balance(client)
     await ledger.close()
 
@@ -157,7 +158,7 @@ async def test_the_reason_of_an_event_is_journaled(valkey_url: str) -> None:
     await shop.open()
     await shop.event("delta", "A", -2, reason="sale", id="receipt-1", source="pos")
     await shop.ledger.close()
-    with Redis.from_url(valkey_url) as client:
+    with Redis.from_url(as_owner(valkey_url)) as client:
         (sale,) = journal_of(client)[-1].operations
     assert sale.verb == "apply"
     assert msgspec.msgpack.decode(sale.body, type=m.StockEvent).reason == "sale"
@@ -344,7 +345,7 @@ async def test_what_was_matched_stays_so_when_it_folds_and_is_forgotten(server: 
     await server.reported(reservation, 2, at_ms=START_MS + 2_000)
     await server.ship(reservation, (1, 1), occurred_at_ms=START_MS + 3_000)
     assert await on_hand(server) == 6
-    with Redis.from_url(valkey_url) as client:
+    with Redis.from_url(as_owner(valkey_url)) as client:
         server.clock.now_ms = START_MS + 1_000
         await fill_window(server, START_MS + 100)
         assert (await on_hand(server), len(marks(client))) == (6, 1)
@@ -386,6 +387,6 @@ async def test_our_shipment_from_before_the_horizon_meets_its_report(server: Sho
     assert await on_hand(server) == 6
     late = await server.reported(reservation, 1, at_ms=START_MS + 102)
     assert (late.reason, late.on_hand) == ("late", 6)
-    with Redis.from_url(valkey_url) as client:
+    with Redis.from_url(as_owner(valkey_url)) as client:
         assert fold(journal_of(client))["A", "S1"]["on_hand"] == 6
         assert_books_balance(client)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import ssl
 import urllib.request
 from pathlib import Path
 from typing import Final
@@ -25,8 +26,11 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def read_document(jwks_file: str, jwks_url: str) -> bytes:
-    """The JWKS from its file or, without one, its URL (http or https only). Raises ``OSError`` or ``ValueError``."""
+def read_document(jwks_file: str, jwks_url: str, ca_file: str = "") -> bytes:
+    """The JWKS from its file or, without one, its URL (http or https only). Raises ``OSError`` or ``ValueError``.
+
+    ``ca_file`` has who signed the certificate there; without one, it is whom the system believes.
+    """
     if jwks_file:
         with Path(jwks_file).open("rb") as file:
             return file.read(DOCUMENT_BYTES_MAX)
@@ -35,7 +39,7 @@ def read_document(jwks_file: str, jwks_url: str) -> bytes:
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca_file or None)),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         _NoRedirect(),
@@ -46,7 +50,7 @@ def read_document(jwks_file: str, jwks_url: str) -> bytes:
     return document
 
 
-async def keep_fresh(tokens: Tokens, jwks_file: str, jwks_url: str) -> None:
+async def keep_fresh(tokens: Tokens, jwks_file: str, jwks_url: str, ca_file: str = "") -> None:
     """Load the keys until cancelled; a failure is logged and leaves the last good ones in place."""
     loop = asyncio.get_running_loop()
     tried_s = -REFRESH_S
@@ -54,7 +58,7 @@ async def keep_fresh(tokens: Tokens, jwks_file: str, jwks_url: str) -> None:
         if _due(tokens, loop.time() - tried_s):
             tried_s = loop.time()
             try:
-                document = await asyncio.to_thread(read_document, jwks_file, jwks_url)
+                document = await asyncio.to_thread(read_document, jwks_file, jwks_url, ca_file)
                 if tokens.keys.load(document):
                     tokens.forget()
             except (OSError, ValueError) as error:

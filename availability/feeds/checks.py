@@ -15,6 +15,7 @@ from nats.js.errors import NotFoundError
 
 from availability import event_publisher
 from availability.feeds import stream
+from availability.feeds.connecting import VerifyingClient, connection_options
 from ledger import Finding
 
 TIMEOUT_S: Final = 3.0
@@ -36,12 +37,12 @@ async def check_nats(url: str) -> list[Finding]:
     async def quietly(_error: Exception) -> None:
         """What goes wrong is in the findings."""
 
-    client = Client()
+    client = VerifyingClient()
     try:
         async with asyncio.timeout(TIMEOUT_S):
             try:
                 await client.connect(
-                    url,
+                    **connection_options(url),
                     name="availability check",
                     allow_reconnect=False,
                     max_reconnect_attempts=1,

@@ -32,6 +32,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from availability.feeds import stream
+from availability.feeds.connecting import connection_options
 from availability.feeds.decoding import now_ms
 from availability.feeds.gaps import GAP, Gap, Gaps
 from availability.feeds.intake import Applies, Keeps, RawEvent, Taken, take_all
@@ -141,7 +142,7 @@ class Feed:
 
         connecting = asyncio.create_task(
             client.connect(
-                self._nats_url,
+                **connection_options(self._nats_url),
                 name="availability ingest",
                 allow_reconnect=False,
                 max_reconnect_attempts=1,

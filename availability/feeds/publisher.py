@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import msgspec
-import nats
 from nats.errors import Error
+
+from availability.feeds.connecting import connect
 
 EVENTS_MAX = 1_000
 """Events in one message: it stays well below a server's usual limit of 1 MB."""
@@ -20,7 +21,7 @@ async def publish(url: str, subject: str, events: Sequence[dict[str, object]]) -
     Connects for this call only, so that nothing has to be watched in between.
     """
     try:
-        client = await nats.connect(url, allow_reconnect=False, connect_timeout=2)
+        client = await connect(url, allow_reconnect=False, connect_timeout=2)
         try:
             for start in range(0, len(events), EVENTS_MAX):
                 body = msgspec.json.encode(events[start : start + EVENTS_MAX])

@@ -14,6 +14,8 @@ import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from availability.feeds.connecting import VerifyingClient
+
 MESSAGES_MAX: Final = 500
 """In one batch, and in one pull request."""
 BATCH_BYTES: Final = 262_144
@@ -31,7 +33,7 @@ class Broken(Exception):
     """No message will come any more by this connection, or from this consumer: start anew."""
 
 
-class TolerantClient(Client):
+class TolerantClient(VerifyingClient):
     """A client whose reading survives what nats-py 2.16 stops at, without a word to any callback.
 
     A server passes on header blocks without a line end and subjects that are no UTF-8; either ends nats-py's reading

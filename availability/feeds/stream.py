@@ -7,7 +7,6 @@ is really waiting, and a consumer that has to be made anew starts with what nobo
 from datetime import datetime
 from typing import Final, NamedTuple
 
-import nats
 from nats.aio.client import Client
 from nats.errors import Error
 from nats.js import JetStreamContext
@@ -22,6 +21,8 @@ from nats.js.api import (
     StreamConfig,
 )
 from nats.js.errors import BadRequestError, NotFoundError
+
+from availability.feeds.connecting import connect
 
 STREAM: Final = "STOCK"
 SUBJECTS: Final = "stock.>"
@@ -53,7 +54,7 @@ async def ensure(jetstream: JetStreamContext) -> Ensured:
 async def missing_streams(url: str, *names: str) -> list[str]:
     """Which of these streams are not there, in words; connects for this call only."""
     try:
-        client = await nats.connect(url, allow_reconnect=False, connect_timeout=2, error_cb=_quietly)
+        client = await connect(url, allow_reconnect=False, connect_timeout=2, error_cb=_quietly)
         try:
             return [f"the stream {name} is not there yet" for name in names if not await _exists(client, name)]
         finally:

@@ -22,12 +22,14 @@ from ledger.journal.postgres import FAILED as JOURNAL_FAILED
 from ledger.journal.quarantine import Quarantine, QuarantinedEvent, QuarantineRow
 from ledger.journal.reader import Journal, JournalEnd, Problem, ShardStatus, SourceStatus, Status
 from ledger.journal.records import Cursor, Place, Unreadable
+from ledger.journal.roles import ROLES, make_roles
 from ledger.journal.search import Filters, FoundReservation, ReservationPage, Reservations
 from ledger.journal.stream import StreamStatus
 from ledger.journal.writer import JournalWriter, Written
 
 __all__ = [
     "JOURNAL_FAILED",
+    "ROLES",
     "AuditReport",
     "AuditStatus",
     "BadCursor",
@@ -72,6 +74,7 @@ __all__ = [
     "conflicts",
     "explain",
     "make_checkpoint",
+    "make_roles",
     "migrate",
     "settle_conflicts",
 ]

@@ -6,7 +6,8 @@ import logging
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 from types import MappingProxyType
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
@@ -16,7 +17,19 @@ LOCK_PAUSE_S = 0.25
 
 logger = logging.getLogger(__name__)
 
-FAILED = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError)
+
+class SchemaMissing(Exception):
+    """The schema is not there yet, or older than this program, and this role may not change it."""
+
+
+FAILED = (
+    SchemaMissing,
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresError,
+)
 """The server is away, full, restarting or not set up yet. Whether the last commit happened is unknown; asking again on
 a new connection will tell."""
 
@@ -36,10 +49,21 @@ async def connect(postgres_url: str, settings: Mapping[str, str] = MappingProxyT
     """A connection on which no wait is endless, with settings of its own; raises one of ``FAILED``."""
     return await asyncpg.connect(
         postgres_url,
+        ssl=_tls_of(postgres_url),
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=COMMAND_TIMEOUT_S,
         server_settings={"application_name": "availability journal", **settings},
     )
+
+
+def _tls_of(postgres_url: str) -> Literal["disable", "verify-full"]:
+    """The ``sslmode`` of the URL; asyncpg's own default would try TLS without verifying, and then plain text."""
+    [mode] = parse_qs(urlsplit(postgres_url).query).get("sslmode", ["disable"])
+    if mode == "verify-full":
+        return "verify-full"
+    if mode == "disable":
+        return "disable"
+    raise asyncpg.ClientConfigurationError(f"sslmode={mode} may be plain text, or believe any server")
 
 
 def arrays(rows: Iterable[Row]) -> list[tuple[object, ...]]:
@@ -51,6 +75,7 @@ async def open_pool(postgres_url: str, size: int = 2) -> asyncpg.Pool:
     """Connections for short questions; the first is made when it is needed."""
     return await asyncpg.create_pool(
         postgres_url,
+        ssl=_tls_of(postgres_url),
         min_size=0,
         max_size=size,
         timeout=CONNECT_TIMEOUT_S,

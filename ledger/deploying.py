@@ -1,0 +1,27 @@
+"""Owns loading the library into the ledger's servers ahead of the processes, whose users may only call it."""
+
+import asyncio
+
+from ledger.library import library, load
+from ledger.placement import connection_to, primaries
+
+TIMEOUT_S = 10.0
+
+
+async def deploy_library(redis_url: str) -> int:
+    """Load this version's library into every primary; into how many it was. Raises one of ``KEYSPACE_FAILED``.
+
+    Those of other versions stay, for processes that call them still.
+    """
+    return sum([await load_into(url) for url in await primaries(redis_url, TIMEOUT_S)])
+
+
+async def load_into(url: str) -> bool:
+    """Load it into one server; whether it had to be."""
+    connection = connection_to(url)
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await connection.connect()  # type: ignore[no-untyped-call]
+            return await load(connection, library())
+    finally:
+        await connection.disconnect(nowait=True)
