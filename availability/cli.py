@@ -225,6 +225,31 @@ def conflicts(settings: Settings, data_dir: Path | None, settle: bool, yes: bool
 
 
 @main.command()
+@click.option("--data-dir", type=DataFolder, required=True, help="Of an `up` that runs now.")
+@click.option("--to", "target", type=DataFolder, required=True, help="A new or empty folder.")
+@click.pass_obj
+def backup(settings: Settings, data_dir: Path, target: Path) -> None:
+    """Copy everything of an `up` to a folder, while it runs and sells.
+
+    One that is stopped has all in its folder: copy that.
+    """
+    from availability import backup_commands as this
+
+    sys.exit(asyncio.run(this.backup(settings, data_dir, target)))
+
+
+@main.command()
+@click.option("--from", "source", type=DataFolder, required=True, help="A folder that `backup` made.")
+@click.option("--data-dir", type=DataFolder, required=True, help="A new or empty folder.")
+@click.pass_obj
+def restore(settings: Settings, source: Path, data_dir: Path) -> None:
+    """Make the folder of an `up` from a backup, after every byte of it was verified; it says what to run next."""
+    from availability import backup_commands as this
+
+    sys.exit(asyncio.run(this.restore(settings, source, data_dir)))
+
+
+@main.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def failover(settings: Settings, yes: bool) -> None:

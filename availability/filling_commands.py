@@ -138,20 +138,22 @@ async def servers_of(settings: Settings, data_dir: Path | None, *, beside_up: bo
         yield settings_of(data_dir, settings)
         return
     try:
-        async with _embedded(settings, instance) as known:
+        async with servers_started(settings, instance) as known:
             yield known
     finally:
         instance.close()
 
 
 @asynccontextmanager
-async def _embedded(settings: Settings, instance: Instance) -> AsyncIterator[Settings]:
+async def servers_started(settings: Settings, instance: Instance, *, nats: bool = False) -> AsyncIterator[Settings]:
+    """Run the servers whose URLs the settings do not give, in the instance's folder; of NATS only if asked for."""
     children, passwords = [], instance.known.passwords
     for name, setting, make in (
         ("valkey", "redis_url", embedded.valkey),
         ("postgres", "postgres_url", embedded.postgres),
+        ("nats", "nats_url", embedded.nats),
     ):
-        if getattr(settings, setting):
+        if getattr(settings, setting) or (name == "nats" and not nats):
             continue
         server = await asyncio.to_thread(make, instance.folder / name, instance.port(name), passwords[name])
         log = instance.logs / f"{name}.log"
