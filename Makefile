@@ -4,13 +4,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
 BENCH ?= replay
 EXAMPLES ?= 50000
+MINUTES ?= 5
 MICROBENCH := -m pytest bench/micro --quiet --benchmark-enable --benchmark-autosave --benchmark-time-unit=us \
     --benchmark-columns=min,median,iqr,rounds --benchmark-sort=name
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 INSTALL_SELF := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index
 
-.PHONY: help up test test-long chaos mutants lint format bench microbench microbench-compare lock clean
+.PHONY: help up test test-long simulate chaos mutants lint format bench microbench microbench-compare lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 20
@@ -24,6 +25,9 @@ test: .venv/dev ## Run the tests, against real servers that they start themselve
 test-long: .venv/dev ## Try many more made-up examples than `test` does, others each time (EXAMPLES=50000)
 	@CONVERGENCE_EXAMPLES=$(EXAMPLES) AGREEMENT_EXAMPLES=$$(($(EXAMPLES) / 10)) \
 	    $(BIN)/python -m pytest -m long -o faulthandler_timeout=0
+
+simulate: .venv/dev ## Run the whole service under simulated faults (MINUTES=5), or replay one run of it (SEED=7)
+	@PYTHONPATH=tests:. $(BIN)/python -m simulation $(if $(SEED),--seed $(SEED),--first $$(date +%s) --minutes $(MINUTES))
 
 chaos: .venv/dev ## Break a running service under load, again and again, and judge it: CHAOS="--faults kill-valkey --times 50 --seed 7"
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)

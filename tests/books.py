@@ -147,12 +147,13 @@ def live_views(client: Redis, shard: int = 0) -> dict[Place, dict[str, tuple[int
     }
 
 
-def assert_books_balance(client: Redis, shard: int = 0) -> None:
+def assert_books_balance(client: Redis, shard: int = 0, entries: list[JournalEntry] | None = None) -> None:
     """The journal has no gap, folds to the live positions and counts, and its last word on each is the live one.
 
-    So it does to what is overcommitted, which is what the positions' own numbers say.
+    So it does to what is overcommitted, which is what the positions' own numbers say. ``entries`` are given where the
+    stream has not got all of them any more.
     """
-    entries = journal_of(client, shard)
+    entries = journal_of(client, shard) if entries is None else entries
     assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
     books, live = fold(entries), live_positions(client, shard)
     last = {(after.sku, after.location): after.position for entry in entries for after in entry.positions}

@@ -95,9 +95,9 @@ _READ = {
 }
 
 
-def assert_folds(client: Redis, shard: int = 0, epoch: int = 1) -> Fold:
-    """The entries of the shard's epoch fold to the live shard."""
-    entries = journal_of(client, shard)
+def assert_folds(client: Redis, shard: int = 0, epoch: int = 1, entries: list[JournalEntry] | None = None) -> Fold:
+    """The entries of the shard's epoch, by default those of its stream, fold to the live shard."""
+    entries = journal_of(client, shard) if entries is None else entries
     entries = [entry for entry in entries if entry.epoch == epoch]
     fold = folded(entries)
     assert_deadlines_are_those_of_the_holds(client, shard)

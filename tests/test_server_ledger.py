@@ -167,6 +167,16 @@ async def test_an_operation_that_breaks_a_rule_fails_alone(shop: Shop) -> None:
     assert [type(outcome) for outcome in outcomes] == [AssertionError, m.Done]
 
 
+async def test_another_clients_reservation_is_neither_seen_nor_changed(shop: Shop) -> None:
+    """P10: not even told apart from one that was never made."""
+    await shop.stock("A", 5)
+    held = await shop.hold(("A", 2))
+
+    assert await shop.ledger.find(m.Find(held.id, "app")) == m.NotFound()
+    assert await shop.release(held.id, client="app") == m.NotFound()
+    assert (await shop.position("A")).held == 2
+
+
 async def test_who_knows_another_epoch_is_refused(shop: Shop, valkey_url: str) -> None:
     """P7: a writer of before a recovery changes nothing by what it knew."""
     await shop.stock("A", 5)

@@ -76,24 +76,33 @@ def document(endpoints: Sequence[Endpoint]) -> bytes:
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, by_type)
-    return msgspec.json.encode(
-        {
-            "openapi": "3.1.0",
-            "info": {"title": TITLE, "version": VERSION},
-            "paths": paths,
-            "components": {
-                "schemas": components,
-                "securitySchemes": {
-                    "token": {
-                        "type": "http",
-                        "scheme": "bearer",
-                        "bearerFormat": "JWT",
-                        "description": f"Scopes: {', '.join(SCOPES)}. Any one of those that a call names is enough.",
-                    }
-                },
+    told = {
+        "openapi": "3.1.0",
+        "info": {"title": TITLE, "version": VERSION},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": f"Scopes: {', '.join(SCOPES)}. Any one of those that a call names is enough.",
+                }
             },
-        }
-    )
+        },
+    }
+    return msgspec.json.encode(_with_portable_patterns(told))
+
+
+def _with_portable_patterns(node: Any) -> Any:
+    """Patterns as JSON Schema has them: ECMA has no other end than ``$``, which lets no trailing newline through."""
+    if isinstance(node, dict):
+        portable = {name: _with_portable_patterns(value) for name, value in node.items()}
+        if isinstance(pattern := portable.get("pattern"), str):
+            portable["pattern"] = re.sub(r"\\Z$", "$", pattern)
+        return portable
+    return [_with_portable_patterns(value) for value in node] if isinstance(node, list) else node
 
 
 def _shapes(endpoints: Iterable[Endpoint]) -> list[type]:

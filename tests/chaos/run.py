@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -146,11 +146,13 @@ class Run:
                 load.create_task(Shopper(shop, CLIENTS[number % len(CLIENTS)]).run())
             try:
                 while schedule.waiting and time.monotonic() < until_s:
-                    with suppress(TimeoutError):
+                    try:
                         async with asyncio.timeout(until_s - time.monotonic()):
                             fault = await schedule.next()
-                        await self._inject(fault, stage, shop)
-                        schedule.rest(fault)
+                    except TimeoutError:
+                        break
+                    await self._inject(fault, stage, shop)
+                    schedule.rest(fault)
             finally:
                 shop.open = False
 

@@ -20,7 +20,7 @@ MUTANTS = [
         "P2",
         "a server that may lose what it acknowledged is refused",
         "ledger/server_check.py",
-        '    "appendfsync": ("always", "an acknowledged write must have been fsynced"),\n',
+        '    "appendfsync": ("always", "an acknowledged operation must have reached the disk"),\n',
         "",
         (f"{SERVER}::test_an_unsafe_server_is_not_promised_on",),
     ),
@@ -249,7 +249,7 @@ MUTANTS = [
         "ledger/lua/overdue.lua",
         " or reservation.verb ~= 'hold' or reservation.client ~= client then return nil end",
         " or reservation.verb ~= 'hold' then return nil end",
-        ("tests/test_api_checkout.py::test_another_clients_reservation_is_not_there",),
+        (f"{SERVER}::test_another_clients_reservation_is_neither_seen_nor_changed",),
     ),
     Mutant(
         "P10",
@@ -257,7 +257,7 @@ MUTANTS = [
         "ledger/lua/find.lua",
         "  if not record or record.client ~= op[3] then return NOT_FOUND end\n",
         "  if not record then return NOT_FOUND end\n  op[3] = record.client\n",
-        ("tests/test_api_checkout.py::test_another_clients_reservation_is_not_there",),
+        (f"{SERVER}::test_another_clients_reservation_is_neither_seen_nor_changed",),
     ),
     Mutant(
         "P10",
