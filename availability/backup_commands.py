@@ -88,10 +88,7 @@ async def restore(settings: Settings, source: Path, data_dir: Path) -> int:
     try:
         with shown_progress(STEPS) as tell, whole(data_dir) as work:
             manifest = await asyncio.to_thread(verified, source, tell, "verify")
-            if (shards := len(manifest.ledger)) != settings.shards:
-                raise Unfit(
-                    f"the backup is of {shards} shards, the settings say {settings.shards}: set shards = {shards}"
-                )
+            _insist_shards(manifest, settings)
             await asyncio.to_thread(_unpack, source, work, tell)
             reason = await _opened(own, source, work, manifest, tell)
     except (Refused, Unfit) as refused:
@@ -114,6 +111,11 @@ def _insist_embedded(data_dir: Path) -> None:
             f"{', '.join(missing)} of this `up` is not in {data_dir}: back up such servers by their own tools, see"
             " Recovery in the README"
         )
+
+
+def _insist_shards(manifest: Manifest, settings: Settings) -> None:
+    if (shards := len(manifest.ledger)) != settings.shards:
+        raise Unfit(f"the backup is of {shards} shards, the settings say {settings.shards}: set shards = {shards}")
 
 
 # --- taking -----------------------------------------------------------------------------------------------------
