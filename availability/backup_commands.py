@@ -88,6 +88,7 @@ async def restore(settings: Settings, source: Path, data_dir: Path) -> int:
     try:
         with shown_progress(STEPS) as tell, whole(data_dir) as work:
             manifest = await asyncio.to_thread(verified, source, tell, "verify")
+            _insist_shards(manifest, settings)
             await asyncio.to_thread(_unpack, source, work, tell)
             reason = await _opened(own, source, work, manifest, tell)
     except (Refused, Unfit) as refused:
@@ -110,6 +111,11 @@ def _insist_embedded(data_dir: Path) -> None:
             f"{', '.join(missing)} of this `up` is not in {data_dir}: back up such servers by their own tools, see"
             " Recovery in the README"
         )
+
+
+def _insist_shards(manifest: Manifest, settings: Settings) -> None:
+    if (shards := len(manifest.ledger)) != settings.shards:
+        raise Unfit(f"the backup is of {shards} shards, the settings say {settings.shards}: set shards = {shards}")
 
 
 # --- taking -----------------------------------------------------------------------------------------------------
@@ -190,7 +196,7 @@ async def _opened(settings: Settings, source: Path, work: Path, manifest: Manife
                 await _put_back_stream(known.nats_url, name, source)
             ledger, journal = await _places(known)
             for what, there, said in (("ledger", ledger, manifest.ledger), ("journal", journal, manifest.journal)):
-                if less := [at for at, wanted in zip(there, said, strict=False) if _order(at) < _order(wanted)]:
+                if less := [at for at, wanted in zip(there, said, strict=True) if _order(at) < _order(wanted)]:
                     raise Unfit(f"the {what} in {source} has less than its manifest says, at {less[0]}: take another")
             async with compared_ledger(known) as (_, reason):
                 tell("compare", 1, 1)

@@ -188,6 +188,12 @@ def test_a_folder_with_something_in_it_is_refused(taken: Taken, data_folder: Pat
     assert [path.name for path in data_folder.iterdir()] == ["precious"]
 
 
+def test_another_number_of_shards_is_refused(taken: Taken, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AVAILABILITY_SHARDS", "2")
+    refused = run("restore", "--from", taken.folder, "--data-dir", data_folder)
+    assert (refused.exit_code, "set shards = 1" in refused.stderr) == (1, True)
+
+
 def test_without_an_up_that_runs_there_is_nothing_to_back_up(data_folder: Path, tmp_path: Path) -> None:
     refused = run("backup", "--data-dir", data_folder, "--to", tmp_path / "backup")
     assert (refused.exit_code, "no `availability up` runs" in refused.stderr) == (1, True)
