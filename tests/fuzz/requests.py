@@ -10,24 +10,12 @@ from running_up import start
 
 from availability.issuer import SCOPES
 
-CHECKS: Final = (
-    "not_a_server_error",
-    "status_code_conformance",
-    "content_type_conformance",
-    "response_headers_conformance",
-    "response_schema_conformance",
-    "negative_data_rejection",
-    "unsupported_method",
-    "allow_header_conformance",
-)
-"""Not that all is accepted which fits the schema: a body may fit it and name a location that there is not."""
-
-_EACH_BY_ITSELF: Final = "".join(
+_SETTINGS: Final = "checks.positive_data_acceptance.enabled = false\n" + "".join(
     f'[[operations]]\ninclude-name = "POST {path}"\nchecks.negative_data_rejection.enabled = false\n'
     for path in ("/v1/stock-events", "/v1/reservations/batch")
 )
-"""Calls that answer 200 and refuse, inside of it, the items that are wrong."""
-
+"""All checks, but not that all is accepted which fits the schema: a body may fit, and name a location that there is
+not. Those two calls answer 200 and refuse, inside of it, the items that are wrong."""
 _TOKEN_S: Final = 600
 """How much longer than the run its token is good."""
 
@@ -40,12 +28,12 @@ def fuzz(seconds: int, seed: int) -> bool:
         argv += ["--scope", " ".join(SCOPES), "--ttl", str(seconds + _TOKEN_S)]
         token = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
         settings = Path(folder) / "schemathesis.toml"
-        settings.write_text(_EACH_BY_ITSELF)
+        settings.write_text(_SETTINGS)
         asked = subprocess.run(
             [
                 *(str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(settings)),
                 *("run", f"{up.url}/schema/openapi.json", "--header", f"Authorization: Bearer {token}"),
-                *("--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "--continue-on-failure"),
+                *("--phases", "examples,coverage,fuzzing", "--continue-on-failure"),
                 *(
                     "--max-time",
                     str(seconds),
@@ -61,5 +49,5 @@ def fuzz(seconds: int, seed: int) -> bool:
             check=False,
         )
         if asked.returncode != 0:
-            sys.stderr.write(f"{up.tails()}\n")
+            sys.stderr.write((up.folder / "logs" / "api.log").read_text()[-4_000:])
     return asked.returncode == 0
