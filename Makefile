@@ -11,7 +11,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 INSTALL_SELF := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index
 
-.PHONY: help up test test-long simulate chaos mutants lint format bench microbench microbench-compare lock clean
+.PHONY: help up test test-long simulate chaos mutants fuzz lint format bench microbench microbench-compare lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 20
@@ -35,6 +35,9 @@ chaos: .venv/dev ## Break a running service under load, again and again, and jud
 mutants: .venv/dev ## Break each guard in a copy, and see its test go red (about 6 minutes; ONLY=P3 some of them)
 	@$(BIN)/python -m tests.mutants $(ONLY)
 
+fuzz: .venv/fuzz ## Make up requests from the OpenAPI document, and bytes for the feeds, to find a bug (MINUTES=5; SEED=7 repeats)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 lint: .venv/dev ## Check style and types, of code and tests
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check --quiet
@@ -57,7 +60,7 @@ lock: .venv/dev ## Choose the newest of all packages and write the lock files
 	@config/lock.sh --upgrade
 
 clean: ## Remove what the targets made, except the data in .availability/
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .chaos build *.egg-info
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .chaos .fuzz build *.egg-info
 
 .venv/dev: pyproject.toml config/requirements-dev.txt | .venv/bin/python
 	@$(INSTALL) -r config/requirements-dev.txt
@@ -66,6 +69,10 @@ clean: ## Remove what the targets made, except the data in .availability/
 
 .venv/bench: config/requirements-bench.txt .venv/dev
 	@$(INSTALL) -r config/requirements-bench.txt
+	@touch $@
+
+.venv/fuzz: config/requirements-fuzz.txt .venv/dev
+	@$(INSTALL) -r config/requirements-fuzz.txt
 	@touch $@
 
 .venv/bin/python:

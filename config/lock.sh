@@ -15,3 +15,4 @@ lock() {
 lock requirements.txt "$@"
 lock requirements-dev.txt --constraint config/requirements.txt --extra embedded --extra dev "$@"
 lock requirements-bench.txt --constraint config/requirements-dev.txt --extra embedded --extra dev --extra bench "$@"
+lock requirements-fuzz.txt --constraint config/requirements-dev.txt --extra embedded --extra dev --extra fuzz "$@"
