@@ -92,7 +92,7 @@ async def play(url: str, calls: Sequence[bytes], connections: int, in_flight: in
     loop = asyncio.get_running_loop()
     queue = iter(calls)
     players = [_Player(queue, in_flight, loop.create_future()) for _ in range(connections)]
-    login = f"AUTH {address.password}\r\n".encode()
+    login = f"AUTH {address.username or 'default'} {address.password}\r\n".encode()
     for player in players:
         await loop.create_connection(lambda player=player: player, address.hostname, address.port)  # type: ignore[misc]
         player.begin(login)
