@@ -20,7 +20,7 @@ MUTANTS = [
         "P2",
         "a server that may lose what it acknowledged is refused",
         "ledger/server_check.py",
-        '    "appendfsync": ("always", "an acknowledged write must have been fsynced"),\n',
+        '    "appendfsync": ("always", "an acknowledged operation must have reached the disk"),\n',
         "",
         (f"{SERVER}::test_an_unsafe_server_is_not_promised_on",),
     ),
