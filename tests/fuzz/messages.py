@@ -70,6 +70,7 @@ def corpus() -> list[bytes]:
         encoded({**_ENVELOPE, "time": "2025-06-01T00:00:00Z", "sequence": "0007", "data": an_event(id=None)}),
         encoded({**_ENVELOPE, "data": [an_event(), move]}),
         encoded({**_ENVELOPE, "data_base64": "e30="}),
+        encoded({**_ENVELOPE, "data_base64": "e30=!"}),
         encoded([{**_ENVELOPE, "data": {"appinfoB": 123}}, {**_ENVELOPE, "id": "ce-2", "data": {}}]),
         b"[]",
     ]
