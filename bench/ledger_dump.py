@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from ledger import Position, Reservation
+from ledger.journal.fold import FORGOTTEN_AFTER_MS
 
-READABLE_MS: Final = 24 * 3_600_000
 PORTION: Final = 1_000
 HASHES: Final = ("sku", "locations", "feed", "view", "overcommitted", "safety_stock")
 VALUES: Final = ("client", "count")
@@ -90,7 +90,8 @@ class _Dumping:
                 continue
             reservation = _decode(packed, type=Reservation)
             is_live = reservation.status in ("held", "committed")
-            if not is_live and self._ended_at_ms.get(reservation.seq, self._clock_ms) <= self._clock_ms - READABLE_MS:
+            ended_at_ms = self._clock_ms if is_live else self._ended_at_ms.get(reservation.seq, self._clock_ms)
+            if ended_at_ms <= self._clock_ms - FORGOTTEN_AFTER_MS:
                 self._forgotten += 1
                 continue
             self._known.add(key.decode().rpartition(":")[2])

@@ -3,11 +3,12 @@
 from typing import Any
 
 import msgspec
+import pytest
 from msgspec.structs import replace
 
 from ledger import messages as m
 from ledger.claims import Place
-from ledger.journal.fold import READABLE_MS, Fold, Packed
+from ledger.journal.fold import FORGOTTEN_AFTER_MS, READABLE_MS, Fold, Packed
 from ledger.keys import shard_of
 from ledger.rehoming import Rehoming
 
@@ -85,7 +86,7 @@ def test_a_change_that_was_done_on_one_shard_is_told() -> None:
 
 
 def test_a_part_that_has_ended_waits_for_the_others() -> None:
-    """P3: a fold forgets a reservation a day after its last part has ended."""
+    """P3: a fold forgets a reservation when its last part can no longer be live anywhere."""
     folds = [Fold(), Fold()]
     for fold in folds:
         fold.siblings = folds
@@ -103,11 +104,28 @@ def test_a_part_that_has_ended_waits_for_the_others() -> None:
     here, there = shard_of("A", 2), shard_of("B:{}%1", 2)
     take(there, part("B:{}%1", operations=[f"op{there}"]), 1)
     take(here, part("A", held=0, released=1, operations=[f"op{here}"]), 1)
-    pass_time(2 * READABLE_MS)
+    pass_time(2 * FORGOTTEN_AFTER_MS)
     assert [list(fold.reservations) for fold in folds] == [["r"], ["r"]]
-    take(there, part("B:{}%1", held=0, released=1, operations=[f"op{there}"]), 2 * READABLE_MS)
-    pass_time(3 * READABLE_MS - 1)
+    take(there, part("B:{}%1", held=0, released=1, operations=[f"op{there}"]), 2 * FORGOTTEN_AFTER_MS)
+    pass_time(3 * FORGOTTEN_AFTER_MS - 1)
     assert [list(fold.reservations) for fold in folds] == [["r"], ["r"]]
-    pass_time(3 * READABLE_MS)
+    pass_time(3 * FORGOTTEN_AFTER_MS)
     assert [list(fold.reservations) for fold in folds] == [[], []]
     assert [fold.operations for fold in folds] == [{}, {}]
+
+
+@pytest.mark.parametrize("late_ms", [READABLE_MS, FORGOTTEN_AFTER_MS - 1])
+def test_what_is_returned_at_the_last_moment_keeps_its_operations(late_ms: int) -> None:
+    """P2: the live record can be changed until it is gone, and its server's clock may be behind the ledger's."""
+    fold = Fold()
+
+    def take(verb: str, record: m.Reservation, at_ms: int) -> None:
+        operation = m.JournalOperation(
+            verb, "r", "web", record.operations[-1], "", msgspec.Raw(msgspec.msgpack.encode(record)), []
+        )
+        fold.take(m.JournalEntry(1, 1, at_ms, [operation], []))
+
+    take("ship", part("A", held=0, shipped=1, operations=["ship"]), 1)
+    fold.take(m.JournalEntry(1, 2, 1 + late_ms, [], []))  # another's, in the same moment
+    take("return", part("A", held=0, returned=1, operations=["ship", "return"]), 1 + late_ms)
+    assert sorted(fold.operations) == ["return", "ship"]

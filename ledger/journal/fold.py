@@ -17,6 +17,10 @@ READABLE_MS: Final = 24 * 3_600_000
 """How long an ended reservation can still be read (``lua/prelude.lua``)."""
 COUNT_KEPT_MS: Final = 48 * 3_600_000
 """How long the fingerprint of a count is kept (``lua/prelude.lua``)."""
+CLOCKS_APART_MS: Final = 60_000
+"""How far the ledger's time, which entries tell, may be ahead of its server's, by which live keys go
+(``server_clock.JUMP_MS``). So much later a fold forgets: what can still be changed live is still here."""
+FORGOTTEN_AFTER_MS: Final = READABLE_MS + CLOCKS_APART_MS
 COUNT: Final = "count:"
 
 CHANGES: Final = frozenset({"extend", "commit", "release", "pick", "ship", "cancel", "return", "move"})
@@ -175,14 +179,15 @@ class Fold:
 
     def _forget(self) -> None:
         """Forgets what cannot be read any more."""
-        for id_ in _older(self.ended.items(), self.at_ms - READABLE_MS):
+        for id_ in _older(self.ended.items(), self.at_ms - FORGOTTEN_AFTER_MS):
             del self.ended[id_]
             parts = [fold for fold in self.siblings or [self] if id_ in fold.reservations]
             # The part that ends last comes by here once more.
             if not any(fold.is_awaited(id_) for fold in parts):
                 for fold in parts:
                     fold.drop(id_)
-        for key in _older(((key, taken_ms) for key, (taken_ms, _) in self.counts.items()), self.at_ms - COUNT_KEPT_MS):
+        taken = ((key, taken_ms) for key, (taken_ms, _) in self.counts.items())
+        for key in _older(taken, self.at_ms - COUNT_KEPT_MS - CLOCKS_APART_MS):
             del self.counts[key]
 
     def is_awaited(self, id_: str) -> bool:
