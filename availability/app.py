@@ -16,12 +16,13 @@ from availability.api.service import service
 from availability.api.tokens import Keys, Tokens
 from availability.feeds.intake import Keeps
 from availability.http_server import http_server
+from availability.journal_report import stopped
 from availability.journal_watch import watched_ledger
 from availability.processes import stopped_by_signals
 from availability.self_check import SelfCheck, self_checked
 from availability.settings import Rate, Settings
 from availability.telemetry import Telemetry
-from ledger import JOURNAL_FAILED, FeedStatus, Journal, Ledger, Quarantine, Reservations, State
+from ledger import JOURNAL_FAILED, FeedStatus, Journal, Ledger, Quarantine, Reservations, State, Status
 
 WATCH_S: Final = 1.0
 COLLECTED_EVERY_OBJECTS: Final = 20_000
@@ -57,6 +58,9 @@ class Api:
         now_ms: Callable[[], int] = clock_ms,
     ) -> None:
         self.stopping = False
+        self.warnings: list[str] = []
+        """What somebody must mend although it is ready: reads, commits and releases go on with a stopped journal."""
+        self._backlog_entries_max = settings.journal_backlog_entries_max
         self.telemetry = telemetry or Telemetry()
         self.tokens = Tokens(Keys(), settings.token_issuer, settings.token_audience, lambda: now_ms() / 1_000)
         self.gate = Gate(settings.overload_wait_ms)
@@ -75,6 +79,7 @@ class Api:
             stale_after_ms=settings.stale_after_ms,
             ready=self.ready,
             reasons=self.reasons,
+            warnings=lambda: self.warnings,
             metrics=self.telemetry.page,
             jwks=lambda: self.tokens.keys.document,
             limits=limits,
@@ -93,6 +98,11 @@ class Api:
         """Whether there are no ``reasons``, told cheaply."""
         safe = self._checked is None or not self._checked.flaws
         return self._ledger.ready and self.tokens.keys.loaded and safe and not self.stopping
+
+    def heard_of(self, status: Status) -> None:
+        """Take over how the journal does."""
+        self.telemetry.status(status, clock_ms())
+        self.warnings = [str(finding) for finding in stopped(status.shards, self._backlog_entries_max)]
 
     def reasons(self) -> list[str]:
         """Why it is not ready; empty when it is."""
@@ -176,7 +186,7 @@ async def _watch_journal(api: Api, journal: Journal, feeds: FeedStatus) -> None:
             reachable = False
         else:
             reachable = True
-            api.telemetry.status(status, clock_ms())
+            api.heard_of(status)
         await asyncio.sleep(WATCH_S)
 
 

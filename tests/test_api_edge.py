@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pytest
 from api_world import World
+from msgspec.structs import replace
 
 from availability.api import answering
 from availability.api.outcomes import ANSWERS
@@ -223,6 +224,20 @@ async def test_a_ledger_that_refuses_changes_is_read_and_not_changed(world: Worl
     }
     assert {200} == {answer.status_code for answer in looking}
     assert before == world.everything()
+
+
+async def test_a_journal_that_has_stopped_is_told_while_it_goes_on(world: World) -> None:
+    """P9: holds are refused when the stream is full; commits and releases are not, so balancers must go on."""
+    shard = ShardStatus(0, 1, 10, 199_999, 1_500, False, 250, 1, 10, stopped_at="1-11")
+    for backlog_entries, consequence in ((199_999, "from 200,000 on new holds"), (200_000, "wait, and new holds")):
+        world.api.heard_of(Status([replace(shard, backlog_entries=backlog_entries)], [], 0, 0, 0))
+        ready = await world.call("GET", "/health/ready", token="")
+        assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+        [warning] = ready.json()["warnings"]
+        assert "the journal of shard 0 has stopped at entry 1-11" in warning
+        assert consequence in warning
+    world.api.heard_of(Status([replace(shard, stopped_at=None)], [], 0, 0, 0))
+    assert (await world.call("GET", "/health/ready", token="")).json() == {"status": "ready"}
 
 
 async def test_figures_tell_requests_calls_queue_journal_feeds_and_quarantine(world: World) -> None:

@@ -9,15 +9,16 @@ from click.testing import CliRunner, Result
 from journal_entries import encoded, entry, writing
 from ledgers import Clock
 from redis import Redis
-from servers import as_owner
+from servers import as_owner, as_user
 from test_rehome import Shops
 from waiting import wait_until
 
 from availability.checkpoint_command import Maker
 from availability.cli import main
+from availability.journal_report import journal_said
 from availability.settings import Settings
 from bench.ledger_dump import dump, times_of_entries
-from ledger import FillRefused, Place, migrate
+from ledger import ROLES, FillRefused, Place, migrate
 from ledger.journal.records import RawEntry
 
 pytestmark = pytest.mark.anyio
@@ -85,6 +86,14 @@ async def test_a_conflict_is_shown_and_settled(shops: Shops) -> None:
         written = await writer.write([RawEntry(Place(1, 2), encoded(entry(2)))])
     assert written.conflicts == 1
 
+    for role in ROLES:  # each of them asks for the API's warnings, or runs `doctor`
+        [told] = await journal_said(as_user(url, role.removeprefix("availability_")), 10)
+        assert (told.verdict, told.stops) == ("unsafe", False)
+        assert str(told).startswith("the journal of shard 0 has stopped at entry 1-2, where the ledger contradicts it;")
+        assert "`availability conflicts` shows" in str(told)
+    doctor = await run(url, "doctor")
+    assert (doctor.exit_code, "unsafe     the journal of shard 0 has stopped" in doctor.stdout) == (1, True)
+
     shown = await run(url, "conflicts")
     assert shown.exit_code == 1
     assert "shard 0, entry 1-2, " in shown.stdout
@@ -98,6 +107,7 @@ async def test_a_conflict_is_shown_and_settled(shops: Shops) -> None:
     assert (settled.exit_code, "1 settled" in settled.stdout) == (0, True)
     await shops.journal(1)
     assert (await run(url, "conflicts")).exit_code == 0
+    assert await journal_said(url, 10) == []
 
 
 async def test_the_bench_sees_every_key_that_is_not_what_it_was(shops: Shops, database: asyncpg.Connection) -> None:

@@ -101,13 +101,14 @@ class Edge:
         stale_after_ms: int,
         ready: Callable[[], bool],
         reasons: Callable[[], list[str]],
+        warnings: Callable[[], list[str]],
         metrics: Callable[[], bytes],
         jwks: Callable[[], bytes],
         limits: RateLimits,
         now_ms: Callable[[], int] = clock_ms,
     ) -> None:
         self.low_stock, self.stale_after_ms, self.now_ms = low_stock, stale_after_ms, now_ms
-        self.ready, self.reasons, self.metrics, self.jwks = ready, reasons, metrics, jwks
+        self.ready, self.reasons, self.warnings, self.metrics, self.jwks = ready, reasons, warnings, metrics, jwks
         self.limits = limits
         self.document = b""
         self.ledger, self.quarantine, self.reservations = ledger, quarantine, reservations

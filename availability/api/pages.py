@@ -11,10 +11,11 @@ from availability.api.problems import problem, retry_after
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Health(Struct, frozen=True):
-    """A healthy word."""
+class Health(Struct, frozen=True, omit_defaults=True):
+    """A healthy word, and what somebody must mend before it is none any more."""
 
     status: str
+    warnings: list[str] = []
 
 
 @endpoint("GET", "/health/live", PUBLIC, summary="The process runs.", success=Success("It does", Health("live")))
@@ -36,7 +37,7 @@ async def ready(edge: Edge, _call: Call[None]) -> Answer:
     reasons = edge.reasons()
     if reasons:
         return problem("not-ready", "; ".join(reasons), {"reasons": reasons}, retry_after(RETRY_SOON_MS))
-    return ok(Health("ready"))
+    return ok(Health("ready", edge.warnings()))
 
 
 @endpoint(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 from msgspec import Struct
 
 from ledger.journal import records
@@ -19,7 +20,8 @@ PAGE_ENTRIES_FIRST, PAGE_ENTRIES_MAX = 16, 2_000
 class ShardStatus(Struct, frozen=True):
     """How far a shard's journal has come; ``lag_ms`` and ``backlog_entries`` were seen ``checked_ms_ago``.
 
-    ``checked_ms_ago`` is None when no journaler has ever looked; when it grows, none is running.
+    ``checked_ms_ago`` is None when no journaler has ever looked; when it grows, none is running. ``stopped_at`` is the
+    first entry that contradicts the journal and is not settled: nothing more is journaled.
     """
 
     shard: int
@@ -31,6 +33,7 @@ class ShardStatus(Struct, frozen=True):
     checked_ms_ago: int | None
     outbox_epoch: int
     outbox_seq: int
+    stopped_at: str | None = None
 
 
 class SourceStatus(Struct, frozen=True):
@@ -185,17 +188,21 @@ class Journal:
             )
         return problems
 
+    async def shards(self) -> list[ShardStatus]:
+        """How the journal of each shard is doing; every role may ask this."""
+        async with self._pool.acquire() as connection:
+            return await _shards(connection)
+
     async def status(self) -> Status:
         """How the journal, the feeds and the quarantine are doing."""
         async with self._pool.acquire() as connection, connection.transaction(readonly=True):
-            shards = await connection.fetch("select * from availability.status order by shard")
+            shards = await _shards(connection)
             sources = await connection.fetch("select * from availability.feed_status order by source")
             quarantined = await connection.fetchval("select count(*) from availability.quarantine where state = 'open'")
             rejects = await connection.fetchval("select count(*) from availability.reject")
             overcommitted = await connection.fetchval("select count(*) from availability.overcommitted")
-        at_ms = now_ms()
         return Status(
-            shards=[_shard_status(row, at_ms) for row in shards],
+            shards=shards,
             sources=[SourceStatus(row["source"], row["newest_occurred_at_ms"], row["heard_at_ms"]) for row in sources],
             quarantine_open=quarantined,
             rejects=rejects,
@@ -220,6 +227,12 @@ class Journal:
             entries = min(max(page_bytes // size, PAGE_ENTRIES_FIRST), PAGE_ENTRIES_MAX)
 
 
+async def _shards(connection: PoolConnectionProxy) -> list[ShardStatus]:
+    rows = await connection.fetch("select * from availability.status order by shard")
+    at_ms = now_ms()
+    return [_shard_status(row, at_ms) for row in rows]
+
+
 def _shard_status(row: asyncpg.Record, at_ms: int) -> ShardStatus:
     checked_at_ms = row["checked_at_ms"]
     return ShardStatus(
@@ -232,4 +245,5 @@ def _shard_status(row: asyncpg.Record, at_ms: int) -> ShardStatus:
         checked_ms_ago=None if checked_at_ms is None else max(0, at_ms - checked_at_ms),
         outbox_epoch=row["outbox_epoch"] or 0,
         outbox_seq=row["outbox_seq"] or 0,
+        stopped_at=None if row["stopped_epoch"] is None else str(Place(row["stopped_epoch"], row["stopped_seq"])),
     )
