@@ -20,8 +20,11 @@ from ledger import JOURNAL_FAILED, LIVE_FAILED, MEANINGS, Audit, Difference, Kin
 FAILED = (*JOURNAL_FAILED, *LIVE_FAILED, NotAudited, Refused, embedded.NotReady, embedded.Unusable)
 
 STEPS: Final = {
+    "load": "the newest checkpoint is read",
     "journal": "the journal is folded",
     "sku": "positions are compared",
+    "key": "windows and views are compared",
+    "count": "counts are compared",
     "op": "reservations are compared",
     "client": "clients are compared",
     "settle": "suspects are settled",
@@ -39,9 +42,17 @@ REMEDIES: Final[dict[Kind, str]] = {
     "position-differs": _LEDGER,
     "position-lost": _LEDGER,
     "position-unjournaled": _LEDGER,
+    "window-differs": _LEDGER,
+    "view-differs": _LEDGER,
+    "count-differs": _LEDGER,
+    "location-differs": _LEDGER,
+    "safety-stock-differs": _LEDGER,
+    "overcommitted-differs": _LEDGER,
     "reservation-differs": _LEDGER,
     "claim-without-reservation": _LEDGER,
     "reservation-unjournaled": _LEDGER,
+    "operation-differs": _LEDGER,
+    "operation-unjournaled": _LEDGER,
     "client-differs": _LEDGER,
     "ledger-behind": _LEDGER,
     "claims-unbalanced": _RULES,
@@ -58,30 +69,40 @@ REMEDIES: Final[dict[Kind, str]] = {
 SHOWN_MAX: Final = 50
 
 
-async def run(settings: Settings, data_dir: Path | None, *, as_json: bool) -> int:
-    """Audit the ledger of the settings, or of the instance in ``data_dir``, once."""
+async def run(settings: Settings, data_dir: Path | None, *, as_json: bool, from_start: bool) -> int:
+    """Audit the ledger of the settings, or of the instance in ``data_dir``, once.
+
+    ``from_start`` reads all of the journal, and no checkpoint.
+    """
     try:
         async with servers_of(settings, data_dir, beside_up=True) as known:
             audit = await Audit.open(known.redis_url, known.postgres_url, known.shards)
             try:
-                await _round(audit)
+                checkpoint = await _round(audit, None if from_start else known.postgres_url)
             finally:
                 await audit.close()
     except FAILED as error:
         click.echo(f"not audited ({type(error).__name__}): {error}", err=True)
         return 2
     if as_json:
-        click.echo(msgspec.json.encode(_told(audit)))
+        click.echo(msgspec.json.encode({"checkpoint": checkpoint, **_told(audit)}))
     else:
-        for line in _lines(audit):
+        for line in _lines(audit, checkpoint):
             click.echo(line)
     return 1 if audit.differences else 0
 
 
-async def _round(audit: Audit) -> None:
+async def _round(audit: Audit, checkpoints_url: str | None) -> int | None:
+    """The number of the checkpoint that it began from; ``checkpoints_url`` is where there may be one."""
+    checkpoint = None
     with shown_progress(STEPS) as tell:
+        if checkpoints_url is not None:
+            checkpoint = await audit.begin_from_checkpoint(
+                checkpoints_url, lambda done, total: tell("load", done, total)
+            )
         async for step in audit.round():
             tell(*step)
+    return checkpoint
 
 
 def _told(audit: Audit) -> dict[str, Any]:
@@ -94,9 +115,11 @@ def _told(audit: Audit) -> dict[str, Any]:
     }
 
 
-def _lines(audit: Audit) -> Iterable[str]:
+def _lines(audit: Audit, checkpoint: int | None) -> Iterable[str]:
     size = audit.size
     compared = f"{size.positions:,} positions and {size.reservations:,} reservations, {audit.entries:,} journal entries"
+    if checkpoint is not None:
+        compared += f" since checkpoint {checkpoint} (`--from-start` reads all)"
     if not audit.differences:
         yield f"the ledger is what its journal says: {compared}"
         return

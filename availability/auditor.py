@@ -2,12 +2,16 @@
 
 It has a thread of its own, so that nothing of the keeper waits for it and the CPU time that it takes is known exactly:
 after each small step it rests for as long as that step was worth.
+
+Stock and claims have rounds of their own, which take turns. What stock needs of an entry is so little that it follows
+any sale; claims need all of it, and may fall behind a fast one: then the figures and ``doctor`` tell how far.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Final
 
 import uvloop
@@ -15,7 +19,20 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from availability.processes import pause
 from availability.settings import Settings
-from ledger import JOURNAL_FAILED, KINDS, LIVE_FAILED, MEANINGS, Audit, AuditStatus, NotAudited, Step
+from ledger import (
+    JOURNAL_FAILED,
+    KINDS,
+    LIVE_FAILED,
+    MEANINGS,
+    SCOPES,
+    Audit,
+    AuditStatus,
+    Behind,
+    ClaimsStanding,
+    NotAudited,
+    Scope,
+    Step,
+)
 
 SHARE: Final = 0.04
 """Of one core. What is not measured, as the rest itself, stays below the hundredth that is missing to 5 %."""
@@ -34,38 +51,39 @@ class AuditFigures:
     """What the keeper shows of its audit."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._began_s = time.monotonic()
-        self._completed_s: float | None = None
+        began_s = time.monotonic()
+        self._completed_s: dict[Scope, float] = dict.fromkeys(SCOPES, began_s)
         self._differences = Gauge(
             "availability_audit_differences",
-            "Differences that the last complete round found: an alarm",
+            "Differences that the last complete rounds found: an alarm",
             ["kind"],
             registry=registry,
         )
         for kind in KINDS:
             self._differences.labels(kind).set(0)
-        self._rounds = Counter("availability_audit_rounds", "Complete rounds", registry=registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"availability_audit_{name}", text, ["scope"], registry=registry)
+
+        self._rounds = Counter("availability_audit_rounds", "Complete rounds", ["scope"], registry=registry)
         self._cpu = Counter("availability_audit_cpu_seconds", "CPU time that the audit took", registry=registry)
-        self._behind = Gauge(
-            "availability_audit_behind_entries", "Entries of the ledger that the audit has not taken", registry=registry
-        )
-        age = Gauge(
-            "availability_audit_round_age_seconds",
-            "Since a round was complete, or since the start when none was",
-            registry=registry,
-        )
-        age.set_function(self._age_s)
+        self._behind_entries = gauge("behind_entries", "Entries of the ledger that the audit has not taken")
+        self._behind_s = gauge("behind_seconds", "How much older what it has taken is than the ledger's clock")
+        age = gauge("round_age_seconds", "Since a round was complete, or since the start when none was")
+        for scope in SCOPES:
+            age.labels(scope).set_function(partial(self._age_s, scope))
 
-    def _age_s(self) -> float:
-        return time.monotonic() - (self._began_s if self._completed_s is None else self._completed_s)
+    def _age_s(self, scope: Scope) -> float:
+        return time.monotonic() - self._completed_s[scope]
 
-    def took(self, cpu_s: float, behind_entries: int) -> None:
+    def took(self, scope: Scope, cpu_s: float, behind: Behind) -> None:
         self._cpu.inc(cpu_s)
-        self._behind.set(behind_entries)
+        self._behind_entries.labels(scope).set(behind.entries)
+        self._behind_s.labels(scope).set(behind.ms / 1_000)
 
-    def completed(self, counts: dict[str, int]) -> None:
-        self._rounds.inc()
-        self._completed_s = time.monotonic()
+    def completed(self, scope: Scope, counts: dict[str, int]) -> None:
+        self._rounds.labels(scope).inc()
+        self._completed_s[scope] = time.monotonic()
         for kind in KINDS:
             self._differences.labels(kind).set(counts.get(kind, 0))
 
@@ -79,8 +97,9 @@ class Auditor:
         self._round_pause_s = round_pause_s
         self._loop = uvloop.new_event_loop()
         self._stop = asyncio.Event()
+        self._turn = asyncio.Lock()
         self._measured = (0.0, 0.0)
-        self._said: list[str] = []
+        self._said: dict[str, list[str]] = {}
 
     def stop(self) -> None:
         """From any thread; ``run`` returns after its step."""
@@ -96,47 +115,56 @@ class Auditor:
         settings = self._settings
         self._measured = time.thread_time(), time.monotonic()
         audit = await Audit.open(
-            settings.redis_url, settings.postgres_url, settings.shards, again_entries_max=AGAIN_ENTRIES
+            settings.redis_url, settings.postgres_url, settings.shards, again_entries_max=AGAIN_ENTRIES, scopes=SCOPES
         )
         status = await AuditStatus.open(settings.postgres_url)
         try:
-            while not self._stop.is_set():
-                await self._round(audit, status)
+            async with asyncio.TaskGroup() as tasks:
+                for scope in SCOPES:
+                    tasks.create_task(self._rounds(audit, status, scope))
         finally:
             await audit.close()
             await status.close()
 
-    async def _round(self, audit: Audit, status: AuditStatus) -> None:
-        try:
-            if not await self._step_by_step(audit, audit.round()):
-                return
-            counts: dict[str, int] = {kind: count for kind, count in audit.counts.items() if count}
-            self._figures.completed(counts)
-            self._say(audit)
-            await status.tell(counts, audit.differences)
-            until_s = time.monotonic() + self._round_pause_s
-            while not self._stop.is_set() and time.monotonic() < until_s:
-                await pause(self._stop, min(FOLLOW_S, until_s - time.monotonic()))
-                await self._step_by_step(audit, audit.follow())
-        except (NotAudited, *JOURNAL_FAILED, *LIVE_FAILED) as error:
-            self._say_once([f"the ledger cannot be audited ({type(error).__name__}: {error})"])
-            await self._rest(audit)
-            await pause(self._stop, RETRY_S)
+    async def _rounds(self, audit: Audit, status: AuditStatus, scope: Scope) -> None:
+        """Round after round of one scope; steps of several take turns."""
+        while not self._stop.is_set():
+            try:
+                if not await self._step_by_step(audit, scope, audit.round(scope)):
+                    return
+                self._say_once(scope, [])
+                await self._ended(audit, status, scope)
+                until_s = time.monotonic() + self._round_pause_s
+                while not self._stop.is_set() and time.monotonic() < until_s:
+                    await pause(self._stop, min(FOLLOW_S, until_s - time.monotonic()))
+                    await self._step_by_step(audit, scope, audit.follow(scope))
+            except (NotAudited, *JOURNAL_FAILED, *LIVE_FAILED) as error:
+                self._say_once(scope, [f"its {scope} cannot be audited ({type(error).__name__}: {error})"])
+                await pause(self._stop, RETRY_S)
 
-    async def _step_by_step(self, audit: Audit, steps: AsyncIterator[Step]) -> bool:
+    async def _ended(self, audit: Audit, status: AuditStatus, scope: Scope) -> None:
+        counts: dict[str, int] = {kind: count for kind, count in audit.counts.items() if count}
+        self._figures.completed(scope, counts)
+        self._say(audit)
+        standing = ClaimsStanding(*audit.behind("claims"), audit.left_out("claims"))
+        await status.tell(counts, audit.differences, standing, of_claims=scope == "claims")
+
+    async def _step_by_step(self, audit: Audit, scope: Scope, steps: AsyncIterator[Step]) -> bool:
         """Rest after each; false when told to stop before the end."""
-        async for _ in steps:
-            await self._rest(audit)
-            if self._stop.is_set():
-                return False
-        await self._rest(audit)
-        return True
+        going = True
+        while going and not self._stop.is_set():
+            async with self._turn:  # it is fair: who waits longest comes next
+                try:
+                    going = await anext(steps, None) is not None
+                finally:
+                    await self._rest(audit, scope)
+        return not going
 
-    async def _rest(self, audit: Audit) -> None:
+    async def _rest(self, audit: Audit, scope: Scope) -> None:
         """As long as what was done since the last rest is worth. Time without work is not saved for later."""
         cpu_s, at_s = self._measured
         spent_s = time.thread_time() - cpu_s
-        self._figures.took(spent_s, audit.behind_entries)
+        self._figures.took(scope, spent_s, audit.behind(scope))
         await pause(self._stop, max(0.0, spent_s / SHARE - (time.monotonic() - at_s)))
         self._measured = cpu_s + spent_s, time.monotonic()
 
@@ -148,13 +176,14 @@ class Auditor:
         ]
         if told:
             told.append(f"the audit found {counts.total()} differences: run `availability audit`, which tells them all")
-        self._say_once(told)
+        self._say_once("differences", told)
 
-    def _say_once(self, texts: list[str]) -> None:
-        """What was not said the last time, and that it is over."""
+    def _say_once(self, topic: str, texts: list[str]) -> None:
+        """What was not said of this the last time, and that it is over."""
+        said = self._said.get(topic, [])
         for text in texts:
-            if text not in self._said:
-                logger.warning(text)
-        if self._said and not texts:
-            logger.warning("the audit finds no difference any more")
-        self._said = texts
+            if text not in said:
+                logger.warning("the ledger and its journal: %s", text)
+        if said and not texts:
+            logger.warning("the ledger and its journal: the audit finds nothing wrong any more (%s)", topic)
+        self._said[topic] = texts

@@ -279,17 +279,20 @@ def left_behind(settings: Settings) -> None:
 @main.command()
 @click.option("--data-dir", type=DataFolder, help="Of an `up`, in place of settings.")
 @click.option("--json", "as_json", is_flag=True, help="One object, with all the evidence.")
+@click.option("--from-start", is_flag=True, help="Read all of the journal, not only what it got since its checkpoint.")
 @click.pass_obj
-def audit(settings: Settings, data_dir: Path | None, as_json: bool) -> None:
+def audit(settings: Settings, data_dir: Path | None, as_json: bool, from_start: bool) -> None:
     """Compare the ledger with its journal, position by position, and tell each difference with its evidence.
 
-    Everything may go on meanwhile. Ends with 0 when all agrees, 1 when something differs, 2 when it cannot be told.
+    It begins from the newest checkpoint, so that only what the journal got since is read; the keeper reads all of it
+    in turns. Everything may go on meanwhile. Ends with 0 when all agrees, 1 when something differs, 2 when it cannot
+    be told.
     """
     from availability import audit_command as this
 
     if data_dir is None:
         _insist(settings, ("postgres_url", "redis_url"), otherwise="; or name the folder of an `up` by --data-dir")
-    sys.exit(asyncio.run(this.run(settings, data_dir, as_json=as_json)))
+    sys.exit(asyncio.run(this.run(settings, data_dir, as_json=as_json, from_start=from_start)))
 
 
 @main.command()

@@ -29,12 +29,8 @@ async def examine(settings: Settings) -> list[Finding]:
     """Everything that can be told from here."""
     missing = [Finding("unchecked", name, "is not set") for name in URLS if not getattr(settings, name)]
     journal = await journal_said(settings.postgres_url, settings.journal_backlog_entries_max)
-    return [*_tokens(settings), *missing, *await self_check.examine(settings), *journal, *await _audit(settings)]
-
-
-async def _audit(settings: Settings) -> list[Finding]:
-    said = await audit_said(settings.postgres_url)
-    return [] if said is None else [Finding(said.verdict, "the audit", said.text)]
+    audit = await audit_said(settings.postgres_url)
+    return [*_tokens(settings), *missing, *await self_check.examine(settings), *journal, *audit]
 
 
 async def accept_clock(settings: Settings, findings: Sequence[Finding]) -> tuple[int, str]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from bench import medians, processes, target
 from bench.feed_rate import selling
 from bench.medians import Figures, Goal
-from ledger import Apply, Audit, AuditStatus, Ledger, Location, PutLocation, StockEvent, event_key
+from ledger import Apply, Audit, AuditReport, AuditStatus, Ledger, Location, PutLocation, StockEvent, event_key
 
 SKUS: Final = 20
 """As many as the sale of ``feed_rate`` sells from."""
@@ -82,8 +82,23 @@ async def _found(addresses: target.Addresses) -> Figures:
     told = report.counts if report else {}
     return {
         "differences": float(sum(told.values()) + audit.counts.total()),
-        "age of the keeper's last round, s": report.completed_ms_ago / 1_000 if report else float("nan"),
+        **(_rounds(report) if report else {}),
         "a round of the command, s": time.perf_counter() - began_at,
         "entries": float(audit.entries),
         "reservations": float(audit.size.reservations),
+    }
+
+
+def _rounds(report: AuditReport) -> Figures:
+    """Of the keeper: how old its last rounds are, and how far behind the ledger that of claims was."""
+
+    def seconds(ms: int | None) -> float:
+        return float("nan") if ms is None else ms / 1_000
+
+    return {
+        "age of the keeper's last round of stock, s": seconds(report.completed_ms_ago),
+        "age of its last round of claims, s": seconds(report.claims_completed_ms_ago),
+        "claims were behind, s": seconds(report.claims.behind_ms),
+        "claims were behind, entries": float(report.claims.behind_entries),
+        "claims left to the next round": float(report.claims.left_out),
     }

@@ -1,6 +1,6 @@
 """The door to the ledger: everything that the edges may use."""
 
-from ledger.auditing import Audit
+from ledger.auditing import SCOPES, Audit, Behind
 from ledger.deploying import deploy_library
 from ledger.differences import KINDS, MEANINGS, Difference, Kind
 from ledger.errors import (
@@ -31,6 +31,7 @@ from ledger.journal import (
     ClaimedLine,
     ClaimOn,
     Claims,
+    ClaimsStanding,
     Conflict,
     Cursor,
     Explanation,
@@ -69,6 +70,7 @@ from ledger.journal import (
     migrate,
     settle_conflicts,
 )
+from ledger.journal.books import Scope
 from ledger.keyspace import KEYSPACE_FAILED
 from ledger.live import LIVE_FAILED
 from ledger.messages import (
@@ -187,6 +189,7 @@ __all__ = [
     "MEANINGS",
     "QUANTITY_MAX",
     "ROLES",
+    "SCOPES",
     "STOCK_QUANTITY_MAX",
     "TIME_MS_MAX",
     "Admit",
@@ -197,6 +200,7 @@ __all__ = [
     "AuditReport",
     "AuditStatus",
     "BadCursor",
+    "Behind",
     "Bucket",
     "Busy",
     "Cancel",
@@ -208,6 +212,7 @@ __all__ = [
     "ClaimOn",
     "ClaimedLine",
     "Claims",
+    "ClaimsStanding",
     "Commit",
     "CommitOutcome",
     "Conflict",
@@ -308,6 +313,7 @@ __all__ = [
     "SafetyStock",
     "SafetyStockOutcome",
     "SafetyStockStored",
+    "Scope",
     "ShardStatus",
     "Ship",
     "ShortLine",

@@ -8,22 +8,32 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from ledger.differences import Difference, Kind, Numbers
-from ledger.journal.books import Books, Claims, Spot
-from ledger.journal.fold import is_live
+from ledger.journal.books import Books, Claims, Spot, decode_location
+from ledger.journal.fold import COUNT_KEPT_MS, is_live
+from ledger.journal.key_digests import LOCATIONS, subject_of
 from ledger.journal.records import Place
 from ledger.messages import Position, Reservation
+from ledger.operation_audit import OF_OPERATION
 
 GRACE_MS: Final = 60_000
 """What is overdue is ended by the keeper within a second or two; what is older than this was not seen by any."""
 
-Thing = Literal["sku", "op", "client"]
-"""What is compared: by their keys, the positions of a SKU, a reservation, the counts of a client."""
+Thing = Literal["sku", "key", "count", "op", "client"]
+"""What is compared: by their keys, the positions of a SKU, a hash that no operation tells of (the window of a position,
+the views of a SKU, …), the fingerprint of a count, a reservation, the counts of a client."""
+
+KEY_KINDS: Final[dict[str, Kind]] = {
+    "feed": "window-differs",
+    "view": "view-differs",
+    "locations": "location-differs",
+    "safety_stock": "safety-stock-differs",
+    "overcommitted": "overcommitted-differs",
+}
+NAMED_MAX: Final = 5
 
 _decode_position = msgspec.msgpack.Decoder(Position).decode
 _decode_reservation = msgspec.msgpack.Decoder(Reservation).decode
 _decode_counts = msgspec.msgpack.Decoder(tuple[int, int]).decode
-OF_OPERATION: Final = b"\x94"
-"""How the record of an operation on a reservation begins: an array of four."""
 UNREADABLE: Final[Numbers] = {"unreadable": True}
 
 
@@ -48,6 +58,8 @@ class Comparison:
         """The things that the books have, by name."""
         by_thing: dict[Thing, Mapping[str, object]] = {
             "sku": self.books.skus,
+            "key": self.books.keys.hashes,
+            "count": self.books.keys.counts,
             "op": self.books.reservations,
             "client": self.books.clients,
         }
@@ -57,10 +69,17 @@ class Comparison:
         """Where the books say otherwise, or what was told is wrong by itself."""
         compare: dict[Thing, Callable[[Told], Iterator[Difference]]] = {
             "sku": self._positions,
+            "key": self._key,
+            "count": self._count,
             "op": self._reservation,
             "client": self._client,
         }
         return list(compare[told.thing](told))
+
+    def is_newer(self, told: Told) -> bool:
+        """Whether it is a reservation whose last operation the books cannot know yet."""
+        record = _record(told.found) if told.thing == "op" else None
+        return isinstance(record, Reservation) and self.books.place < Place(record.epoch, record.seq) <= told.place
 
     def _positions(self, told: Told) -> Iterator[Difference]:
         spots: Mapping[str, Spot] = self.books.skus.get(told.name, {})
@@ -69,13 +88,13 @@ class Comparison:
             subject = f"{told.name}@{location}"
             journal = spot.position if spot else None
             live = _decoded(_decode_position, packed)
-            if live != journal:
+            if live != journal and self.books.scope != "claims":
                 kind: Kind = "position-differs" if live and journal else "position-lost"
                 if journal is None:
                     kind = "position-unjournaled"
-                claims = {"claimed by reservations": sum(spot.claims)} if spot else {}
+                claims = {"claimed by reservations": sum(spot.claims)} if spot and self.books.scope == "all" else {}
                 yield self._difference(kind, told, subject, *_unlike(live, journal, claims))
-            if spot and (there := _claims_of(journal)) != spot.claims:
+            if spot and self.books.scope != "stock" and (there := _claims_of(journal)) != spot.claims:
                 yield self._difference("claims-unbalanced", told, subject, there._asdict(), spot.claims._asdict())
 
     def _reservation(self, told: Told) -> Iterator[Difference]:
@@ -113,6 +132,32 @@ class Comparison:
             overdue = {"held": held, "expires_at_ms": live.expires_at_ms, "now_ms": told.now_ms}
             yield self._difference("hold-overdue", told, told.name, overdue, None)
 
+    def _key(self, told: Told) -> Iterator[Difference]:
+        found: Mapping[str, Any] = told.found
+        if told.name == LOCATIONS:
+            found = {name: _decoded(decode_location, packed) for name, packed in found.items()}
+        unlike = self.books.keys.unlike(told.name, {name: _hashable(value) for name, value in found.items()})
+        if unlike is not None:
+            shown = {
+                name: texts[:NAMED_MAX]
+                for name, texts in (("changed", unlike.changed), ("not in the journal", unlike.unknown))
+                if texts
+            }
+            live: Numbers = {"fields": unlike.there, **shown}
+            journal: Numbers = {"fields": unlike.known, "not in the ledger": unlike.lost}
+            kind = KEY_KINDS[told.name.partition(":")[0]]
+            yield self._difference(kind, told, subject_of(told.name), live, journal)
+
+    def _count(self, told: Told) -> Iterator[Difference]:
+        taken = self.books.keys.counts.get(told.name)
+        if taken is None:
+            return  # it was forgotten since
+        if told.found is None and taken[0] > told.now_ms - COUNT_KEPT_MS + GRACE_MS:
+            yield self._difference("count-differs", told, told.name, None, {"taken_at_ms": taken[0]})
+        elif told.found is not None and not self.books.keys.is_fingerprint(told.name, _text(told.found)):
+            there = {"fingerprint": _text(told.found)}
+            yield self._difference("count-differs", told, told.name, there, {"taken_at_ms": taken[0]})
+
     def _client(self, told: Told) -> Iterator[Difference]:
         live, journal = _decoded(_decode_counts, told.found), self.books.clients.get(told.name)
         if live != journal:
@@ -132,6 +177,14 @@ def _decoded(decode: Callable[[bytes], Any], packed: bytes | None) -> Any:
         return decode(packed)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return UNREADABLE
+
+
+def _hashable(value: Any) -> Any:
+    return None if isinstance(value, dict) else value
+
+
+def _text(packed: bytes) -> str:
+    return packed.decode("utf-8", "replace")
 
 
 def _record(packed: bytes | None) -> Reservation | Numbers | None:

@@ -10,9 +10,17 @@ Kind = Literal[
     "position-differs",
     "position-lost",
     "position-unjournaled",
+    "window-differs",
+    "view-differs",
+    "count-differs",
+    "location-differs",
+    "safety-stock-differs",
+    "overcommitted-differs",
     "reservation-differs",
     "claim-without-reservation",
     "reservation-unjournaled",
+    "operation-differs",
+    "operation-unjournaled",
     "claims-unbalanced",
     "client-differs",
     "hold-overdue",
@@ -32,9 +40,17 @@ MEANINGS: Final[dict[Kind, str]] = {
     "position-differs": "the ledger's number of a position is not what its journal folds to",
     "position-lost": "the journal has a position that the ledger has not",
     "position-unjournaled": "the ledger has a position that no entry tells of",
+    "window-differs": "the stock events that the ledger remembers of a position are not those of its journal",
+    "view-differs": "what the ledger keeps of sources that are not believed is not what its journal folds to",
+    "count-differs": "the ledger does not know a count any more, or another one by its name",
+    "location-differs": "a location in the ledger is not what its journal says",
+    "safety-stock-differs": "safety stock of what was never counted is not what the journal says",
+    "overcommitted-differs": "what the ledger calls overcommitted is not what its journal says",
     "reservation-differs": "a reservation in the ledger is not what its last entry says",
     "claim-without-reservation": "units are claimed for a reservation that the ledger has not",
     "reservation-unjournaled": "the ledger has a reservation with claims that no entry tells of",
+    "operation-differs": "the ledger does not know the key of an operation any more, or another operation by it",
+    "operation-unjournaled": "the ledger knows the key of an operation that its reservation does not tell of",
     "claims-unbalanced": "the units claimed of a position are not those that its reservations claim",
     "client-differs": "a client's open reservations or held units are counted wrong",
     "hold-overdue": "units are still held although their deadline is long past",
@@ -88,6 +104,13 @@ class Findings:
         self.counts[difference.kind] += 1
         if len(self.kept) < KEPT_MAX:
             self.kept[key] = difference
+
+    def join(self, others: "Findings") -> None:
+        """What somebody else found in the same place, who may have found the same."""
+        for difference in others.kept.values():
+            self.note(difference)
+        for kind, count in others.counts.items():
+            self.counts[kind] = max(self.counts[kind], count)
 
     def keep(self, kind: Kind) -> None:
         """Forget all others."""

@@ -85,11 +85,29 @@ class LiveShard:
 
     async def records(self, ids: Sequence[str]) -> Reading:
         """Of each id its packed record, or None."""
-        return await self._texts("op", ids)
+        return await self._named("op", ids)
 
     async def clients(self, names: Sequence[str]) -> Reading:
         """Of each client its packed counts, or None."""
-        return await self._texts("client", names)
+        return await self._named("client", names)
+
+    async def hashes(self, keys: Sequence[str]) -> Reading:
+        """Of each key, named as it stands there without the shard's tag, its packed fields; none where it is not."""
+
+        def ask(asking: Any) -> None:
+            for key in keys:
+                asking.hgetall(f"{self._tag}:{key}")
+
+        reading, answers = await self._at_once(ask)
+        found = {
+            key: {field.decode(): packed for field, packed in fields.items()}
+            for key, fields in zip(keys, answers, strict=True)
+        }
+        return reading._replace(found=found)
+
+    async def texts(self, keys: Sequence[str]) -> Reading:
+        """Of each key, named likewise, its text, or None."""
+        return await self._values(keys, [f"{self._tag}:{key}" for key in keys])
 
     async def names(self, kind: str) -> AsyncIterator[list[str]]:
         """The names of all keys of a kind (``sku``, ``op``, ``client``), in portions; one may come twice."""
@@ -116,8 +134,10 @@ class LiveShard:
     def _key(self, kind: str, name: str) -> str:
         return f"{self._tag}:{kind}:{escaped(name)}"
 
-    async def _texts(self, kind: str, names: Sequence[str]) -> Reading:
-        keys = [self._key(kind, name) for name in names]
+    async def _named(self, kind: str, names: Sequence[str]) -> Reading:
+        return await self._values(names, [self._key(kind, name) for name in names])
+
+    async def _values(self, names: Sequence[str], keys: list[str]) -> Reading:
         reading, (texts,) = await self._at_once(lambda asking: asking.mget(keys))
         return reading._replace(found=dict(zip(names, texts, strict=True)))
 

@@ -1,4 +1,4 @@
-"""Owns the reading of a shard's journal again and again: each entry's link in the chain, and its movement rows."""
+"""Owns the reading of a shard's journal again and again: each entry's link, movement rows and keys of operations."""
 
 from collections.abc import AsyncIterator
 from typing import Final
@@ -9,8 +9,10 @@ from ledger.journal.inspection import Digest, Inspection, Stored, digest_of
 from ledger.journal.reader import broken_links
 from ledger.journal.records import START, Cursor, Place, Unreadable
 from ledger.messages import JournalEntry
+from ledger.operation_audit import Kept, OperationAudit, kept_of
 
 PAGE_BYTES: Final = 2_000_000
+TURN_BYTES: Final = 20_000_000
 PAGE_ENTRIES_MIN, PAGE_ENTRIES_MAX = 64, 5_000
 """Entries are held against their movement rows in large pages: each look at those costs Postgres a range of them."""
 _NO_ROWS: Final = Digest(0, digest_of(JournalEntry(0, 0, 0, [], [])).digest)
@@ -19,38 +21,46 @@ _NO_ROWS: Final = Digest(0, digest_of(JournalEntry(0, 0, 0, [], [])).digest)
 class Patrol:
     """Of one shard. ``passes`` counts how often it came to the end; ``complete`` is what the last whole pass found."""
 
-    def __init__(self, inspection: Inspection, shard: int) -> None:
+    def __init__(self, inspection: Inspection, shard: int, operations: OperationAudit) -> None:
         self.passes = 0
         self.found = Findings()
         self.complete = Findings()
         self._inspection = inspection
         self._shard = shard
-        self._cursor = Cursor(START, records.GENESIS)
+        self._operations = operations
+        self._first = self._cursor = Cursor(START, records.GENESIS)
         self._page_entries = PAGE_ENTRIES_MIN
+
+    def begin_from(self, cursor: Cursor) -> None:
+        """Leave out what is before ``cursor``."""
+        self._first = self._cursor = cursor
 
     async def go_on(self, until: Place, entries_max: int | None) -> AsyncIterator[Place]:
         """Read on to ``until``, page by page, and begin anew there; tells how far it has come.
 
-        It stops after about ``entries_max`` entries; with None it does not.
+        It stops after about ``entries_max`` entries, or ``TURN_BYTES`` of them; with None it does not.
         """
         rejected = await self._inspection.rejected(self._shard)
-        read = 0
-        while entries_max is None or read < entries_max:
+        read = read_bytes = 0
+        while entries_max is None or (read < entries_max and read_bytes < TURN_BYTES):
             page = await self._inspection.entries(self._shard, self._cursor.place, self._page_entries)
             page = [stored for stored in page if stored.cursor.place <= until]
             if not page:
                 self.passes += 1
                 self.found, self.complete = Findings(), self.found
-                self._cursor = Cursor(START, records.GENESIS)
+                self._cursor = self._first
                 return
             await self._check(page, rejected)
             read += len(page)
-            size = sum(len(stored.body) for stored in page) // len(page) + 1
+            page_bytes = sum(len(stored.body) for stored in page)
+            read_bytes += page_bytes
+            size = page_bytes // len(page) + 1
             self._page_entries = max(PAGE_ENTRIES_MIN, min(PAGE_BYTES // size, PAGE_ENTRIES_MAX))
             yield self._cursor.place
 
     async def _check(self, page: list[Stored], rejected: set[Place]) -> None:
         wanted: dict[Place, Digest] = {}
+        kept: list[Kept] = []
         for stored in page:
             place = stored.cursor.place
             note_links(self.found, self._shard, self._cursor, stored)
@@ -61,8 +71,10 @@ class Patrol:
             except Unreadable as error:
                 self.found.note(unreadable(self._shard, place, error))
                 continue
+            kept += kept_of(place, entry)
             if place not in rejected:
                 wanted[place] = digest_of(entry)
+        await self._operations.check(kept, self.found)
         there = await self._digests(list(wanted))
         for place, digest in wanted.items():
             rows = there.get(place, _NO_ROWS)

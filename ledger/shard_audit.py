@@ -8,24 +8,32 @@ the books, a portion, and ``SUSPECTS_MAX`` suspects.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from itertools import islice
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Final, NamedTuple
-
-from msgspec.structs import replace
 
 from ledger.comparing import Comparison, Thing, Told
 from ledger.differences import Difference, Findings, Kind, Numbers
 from ledger.journal import records
-from ledger.journal.books import Books
+from ledger.journal.books import Books, Scope, skim
+from ledger.journal.fold import Fold
 from ledger.journal.inspection import Inspection, Stored
 from ledger.journal.records import START, Cursor, Unreadable
+from ledger.keys import escaped
 from ledger.live import LiveShard, Reading
+from ledger.operation_audit import OperationAudit
 from ledger.patrol import Patrol, note_links, unreadable
+from ledger.proving import look_at_ends, prove
 from ledger.state import wrong_shards
 
-PORTIONS: Final[dict[Thing, int]] = {"sku": 50, "op": 200, "client": 200}
-"""Names that are read at once: a millisecond of the server's time, about."""
+THINGS: Final[dict[Scope, tuple[Thing, ...]]] = {
+    "all": ("sku", "key", "count", "op", "client"),
+    "stock": ("sku", "key", "count"),
+    "claims": ("sku", "key", "op", "client"),
+}
+PORTIONS: Final[dict[Thing, int]] = {"sku": 50, "key": 1_000, "count": 200, "op": 200, "client": 200}
+"""Names that are read at once, of hashes about as many fields: a millisecond of the server's time, about."""
+FAR_BEHIND_ENTRIES: Final = 1_000
+"""Where the books are so far behind, a reservation that changed since is left to the next round."""
 SUSPECTS_MAX: Final = 500
 PROVED_MAX: Final = 20
 """Differences of a round for which the entries that touched them are looked for."""
@@ -33,7 +41,6 @@ PAGE_BYTES: Final = 200_000
 PAGE_ENTRIES_MAX: Final = 500
 NO_PROGRESS_S: Final = 20.0
 POLL_S: Final = 0.05
-EVENTS_GRACE_MS: Final = 60_000
 
 
 class NotAudited(Exception):
@@ -63,22 +70,32 @@ class ShardAudit:
     """
 
     def __init__(
-        self, inspection: Inspection, live: LiveShard, shards: int, again_entries_max: int | None = None
+        self,
+        inspection: Inspection,
+        live: LiveShard,
+        shards: int,
+        again_entries_max: int | None = None,
+        scope: Scope = "all",
     ) -> None:
-        """A round reads about ``again_entries_max`` entries of the journal again, None: all of them."""
+        """A round reads about ``again_entries_max`` entries of the journal again, None: all; none in ``claims``."""
         self.shard = live.shard
+        self.scope = scope
         self.findings = Findings()
         """Of the last complete round."""
         self.rounds = 0
         self.behind_entries = 0
         """Entries that the ledger had and the books had not, when it was last read."""
+        self.behind_ms = 0
+        """How much older than the ledger's clock the books were then, 0 when nothing was missing."""
+        self.left_out = 0
+        """Of the last complete round: what changed since the books, which were too far behind to wait for it."""
         self.settled = 0
         """Suspects that were judged when the books had come to their place."""
         self._inspection = inspection
         self._live = live
         self._shards = shards
         self._again_entries_max = again_entries_max
-        self._books = Books()
+        self._books = Books(scope)
         self._comparison = Comparison(self.shard, self._books)
         self._chain = Cursor(START, records.GENESIS)
         self._read = Findings()
@@ -88,7 +105,11 @@ class ShardAudit:
         self._newest_epoch = 0
         self._page_entries = PAGE_ENTRIES_MAX // 8
         self._suspects: deque[Told] = deque()
-        self._patrol = Patrol(inspection, self.shard)
+        self._operations = OperationAudit(live)
+        self._patrol = Patrol(inspection, self.shard, self._operations)
+        self._taken_at_ms = 0
+        self._read_place = START
+        self._left_out = 0
         self._found = Findings()
         self._unproved: list[tuple[tuple[Kind, str], Told]] = []
 
@@ -97,6 +118,7 @@ class ShardAudit:
         self._found = Findings()
         self._suspects.clear()
         self._unproved.clear()
+        self._left_out = 0
         self._accept(await self._live.place())
         self._newest_epoch = (await self._inspection.ends(self.shard))[1].epoch
         async for step in self.follow():
@@ -104,12 +126,20 @@ class ShardAudit:
         if not await self._is_behind():
             async for step in self._compare_all():
                 yield step
-        async for step in self._read_again():
-            yield step
-        await self._look_at_ends()
-        await self._prove()
+        if self.scope != "claims":
+            async for step in self._read_again():
+                yield step
+            await look_at_ends(self._inspection, self.shard, await self._live.place(), self._found)
+        await prove(self._inspection, self.shard, self._books.place.epoch, self._unproved, self._found)
         self.findings = self._all_found()
+        self.left_out = self._left_out
         self.rounds += 1
+
+    def begin_from(self, cursor: Cursor, fold: Fold) -> None:
+        """Take over what the journal up to ``cursor`` folds to, and read it neither now nor again; before a round."""
+        self._books.load(cursor.place, fold)
+        self._chain = cursor
+        self._patrol.begin_from(cursor)
 
     @property
     def size(self) -> Size:
@@ -117,21 +147,19 @@ class ShardAudit:
         return Size(positions, len(self._books.reservations))
 
     async def follow(self) -> AsyncIterator[Step]:
-        """Take what the journal has got since, in small steps."""
+        """Take what the journal has got since, in small steps, as far as the ledger was when it was last read."""
+        until = self._read_place
         while entries := await self._advance():
             self.entries += entries
             yield Step("journal", self.entries, max(self.entries, self._books.place.seq))
-            if not self._has_more:
+            if not self._has_more or self._chain.place >= until:
                 return
 
     def _all_found(self) -> Findings:
         """What the round found, and what is known to be wrong with the journal."""
         found = Findings()
         for source in (self._read, self._patrol.complete, self._patrol.found, self._found):
-            for difference in source.kept.values():
-                found.note(difference)
-        for kind, count in self._found.counts.items():
-            found.counts[kind] = max(found.counts[kind], count)
+            found.join(source)
         return found
 
     # --- the journal --------------------------------------------------------------------------------------------
@@ -149,8 +177,10 @@ class ShardAudit:
 
     def _take(self, stored: Stored) -> None:
         place = stored.cursor.place
-        note_links(self._read, self.shard, self._chain, stored)
+        if self.scope != "claims":
+            note_links(self._read, self.shard, self._chain, stored)
         self._chain = stored.cursor
+        self._taken_at_ms = stored.at_ms
         # Those between two entries are judged only where one is missing: by the books before the gap.
         while self._suspects and self._suspects[0].place < place:
             self._settle_first()
@@ -166,6 +196,9 @@ class ShardAudit:
     def _keep_books(self, stored: Stored) -> None:
         place = stored.cursor.place
         try:
+            if self.scope == "stock":
+                self._books.take_stock(skim(place, stored.body))
+                return
             entry = records.decode(place, stored.body)
         except Unreadable as error:
             self._read.note(unreadable(self.shard, place, error))
@@ -183,6 +216,8 @@ class ShardAudit:
             raise NotAudited(wrong_shards(there, self._shards))
         before, place = self._chain.place, reading.place
         self.behind_entries = max(0, place.seq - before.seq) if place.epoch == before.epoch else place.seq
+        self.behind_ms = max(0, reading.now_ms - self._taken_at_ms) if self.behind_entries else 0
+        self._read_place = place
 
     async def _is_behind(self) -> bool:
         """Whether the ledger has lost what the journal has; that is noted."""
@@ -197,26 +232,33 @@ class ShardAudit:
     async def _compare_all(self) -> AsyncIterator[Step]:
         reads: dict[Thing, Callable[[Sequence[str]], Awaitable[Reading]]] = {
             "sku": self._live.skus,
+            "key": self._live.hashes,
+            "count": self._live.texts,
             "op": self._live.records,
             "client": self._live.clients,
         }
-        for thing, read in reads.items():
+        for thing in THINGS[self.scope]:
             done = 0
             async for names in self._names(thing):
-                self._compare(thing, await read(names))
+                if thing == "sku" and self.scope == "claims":
+                    self._balance(names)
+                else:
+                    await self._compare(thing, await reads[thing](names))
                 done += len(names)
                 yield Step(thing, done, max(done, len(self._comparison.known(thing))))
                 async for step in self._settle(SUSPECTS_MAX):
                     yield step
         async for step in self._settle(0):
             yield step
+        await self._operations.judge(self._found)
 
     async def _names(self, thing: Thing) -> AsyncIterator[list[str]]:
         """The names of all that the books have, then of all that they have not and the ledger has; in portions."""
         size = PORTIONS[thing]
-        known = iter(list(self._comparison.known(thing)))
-        while portion := list(islice(known, size)):
+        for portion in self._portions(thing):
             yield portion
+        if thing in ("key", "count") or (thing == "sku" and self.scope == "claims"):
+            return  # all keys that positions can have were asked for; a count nobody told of ends by itself
         unknown: list[str] = []
         async for names in self._live.names(thing):
             there = self._comparison.known(thing)
@@ -227,7 +269,32 @@ class ShardAudit:
         if unknown:
             yield unknown
 
-    def _compare(self, thing: Thing, reading: Reading) -> None:
+    def _portions(self, thing: Thing) -> Iterator[list[str]]:
+        portion: list[str] = []
+        weight, weight_max = 0, PORTIONS[thing]
+        for name in self._wanted(thing):
+            portion.append(name)
+            weight += 1 + (self._books.keys.fields_of(name) if thing == "key" else 0)
+            if weight >= weight_max:
+                yield portion
+                portion, weight = [], 0
+        if portion:
+            yield portion
+
+    def _wanted(self, thing: Thing) -> Iterator[str]:
+        """What the books know, and of the keys of positions also those that must not be there."""
+        yield from list(self._comparison.known(thing))
+        if thing == "key" and self.scope != "claims":
+            for sku, spots in list(self._books.skus.items()):
+                keys = [f"view:{escaped(sku)}", *(f"feed:{escaped(sku)}:{escaped(location)}" for location in spots)]
+                yield from (key for key in keys if key not in self._books.keys.hashes)
+
+    def _balance(self, skus: list[str]) -> None:
+        """Whether positions and reservations claim the same, by the books alone."""
+        for sku in skus:
+            self._judge(Told(self._chain.place, self._taken_at_ms, "sku", sku, {}))
+
+    async def _compare(self, thing: Thing, reading: Reading) -> None:
         """Nothing moves the books between the reading and this, and they are never ahead of it."""
         self._accept(reading)
         if reading.place < self._chain.place:
@@ -238,8 +305,12 @@ class ShardAudit:
                 continue
             if reading.place == self._chain.place:
                 self._judge(told)
+            elif self.behind_entries > FAR_BEHIND_ENTRIES and self._comparison.is_newer(told):
+                self._left_out += 1
             else:
                 self._suspects.append(told)
+        if thing == "op":
+            await self._operations.look(reading)
 
     def _judge(self, told: Told) -> None:
         for difference in self._comparison.differences(told):
@@ -256,6 +327,7 @@ class ShardAudit:
                 moved_at = clock()
                 yield Step("settle", SUSPECTS_MAX - min(SUSPECTS_MAX, len(self._suspects)), SUSPECTS_MAX)
                 continue
+            yield Step("settle", SUSPECTS_MAX - min(SUSPECTS_MAX, len(self._suspects)), SUSPECTS_MAX)
             if clock() - moved_at > NO_PROGRESS_S:
                 raise NotAudited(
                     f"the journal comes no further than {self._chain.place}, the ledger is at"
@@ -272,30 +344,3 @@ class ShardAudit:
             yield Step("movements", place.seq, max(place.seq, self._chain.place.seq))
         if self._patrol.passes > passes:
             self._read.keep("entry-unbalanced")
-
-    async def _look_at_ends(self) -> None:
-        """The cursor of the journal, and how far its events were announced."""
-        cursor, newest = await self._inspection.ends(self.shard)
-        if cursor != newest:
-            there: Numbers = {"cursor": str(cursor)}
-            self._found.note(
-                Difference("journal-cursor", self.shard, str(cursor), str(cursor), there, {"last entry": str(newest)})
-            )
-        oldest_ms = await self._inspection.oldest_unannounced_ms(self.shard)
-        reading = await self._live.place()
-        if oldest_ms is not None and reading.now_ms - oldest_ms > EVENTS_GRACE_MS:
-            late: Numbers = {"oldest_unannounced_ms": oldest_ms, "now_ms": reading.now_ms}
-            self._found.note(Difference("events-behind", self.shard, f"shard {self.shard}", str(newest), late))
-
-    async def _prove(self) -> None:
-        """Find the last entries that touched what differs."""
-        epoch = self._books.place.epoch
-        for key, told in self._unproved:
-            if told.thing == "client" or key not in self._found.kept:
-                continue
-            if told.thing == "sku":
-                location = key[1].removeprefix(f"{told.name}@")
-                places = await self._inspection.touching_position(self.shard, epoch, told.name, location)
-            else:
-                places = await self._inspection.touching_subject(self.shard, epoch, told.name)
-            self._found.kept[key] = replace(self._found.kept[key], entries=list(map(str, places)))

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +17,23 @@ from servers import as_owner, as_user, settings_as
 from waiting import wait_until, wait_until_plain
 
 from availability import access, doctor
+from availability.audit_report import audit_said
 from availability.auditor import AuditFigures, Auditor
 from availability.cli import main
 from availability.shapes import time_text
-from ledger import Done, Journal, Ledger, Outbox, Place, migrate
+from ledger import (
+    SCOPES,
+    AuditStatus,
+    ClaimsStanding,
+    Done,
+    Finding,
+    Journal,
+    Ledger,
+    Outbox,
+    Place,
+    make_checkpoint,
+    migrate,
+)
 
 MINUTE_MS = 60_000
 
@@ -94,6 +106,10 @@ def test_the_audit_tells_what_differs_and_what_to_do(world: World) -> None:
         0,
         "the ledger is what its journal says: 1 positions and 2 reservations, 7 journal entries\n",
     )
+    made = asyncio.run(make_checkpoint(world.postgres_url, 1))
+    since = f"0 journal entries since checkpoint {made.number} (`--from-start` reads all)\n"
+    assert world.run("audit").stdout.endswith(since)
+    assert world.run("audit", "--from-start").stdout == agrees.stdout
     world.change(5)
     differs = world.run("audit")
     assert differs.exit_code == 1
@@ -176,20 +192,20 @@ def test_the_keeper_audits_on_and_on_and_doctor_tells(world: World, caplog: pyte
     def value(name: str, **labels: str) -> float:
         return registry.get_sample_value(f"availability_audit_{name}", labels) or 0.0
 
-    def rounds(count: float) -> Callable[[], bool]:
-        return lambda: value("rounds_total") >= count
+    def rounds(count: float) -> bool:
+        return all(value("rounds_total", scope=scope) >= count for scope in SCOPES)
 
-    def finding() -> tuple[str, str]:
-        return next(
-            (one.verdict, one.text) for one in asyncio.run(doctor.examine(settings)) if one.subject == "the audit"
-        )
+    def finding(subject: str = "the audit") -> tuple[str, str]:
+        return next((one.verdict, one.text) for one in asyncio.run(doctor.examine(settings)) if one.subject == subject)
 
     thread = threading.Thread(target=auditor.run)
     thread.start()
     try:
-        wait_until_plain(rounds(2))
+        wait_until_plain(lambda: rounds(2))
         assert value("differences", kind="position-differs") == 0
         assert finding()[0] == "ok"
+        assert finding("the audit of reservations")[0] == "ok"
+        assert (value("behind_entries", scope="claims"), value("behind_seconds", scope="claims")) == (0, 0)
         world.change(5)
         wait_until_plain(lambda: value("differences", kind="position-differs") == 1)
         verdict, text = wait_until_plain(lambda: finding() if finding()[0] == "unsafe" else None) or ("", "")
@@ -205,4 +221,27 @@ def test_the_keeper_audits_on_and_on_and_doctor_tells(world: World, caplog: pyte
         thread.join()
     assert 0 < value("cpu_seconds_total") < 5
     assert "position-differs: MUG@S1 in shard 0" in caplog.text
-    assert "the audit finds no difference any more" in caplog.text
+    assert "the audit finds nothing wrong any more (differences)" in caplog.text
+
+
+def test_how_far_the_audit_of_reservations_is_behind_is_told(world: World) -> None:
+    """P9: while a sale is faster than it, and nothing is wrong with the stock."""
+    settings = settings_as(access.KEEPER, world.redis_url, world.postgres_url)
+
+    async def told() -> list[Finding]:
+        status = await AuditStatus.open(settings.postgres_url)
+        await status.tell({}, [], ClaimsStanding(1_000_000, 120_000, 7), of_claims=False)
+        first = await audit_said(settings.postgres_url)
+        await status.tell({}, [], ClaimsStanding(9, 1_000, 7), of_claims=True)
+        second = await audit_said(settings.postgres_url)
+        await status.close()
+        return [*first, *second]
+
+    stock, behind, same, near = asyncio.run(told())
+    assert (stock.verdict, same.verdict) == ("ok", "ok")
+    assert str(behind).startswith(
+        "the audit of reservations was complete never, and is 1,000,000 entries (120 s) behind"
+    )
+    assert behind.verdict == "warning"
+    assert near.verdict == "ok"
+    assert "9 entries (1 s) behind the ledger; 7 that changed meanwhile were left to the next round" in near.text

@@ -1,6 +1,6 @@
 """The journal: what the ledger did, kept in Postgres, and what stands beside it there: quarantine and feed status."""
 
-from ledger.journal.audit_status import AuditReport, AuditStatus
+from ledger.journal.audit_status import AuditReport, AuditStatus, ClaimsStanding
 from ledger.journal.checkpointing import Checkpointed, CheckpointRefused, make_checkpoint
 from ledger.journal.checkpoints import Checkpoints
 from ledger.journal.checks import check_postgres
@@ -40,6 +40,7 @@ __all__ = [
     "ClaimOn",
     "ClaimedLine",
     "Claims",
+    "ClaimsStanding",
     "Conflict",
     "Cursor",
     "Explanation",
