@@ -1,6 +1,6 @@
 """The door to the ledger: everything that the edges may use."""
 
-from ledger.auditing import SCOPES, Audit, Behind
+from ledger.auditing import SCOPES, WHOLE, Audit, AuditScope, Behind
 from ledger.deploying import deploy_library
 from ledger.differences import KINDS, MEANINGS, Difference, Kind
 from ledger.errors import (
@@ -70,7 +70,6 @@ from ledger.journal import (
     migrate,
     settle_conflicts,
 )
-from ledger.journal.books import Scope
 from ledger.keyspace import KEYSPACE_FAILED
 from ledger.live import LIVE_FAILED
 from ledger.messages import (
@@ -172,8 +171,8 @@ from ledger.rules import (
     RulesLedger,
 )
 from ledger.server_clock import accept_clock
-from ledger.shard_audit import NotAudited, Size, Step
-from ledger.state import Standing, State
+from ledger.shard_audit import NotAudited, Size
+from ledger.state import Standing, State, Step
 from ledger.store import Ledger
 from ledger.valkey_checks import check_shards, check_valkey
 
@@ -192,12 +191,14 @@ __all__ = [
     "SCOPES",
     "STOCK_QUANTITY_MAX",
     "TIME_MS_MAX",
+    "WHOLE",
     "Admit",
     "Admitted",
     "Applied",
     "Apply",
     "Audit",
     "AuditReport",
+    "AuditScope",
     "AuditStatus",
     "BadCursor",
     "Behind",
@@ -313,7 +314,6 @@ __all__ = [
     "SafetyStock",
     "SafetyStockOutcome",
     "SafetyStockStored",
-    "Scope",
     "ShardStatus",
     "Ship",
     "ShortLine",

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self
 
 from ledger.differences import Difference, Findings, Kind
 from ledger.journal.books import Scope
@@ -10,9 +10,14 @@ from ledger.journal.checkpoints import Checkpoints
 from ledger.journal.inspection import Inspection
 from ledger.journal.reader import Journal
 from ledger.live import LiveShard
-from ledger.shard_audit import ShardAudit, Size, Step
+from ledger.patrol import Patrol
+from ledger.shard_audit import ShardAudit, Size
+from ledger.state import Step
 
-SCOPES: Final[tuple[Scope, ...]] = ("stock", "claims")
+AuditScope = Scope | Literal["journal"]
+"""What of the ledger, and ``journal``: all of its entries once more, by themselves."""
+WHOLE: Final[tuple[AuditScope, ...]] = ("all", "journal")
+SCOPES: Final[tuple[AuditScope, ...]] = ("stock", "claims", "journal")
 """What is audited apart when a sale may be faster than all of it can be followed: ``stock`` always can."""
 
 
@@ -29,33 +34,23 @@ class Audit:
     They can be called again after that, and go on.
     """
 
-    def __init__(
-        self, inspection: Inspection, live: list[LiveShard], again_entries_max: int | None, scopes: Sequence[Scope]
-    ) -> None:
+    def __init__(self, inspection: Inspection, live: list[LiveShard], scopes: Sequence[AuditScope]) -> None:
         self._inspection = inspection
         self._live = live
-        self._audits = {
-            scope: [ShardAudit(inspection, shard, len(live), again_entries_max, scope) for shard in live]
+        self._patrols = [Patrol(inspection, shard) for shard in live] if "journal" in scopes else []
+        self._audits: dict[AuditScope, list[ShardAudit]] = {
+            scope: [ShardAudit(inspection, shard, len(live), scope) for shard in live]
             for scope in scopes
+            if scope != "journal"
         }
 
     @classmethod
     async def open(
-        cls,
-        redis_url: str,
-        postgres_url: str,
-        shards: int,
-        *,
-        again_entries_max: int | None = None,
-        scopes: Sequence[Scope] = ("all",),
+        cls, redis_url: str, postgres_url: str, shards: int, *, scopes: Sequence[AuditScope] = WHOLE
     ) -> Self:
-        """Connects when first asked something.
-
-        Each round reads the journal again, ``again_entries_max`` entries of each shard, or with None all of them. Each
-        of ``scopes`` has rounds of its own.
-        """
+        """Connects when first asked something. Each of ``scopes`` has rounds of its own."""
         inspection = await Inspection.open(postgres_url)
-        return cls(inspection, [LiveShard(redis_url, shard) for shard in range(shards)], again_entries_max, scopes)
+        return cls(inspection, [LiveShard(redis_url, shard) for shard in range(shards)], scopes)
 
     async def close(self) -> None:
         for shard in self._live:
@@ -85,17 +80,24 @@ class Audit:
         for audits in self._audits.values():
             for audit, cursor, fold in zip(audits, folding.cursors, folding.folds, strict=True):
                 audit.begin_from(cursor, fold)
+        for patrol, cursor in zip(self._patrols, folding.cursors, strict=False):
+            patrol.begin_from(cursor)
         return folding.checkpoint
 
-    async def round(self, scope: Scope = "all") -> AsyncIterator[Step]:
+    async def round(self, *scopes: AuditScope) -> AsyncIterator[Step]:
         """Compare everything once, in small steps; then ``counts`` and ``differences`` tell what was found."""
-        for shard in self._audits[scope]:
-            async for step in shard.round():
-                yield step
+        for scope in scopes or WHOLE:
+            for audit in self._patrols if scope == "journal" else self._audits[scope]:
+                async for step in audit.round():
+                    yield step
+            if scope == "journal":
+                for audits in self._audits.values():
+                    for each in audits:
+                        each.is_read_again()
 
-    async def follow(self, scope: Scope = "all") -> AsyncIterator[Step]:
+    async def follow(self, scope: AuditScope) -> AsyncIterator[Step]:
         """Take what the journals have got since, in small steps, so that the next round has less to do."""
-        for shard in self._audits[scope]:
+        for shard in self._audits.get(scope, ()):
             async for step in shard.follow():
                 yield step
 
@@ -114,6 +116,8 @@ class Audit:
         both = Findings()
         for audits in self._audits.values():
             both.join(audits[shard].findings)
+        for patrol in self._patrols[shard : shard + 1]:
+            both.join(patrol.findings)
         return both
 
     @property
@@ -132,11 +136,13 @@ class Audit:
         """Suspects that were judged when the journal had come to where they were read."""
         return sum(shard.settled for audits in self._audits.values() for shard in audits)
 
-    def left_out(self, scope: Scope) -> int:
+    def left_out(self, scope: AuditScope) -> int:
         """What the last complete rounds left to the next ones, being too far behind to wait for it."""
         return sum(shard.left_out for shard in self._audits[scope])
 
-    def behind(self, scope: Scope) -> Behind:
-        """How far it is behind, of all shards the farthest."""
-        audits = self._audits[scope]
+    def behind(self, scope: AuditScope) -> Behind:
+        """How far it is behind, of all shards the farthest; the ``journal`` goes by itself."""
+        audits = self._audits.get(scope)
+        if audits is None:
+            return Behind(0, 0)
         return Behind(max(shard.behind_entries for shard in audits), max(shard.behind_ms for shard in audits))

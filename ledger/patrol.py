@@ -8,26 +8,30 @@ from ledger.journal import records
 from ledger.journal.inspection import Digest, Inspection, Stored, digest_of
 from ledger.journal.reader import broken_links
 from ledger.journal.records import START, Cursor, Place, Unreadable
+from ledger.live import LiveShard
 from ledger.messages import JournalEntry
 from ledger.operation_audit import Kept, OperationAudit, kept_of
+from ledger.state import Step
 
-PAGE_BYTES: Final = 2_000_000
-TURN_BYTES: Final = 20_000_000
+PAGE_BYTES: Final = 500_000
 PAGE_ENTRIES_MIN, PAGE_ENTRIES_MAX = 64, 5_000
 """Entries are held against their movement rows in large pages: each look at those costs Postgres a range of them."""
 _NO_ROWS: Final = Digest(0, digest_of(JournalEntry(0, 0, 0, [], [])).digest)
 
 
 class Patrol:
-    """Of one shard. ``passes`` counts how often it came to the end; ``complete`` is what the last whole pass found."""
+    """Of one shard: ``round`` after ``round`` reads all of the journal.
 
-    def __init__(self, inspection: Inspection, shard: int, operations: OperationAudit) -> None:
-        self.passes = 0
-        self.found = Findings()
-        self.complete = Findings()
+    Methods raise one of ``LIVE_FAILED`` or ``JOURNAL_FAILED``, and can be called again after that.
+    """
+
+    def __init__(self, inspection: Inspection, live: LiveShard) -> None:
+        """Connects when first asked something."""
         self._inspection = inspection
-        self._shard = shard
-        self._operations = operations
+        self._shard = live.shard
+        self._operations = OperationAudit(live)
+        self._complete = Findings()
+        self._found = Findings()
         self._first = self._cursor = Cursor(START, records.GENESIS)
         self._page_entries = PAGE_ENTRIES_MIN
 
@@ -35,51 +39,48 @@ class Patrol:
         """Leave out what is before ``cursor``."""
         self._first = self._cursor = cursor
 
-    async def go_on(self, until: Place, entries_max: int | None) -> AsyncIterator[Place]:
-        """Read on to ``until``, page by page, and begin anew there; tells how far it has come.
+    @property
+    def findings(self) -> Findings:
+        """What the last complete round found, and this one so far."""
+        found = Findings()
+        found.join(self._complete)
+        found.join(self._found)
+        return found
 
-        It stops after about ``entries_max`` entries, or ``TURN_BYTES`` of them; with None it does not.
-        """
+    async def round(self) -> AsyncIterator[Step]:
+        """Read on to the end, page by page; a failure is gone on from."""
         rejected = await self._inspection.rejected(self._shard)
-        read = read_bytes = 0
-        while entries_max is None or (read < entries_max and read_bytes < TURN_BYTES):
-            page = await self._inspection.entries(self._shard, self._cursor.place, self._page_entries)
-            page = [stored for stored in page if stored.cursor.place <= until]
-            if not page:
-                self.passes += 1
-                self.found, self.complete = Findings(), self.found
-                self._cursor = self._first
-                return
+        _, newest = await self._inspection.ends(self._shard)
+        while page := await self._inspection.entries(self._shard, self._cursor.place, self._page_entries):
             await self._check(page, rejected)
-            read += len(page)
-            page_bytes = sum(len(stored.body) for stored in page)
-            read_bytes += page_bytes
-            size = page_bytes // len(page) + 1
+            size = sum(len(stored.body) for stored in page) // len(page) + 1
             self._page_entries = max(PAGE_ENTRIES_MIN, min(PAGE_BYTES // size, PAGE_ENTRIES_MAX))
-            yield self._cursor.place
+            yield Step("movements", self._cursor.place.seq, max(self._cursor.place.seq, newest.seq))
+        self._found, self._complete = Findings(), self._found
+        self._cursor = self._first
 
     async def _check(self, page: list[Stored], rejected: set[Place]) -> None:
         wanted: dict[Place, Digest] = {}
         kept: list[Kept] = []
         for stored in page:
             place = stored.cursor.place
-            note_links(self.found, self._shard, self._cursor, stored)
+            note_links(self._found, self._shard, self._cursor, stored)
             self._cursor = stored.cursor
             wanted[place] = _NO_ROWS
             try:
                 entry = records.decode(place, stored.body)
             except Unreadable as error:
-                self.found.note(unreadable(self._shard, place, error))
+                self._found.note(unreadable(self._shard, place, error))
                 continue
             kept += kept_of(place, entry)
             if place not in rejected:
                 wanted[place] = digest_of(entry)
-        await self._operations.check(kept, self.found)
+        await self._operations.check(kept, self._found)
         there = await self._digests(list(wanted))
         for place, digest in wanted.items():
             rows = there.get(place, _NO_ROWS)
             if rows != digest:
-                self.found.note(_differing_rows(self._shard, place, rows, digest))
+                self._found.note(_differing_rows(self._shard, place, rows, digest))
 
     async def _digests(self, places: list[Place]) -> dict[Place, Digest]:
         found: dict[Place, Digest] = {}

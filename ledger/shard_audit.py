@@ -21,9 +21,9 @@ from ledger.journal.records import START, Cursor, Unreadable
 from ledger.keys import escaped
 from ledger.live import LiveShard, Reading
 from ledger.operation_audit import OperationAudit
-from ledger.patrol import Patrol, note_links, unreadable
+from ledger.patrol import note_links, unreadable
 from ledger.proving import look_at_ends, prove
-from ledger.state import wrong_shards
+from ledger.state import Step, wrong_shards
 
 THINGS: Final[dict[Scope, tuple[Thing, ...]]] = {
     "all": ("sku", "key", "count", "op", "client"),
@@ -47,14 +47,6 @@ class NotAudited(Exception):
     """It could not be compared; the text says why and what to do."""
 
 
-class Step(NamedTuple):
-    """How far a round has come: what it is at, and how much of how much is done."""
-
-    name: str
-    done: int
-    total: int
-
-
 class Size(NamedTuple):
     """What the books have."""
 
@@ -74,10 +66,9 @@ class ShardAudit:
         inspection: Inspection,
         live: LiveShard,
         shards: int,
-        again_entries_max: int | None = None,
         scope: Scope = "all",
     ) -> None:
-        """A round reads about ``again_entries_max`` entries of the journal again, None: all; none in ``claims``."""
+        """Connects when first asked something."""
         self.shard = live.shard
         self.scope = scope
         self.findings = Findings()
@@ -94,7 +85,6 @@ class ShardAudit:
         self._inspection = inspection
         self._live = live
         self._shards = shards
-        self._again_entries_max = again_entries_max
         self._books = Books(scope)
         self._comparison = Comparison(self.shard, self._books)
         self._chain = Cursor(START, records.GENESIS)
@@ -106,7 +96,6 @@ class ShardAudit:
         self._page_entries = PAGE_ENTRIES_MAX // 8
         self._suspects: deque[Told] = deque()
         self._operations = OperationAudit(live)
-        self._patrol = Patrol(inspection, self.shard, self._operations)
         self._taken_at_ms = 0
         self._read_place = START
         self._left_out = 0
@@ -121,14 +110,12 @@ class ShardAudit:
         self._left_out = 0
         self._accept(await self._live.place())
         self._newest_epoch = (await self._inspection.ends(self.shard))[1].epoch
-        async for step in self.follow():
+        async for step in self._follow():
             yield step
         if not await self._is_behind():
             async for step in self._compare_all():
                 yield step
         if self.scope != "claims":
-            async for step in self._read_again():
-                yield step
             await look_at_ends(self._inspection, self.shard, await self._live.place(), self._found)
         await prove(self._inspection, self.shard, self._books.place.epoch, self._unproved, self._found)
         self.findings = self._all_found()
@@ -136,10 +123,9 @@ class ShardAudit:
         self.rounds += 1
 
     def begin_from(self, cursor: Cursor, fold: Fold) -> None:
-        """Take over what the journal up to ``cursor`` folds to, and read it neither now nor again; before a round."""
+        """Take over what the journal up to ``cursor`` folds to; before the first round."""
         self._books.load(cursor.place, fold)
         self._chain = cursor
-        self._patrol.begin_from(cursor)
 
     @property
     def size(self) -> Size:
@@ -147,7 +133,13 @@ class ShardAudit:
         return Size(positions, len(self._books.reservations))
 
     async def follow(self) -> AsyncIterator[Step]:
-        """Take what the journal has got since, in small steps, as far as the ledger was when it was last read."""
+        """Take what the journal has got since, in small steps, as far as the ledger is now."""
+        self._accept(await self._live.place())
+        async for step in self._follow():
+            yield step
+        self._accept(await self._live.place())
+
+    async def _follow(self) -> AsyncIterator[Step]:
         until = self._read_place
         while entries := await self._advance():
             self.entries += entries
@@ -158,9 +150,14 @@ class ShardAudit:
     def _all_found(self) -> Findings:
         """What the round found, and what is known to be wrong with the journal."""
         found = Findings()
-        for source in (self._read, self._patrol.complete, self._patrol.found, self._found):
-            found.join(source)
+        found.join(self._read)
+        found.join(self._found)
         return found
+
+    def is_read_again(self) -> None:
+        """The whole journal was read by somebody else: what was wrong when it was first read is known better there."""
+        self._read.keep("entry-unbalanced")
+        self.findings = self._all_found()
 
     # --- the journal --------------------------------------------------------------------------------------------
 
@@ -334,13 +331,3 @@ class ShardAudit:
                     f" {self._suspects[-1].place}: see whether `availability journal` runs, and what it says"
                 )
             await asyncio.sleep(POLL_S)
-
-    # --- the journal, once more ---------------------------------------------------------------------------------
-
-    async def _read_again(self) -> AsyncIterator[Step]:
-        """Go on reading the journal again. What was found when it was first read is known better after a whole pass."""
-        passes = self._patrol.passes
-        async for place in self._patrol.go_on(self._chain.place, self._again_entries_max):
-            yield Step("movements", place.seq, max(place.seq, self._chain.place.seq))
-        if self._patrol.passes > passes:
-            self._read.keep("entry-unbalanced")

@@ -46,3 +46,11 @@ def wrong_shards(there: int, said: int) -> str:
         return "the ledger is being filled anew: wait for `availability rehome` to end, or run it again if it broke off"
     remedy = f"set shards = {there}, or run `availability rehome --shards {said}`"
     return f"the ledger has {there} shards, the settings say {said}: {remedy}"
+
+
+class Step(NamedTuple):
+    """How far an audit has come: what it is at, and how much of how much is done."""
+
+    name: str
+    done: int
+    total: int

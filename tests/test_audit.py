@@ -21,7 +21,7 @@ from servers import as_owner, as_user
 from waiting import wait_until
 
 from availability import access
-from ledger import SCOPES, Audit, Done, Journal, Kind, Ledger, NotAudited, Place, Scope, migrate
+from ledger import SCOPES, WHOLE, Audit, AuditScope, Done, Journal, Kind, Ledger, NotAudited, Place, migrate
 from ledger.comparing import Comparison, Told
 from ledger.journal.books import Books, Unbalanced
 from ledger.keys import shard_of
@@ -57,7 +57,7 @@ async def journaled(valkey_url: str, postgres_url: str, clock: Clock, shards: in
 
 @asynccontextmanager
 async def audited(
-    valkey_url: str, postgres_url: str, shards: int = 1, scopes: Sequence[Scope] = ("all",)
+    valkey_url: str, postgres_url: str, shards: int = 1, scopes: Sequence[AuditScope] = WHOLE
 ) -> AsyncIterator[Audit]:
     urls = as_user(valkey_url, access.KEEPER), as_user(postgres_url, access.KEEPER)
     audit = await Audit.open(*urls, shards, scopes=scopes)
@@ -67,11 +67,10 @@ async def audited(
         await audit.close()
 
 
-async def found(audit: Audit, scopes: Sequence[Scope] = ("all",)) -> set[tuple[Kind, str]]:
+async def found(audit: Audit, scopes: Sequence[AuditScope] = WHOLE) -> set[tuple[Kind, str]]:
     """What one round of each scope finds: kinds and subjects."""
-    for scope in scopes:
-        async for _ in audit.round(scope):
-            pass
+    async for _ in audit.round(*scopes):
+        pass
     differences = audit.differences
     assert audit.counts == Counter(difference.kind for difference in differences)
     return {(difference.kind, difference.subject) for difference in differences}
@@ -199,9 +198,9 @@ async def sell(shop: Shop, chance: random.Random, done: asyncio.Event, skus: lis
     return count
 
 
-@pytest.mark.parametrize(("shards", "scopes"), [(1, SCOPES), (2, ("all",))])
+@pytest.mark.parametrize(("shards", "scopes"), [(1, SCOPES), (2, WHOLE)])
 async def test_nothing_is_invented_while_a_sale_runs(
-    valkey_url: str, postgres_url: str, shards: int, scopes: Sequence[Scope], monkeypatch: pytest.MonkeyPatch
+    valkey_url: str, postgres_url: str, shards: int, scopes: Sequence[AuditScope], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On several shards, too, where parts are prepared, sealed, pinned and dropped meanwhile."""
     monkeypatch.setattr("ledger.shard_audit.SUSPECTS_MAX", 5)  # so that there is room for few of those that there are

@@ -230,9 +230,9 @@ def test_how_far_the_audit_of_reservations_is_behind_is_told(world: World) -> No
 
     async def told() -> list[Finding]:
         status = await AuditStatus.open(settings.postgres_url)
-        await status.tell({}, [], ClaimsStanding(1_000_000, 120_000, 7), of_claims=False)
+        await status.tell({}, [], ClaimsStanding(1_000_000, 120_000, 7), "stock")
         first = await audit_said(settings.postgres_url)
-        await status.tell({}, [], ClaimsStanding(9, 1_000, 7), of_claims=True)
+        await status.tell({}, [], ClaimsStanding(9, 1_000, 7), "claims")
         second = await audit_said(settings.postgres_url)
         await status.close()
         return [*first, *second]
@@ -240,7 +240,7 @@ def test_how_far_the_audit_of_reservations_is_behind_is_told(world: World) -> No
     stock, behind, same, near = asyncio.run(told())
     assert (stock.verdict, same.verdict) == ("ok", "ok")
     assert str(behind).startswith(
-        "the audit of reservations was complete never, and is 1,000,000 entries (120 s) behind"
+        "the audit of reservations was never complete, and is 1,000,000 entries (120 s) behind"
     )
     assert behind.verdict == "warning"
     assert near.verdict == "ok"

@@ -57,12 +57,12 @@ class AuditStatus:
         self._pool.terminate()
 
     async def tell(
-        self, counts: dict[str, int], differences: list[Difference], claims: ClaimsStanding, *, of_claims: bool
+        self, counts: dict[str, int], differences: list[Difference], claims: ClaimsStanding, scope: str
     ) -> None:
-        """A round has ended just now: ``of_claims``, or else that of stock."""
+        """A round has ended just now, of this scope."""
         encode = msgspec.json.encode
         first = encode(differences[:TOLD_MAX]).decode()
-        ended = (None, now_ms()) if of_claims else (now_ms(), None)
+        ended = [now_ms() if scope == each else None for each in ("stock", "claims")]
         await self._pool.execute(_TELL, *ended, *claims, sum(counts.values()), encode(counts).decode(), first)
 
     async def last(self) -> AuditReport | None:

@@ -35,7 +35,7 @@ _AT: Final = {name: number for number, name in enumerate(BUCKETS)}
 _ON_HAND: Final = 0
 
 Scope = Literal["all", "stock", "claims"]
-"""What is audited: ``stock`` is positions, windows and the like, for which entries need hardly be read; ``claims`` is
+"""What books are of: ``stock`` is positions, windows and the like, for which entries need hardly be read; ``claims`` is
 reservations and clients, and that movements add up, for which they must be."""
 
 
