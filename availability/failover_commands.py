@@ -19,8 +19,17 @@ from ledger import (
 )
 
 QUESTION = (
-    "The replica becomes the ledger's server. Is the old primary stopped, and sure not to be started with this address"
-    " again, and do you accept to lose what neither its replica nor the journal has?"
+    "The replica becomes the ledger's server. An old primary that answers is closed first, and nothing is lost. Does it"
+    " not answer: is it stopped, and sure not to be started with this address again, and do you accept to lose what"
+    " neither its replica nor the journal has?"
+)
+
+
+LOSSLESS = "nothing is lost: the old primary was closed, the replica had all of it, and it refuses every process now"
+LOST = "lost is what was acknowledged and came to neither: `availability left-behind` lists it from the old disk"
+UNFENCED = (
+    "NOT FENCED: the old primary did not answer. A process that reaches it, and not Postgres, goes on changing it: see"
+    " that its server is stopped and cannot come back at that address"
 )
 
 
@@ -62,9 +71,11 @@ def _told(done: FailedOver) -> str:
         f"the replica is the ledger's server now, in epoch {filled.epoch}",
         f"it has {filled.positions} positions and {filled.reservations} reservations, all compared",
         f"the journal gave {difference.lacked} entries that it lacked, and got {difference.saved}",
-        "lost is what was acknowledged and came to neither: `availability left-behind` lists it from the old disk",
+        LOSSLESS if done.lossless else LOST,
         "now set redis_url to the replica's address for every process",
     ]
+    if not done.fenced:
+        lines.append(UNFENCED)
     if not done.kept:
         lines.append("the replica's configuration could not be written: take `replicaof` out of it by hand")
     return "\n".join(lines)

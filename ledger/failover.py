@@ -4,7 +4,9 @@ Replication is asynchronous: a replica may lack the end of what was acknowledged
 So a replica is never served as it is. The steps, each of which may be the last one before a crash; begun again, it
 goes on:
 
-1. the primary is *stopped*: one that answers is refused, because its callers would go on changing it;
+1. a primary that answers is *closed*, by the fence that a ledger has while it is filled anew: it refuses every caller,
+   also one that reaches no journal, and after its restart. The replica must then get all that it has, or nothing is
+   done. One that does not answer must be stopped; at the end it is closed if it answers then, and otherwise told of;
 2. the replica is *promoted*;
 3. what it has more than the journal goes there; what it has less comes from there: the ledger is filled anew, under a
    new epoch, which is what refuses the old primary and who still uses it, by comparison with the journal.
@@ -13,18 +15,23 @@ Lost is what was acknowledged and is neither in the journal nor on the replica; 
 primary's disk.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ledger.filling import Filled, FillPlan, FillRefused, Progress, fill_anew
 from ledger.journal.reader import Journal
 from ledger.journal.records import START, Place, Unreadable, decode
 from ledger.journal.stream import JournalStream
-from ledger.keyspace import Keyspace
+from ledger.keyspace import KEYSPACE_FAILED, Keyspace
 from ledger.messages import JournalOperation
-from ledger.replica import answers, promote, unfit
+from ledger.replica import answers, is_same, promote, unfit
+from ledger.state import FILLING, ShardRecord
 
 READ_MS = 20
+REPLICATED_S: Final = 10.0
+"""A replica that is connected gets what a closed primary has in less."""
+POLL_S: Final = 0.05
 
 
 class FailoverPlan(NamedTuple):
@@ -44,11 +51,16 @@ class Exchanged(NamedTuple):
 
 
 class FailedOver(NamedTuple):
-    """What there is now; ``kept`` says whether the replica's own configuration knows that it is a primary."""
+    """What there is now; ``kept`` says whether the replica's own configuration knows that it is a primary.
+
+    ``fenced``: the old primary refuses everybody. ``lossless``: it was closed before, and the replica had all of it.
+    """
 
     difference: Exchanged
     filled: Filled
     kept: bool
+    fenced: bool
+    lossless: bool
 
 
 class LeftBehind(NamedTuple):
@@ -61,10 +73,11 @@ class LeftBehind(NamedTuple):
 
 async def fail_over(plan: FailoverPlan, progress: Progress = lambda _step, _done, _total: None) -> FailedOver:
     """Make the replica the ledger. Raises as ``fill_anew`` does, and ``FillRefused`` before anything was changed."""
-    if await answers(plan.primary_url):
-        raise FillRefused("the primary answers: stop its server, so that nobody can change it, and try again")
     if flaws := await unfit(plan.replica_url):
         raise FillRefused(f"the replica is unfit: {'; '.join(flaws)}")
+    lossless = await answers(plan.primary_url)
+    if lossless:
+        await _close_primary(plan)
     kept = await promote(plan.replica_url)
     journal = await Journal.open(plan.postgres_url)
     try:
@@ -72,7 +85,78 @@ async def fail_over(plan: FailoverPlan, progress: Progress = lambda _step, _done
     finally:
         await journal.close()
     filled = await fill_anew(FillPlan(plan.replica_url, plan.postgres_url, None, "rebuild", plan.configured), progress)
-    return FailedOver(difference, filled, kept)
+    fenced = lossless or await _is_closed_now(plan)
+    return FailedOver(difference, filled, kept, fenced, lossless)
+
+
+async def _close_primary(plan: FailoverPlan) -> None:
+    """Nobody changes the primary any more, and the replica has all of it; or ``FillRefused``, and it is as it was."""
+    if await is_same(plan.primary_url, plan.replica_url):
+        raise FillRefused("redis_url and redis_standby_url name the same server")
+    try:
+        before = await _closed(plan)
+    except KEYSPACE_FAILED as error:
+        raise FillRefused(
+            f"the primary answers, and cannot be closed ({type(error).__name__}: {error}): stop its server, so that"
+            " nobody can change it, and try again"
+        ) from error
+    if not await _has_all(plan, len(before)):
+        for shard, record in enumerate(before):
+            if record.shards:
+                await _fence(plan.primary_url, shard, record.shards)
+        raise FillRefused(
+            "the primary answers, and the replica does not get what it has: nothing was changed. To go on without what"
+            " the replica and the journal lack, stop the primary's server"
+        )
+
+
+async def _closed(plan: FailoverPlan) -> list[ShardRecord]:
+    """Close every shard of the primary; their records as they were. Raises one of ``KEYSPACE_FAILED``."""
+    first = await _fence(plan.primary_url, 0, FILLING)
+    shards = first.shards or plan.configured
+    return [first, *[await _fence(plan.primary_url, shard, FILLING) for shard in range(1, shards)]]
+
+
+async def _fence(redis_url: str, shard: int, shards: int) -> ShardRecord:
+    keyspace = await Keyspace.open(redis_url, shard)
+    try:
+        return await keyspace.fence(shards=shards)
+    finally:
+        await keyspace.close()
+
+
+async def _has_all(plan: FailoverPlan, shards: int) -> bool:
+    """Whether the replica comes to where the closed primary is."""
+    clock = asyncio.get_running_loop().time
+    until_s = clock() + REPLICATED_S
+    try:
+        wanted = [await _record(plan.primary_url, shard) for shard in range(shards)]
+        while [await _record(plan.replica_url, shard) for shard in range(shards)] != wanted:
+            if clock() > until_s:
+                return False
+            await asyncio.sleep(POLL_S)
+    except KEYSPACE_FAILED:
+        return False
+    return True
+
+
+async def _record(redis_url: str, shard: int) -> ShardRecord | None:
+    keyspace = Keyspace.on(redis_url, shard)
+    try:
+        return await keyspace.record()
+    finally:
+        await keyspace.close()
+
+
+async def _is_closed_now(plan: FailoverPlan) -> bool:
+    """Close the old primary, if it has come back meanwhile."""
+    if not await answers(plan.primary_url):
+        return False
+    try:
+        await _closed(plan)
+    except KEYSPACE_FAILED:
+        return False
+    return True
 
 
 async def left_behind(redis_url: str, postgres_url: str, shards: int) -> AsyncIterator[LeftBehind]:
@@ -107,11 +191,7 @@ async def _exchange(plan: FailoverPlan, journal: Journal) -> Exchanged:
     lacked = saved = 0
     for shard in range(await _shards(plan)):
         end = (await journal.end(shard)).place
-        keyspace = await Keyspace.open(plan.replica_url, shard)
-        try:
-            record = await keyspace.record()
-        finally:
-            await keyspace.close()
+        record = await _record(plan.replica_url, shard)
         place = Place(record.epoch, record.seq) if record else START
         if place.epoch in {end.epoch, START.epoch} or end == START:
             lacked += max(0, end.seq - place.seq)
@@ -120,9 +200,5 @@ async def _exchange(plan: FailoverPlan, journal: Journal) -> Exchanged:
 
 
 async def _shards(plan: FailoverPlan) -> int:
-    keyspace = await Keyspace.open(plan.replica_url, 0)
-    try:
-        record = await keyspace.record()
-    finally:
-        await keyspace.close()
+    record = await _record(plan.replica_url, 0)
     return (record.shards if record else None) or plan.configured

@@ -41,6 +41,11 @@ class Keyspace:
         """On the server that has the shard, with the library there."""
         url = await Placement(redis_url, shard, TIMEOUT_S).url()
         await load_into(url)
+        return cls.on(url, shard)
+
+    @classmethod
+    def on(cls, url: str, shard: int) -> Self:
+        """On this very server, which may be a replica, and with the library as it is."""
         return cls(Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=TIMEOUT_S), shard)
 
     async def close(self) -> None:

@@ -27,6 +27,15 @@ async def answers(url: str) -> bool:
     return True
 
 
+async def is_same(url: str, other_url: str) -> bool:
+    """Whether both name one server. Raises RedisError or OSError."""
+    runs = []
+    for each in (url, other_url):
+        async with _client(each) as client:
+            runs.append((await client.info("server"))["run_id"])
+    return len(set(runs)) == 1
+
+
 async def unfit(url: str) -> list[str]:
     """Why the server must not be promoted, so that processes would refuse it after. Raises RedisError or OSError."""
     connection = connection_to(url)

@@ -21,7 +21,7 @@ from availability import access
 from availability.cli import main
 from availability.journal_watch import watched_ledger
 from availability.settings import Settings
-from ledger import Found, Journal, Ledger, Unavailable, deploy_library, migrate
+from ledger import FailoverPlan, Found, Journal, Ledger, Unavailable, deploy_library, fail_over, migrate
 from ledger import messages as m
 
 pytestmark = pytest.mark.anyio
@@ -238,11 +238,85 @@ async def test_what_only_the_replica_has_is_not_lost(pair: Pair) -> None:
     assert (left.exit_code, left.stderr) == (0, "no operations are on that server alone\n")
 
 
-async def test_while_the_primary_answers_nothing_is_done(pair: Pair) -> None:
-    refused = await pair.failover()
-    assert (refused.exit_code, refused.stderr.startswith("the primary answers: stop its server")) == (1, True)
-    with Redis.from_url(pair.replica.url) as client:
-        assert client.info("replication")["role"] == "slave"
+@asynccontextmanager
+async def without_postgres(server: RunningServer) -> AsyncIterator[Ledger]:
+    """The ledger as a process has it that was compared with the journal, and reaches that no more."""
+    ledger = Ledger(as_user(server.url, access.API))
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+async def test_a_primary_that_answers_is_closed_and_nothing_is_lost(pair: Pair) -> None:
+    """P1, P2: also for who cannot ask the journal, and after its restart."""
+    async with without_postgres(pair.primary) as cut_off:
+        await open_shop(cut_off)
+        kept = [await hold(cut_off, f"early-{number}") for number in range(5)]
+        done = await pair.failover()
+        assert (done.exit_code, "nothing is lost" in done.stdout, "NOT FENCED" in done.stdout) == (0, True, False)
+        with pytest.raises(Unavailable):
+            await hold(cut_off, "late")
+    pair.primary.kill()
+    await pair.primary.restart()
+    async with without_postgres(pair.primary) as cut_off:
+        with pytest.raises(Unavailable):
+            await hold(cut_off, "later")
+    async with serving(pair.settings(pair.replica)) as ledger:
+        assert all([await is_there(ledger, id_) for id_ in kept])
+
+
+async def test_a_primary_that_cannot_be_reached_is_told_loudly_and_closed_if_it_comes_back(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P1: who reaches it, and not the journal, goes on there; that is what the operator must know."""
+    monkeypatch.setattr("ledger.replica.ANSWER_S", 0.5)
+    async with without_postgres(pair.primary) as cut_off:
+        await open_shop(cut_off)
+        pair.replicated()
+        done = await pair.failover(old=NOBODY)
+        assert (done.exit_code, "NOT FENCED" in done.stdout, "nothing is lost" in done.stdout) == (0, True, False)
+        await hold(cut_off, "nobody-knows")
+
+        pair.primary.process.send_signal(signal.SIGSTOP)
+
+        def come_back(_step: str, _done: int, _total: int) -> None:
+            pair.primary.process.send_signal(signal.SIGCONT)
+
+        urls = (pair.primary.url, pair.replica.url, pair.postgres_url)
+        old, new, journal = (as_user(url, access.OPERATOR) for url in urls)
+        again = await fail_over(FailoverPlan(old, new, journal, 1), come_back)
+        assert (again.fenced, again.lossless) == (True, False)
+        with pytest.raises(Unavailable):
+            await hold(cut_off, "late")
+
+
+async def test_while_the_primary_answers_and_cannot_be_replaced_nothing_is_done(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P2: it is given back as it was."""
+    monkeypatch.setattr("ledger.failover.REPLICATED_S", 0.3)
+    async with without_postgres(pair.primary) as ledger:
+        await open_shop(ledger)
+        pair.replicated()
+        with Redis.from_url(pair.replica.url) as client:
+            client.config_set("primaryauth", "wrong")  # the link breaks, and does not come back
+            with Redis.from_url(pair.primary.url) as primary:
+                primary.client_kill_filter(_type="replica")
+            refused = await pair.failover()
+            assert (refused.exit_code, "nothing was changed" in refused.stderr) == (1, True)
+            assert client.info("replication")["role"] == "slave"
+        await wait_until(lambda: holds_again(ledger))
+    same = await pair.run("failover", old=pair.primary.url, new=pair.primary.url)
+    assert (same.exit_code, "name the same server" in same.stderr) == (1, True)
+
+
+async def holds_again(ledger: Ledger) -> bool:
+    try:
+        await hold(ledger, "again")
+    except Unavailable:
+        return False
+    return True
 
 
 async def test_an_unfit_replica_is_not_promoted(pair: Pair) -> None:
