@@ -33,6 +33,7 @@ from ledger import (
 FAILED = (*JOURNAL_FAILED, *KEYSPACE_FAILED, NotFilled, Unreadable, embedded.NotReady, embedded.Unusable)
 
 STEPS = {
+    "wait": "another one is waited for, or what it left",
     "drain": "the journal gets what was done",
     "load": "the newest checkpoint is read",
     "fold": "the journal is folded",

@@ -24,7 +24,7 @@ from ledger.journal.catching_up import NotReached, catch_up
 from ledger.journal.checkpointing import fold_on, newest_folding
 from ledger.journal.checkpoints import Checkpoints
 from ledger.journal.conflicts import conflicts
-from ledger.journal.epochs import Epoch, Epochs, Reason
+from ledger.journal.epochs import Epoch, Epochs, Holder, Reason
 from ledger.journal.folding import Folding
 from ledger.journal.migrations import migrate
 from ledger.journal.reader import Generation, Journal
@@ -93,9 +93,12 @@ async def fill_anew(plan: FillPlan, progress: Progress = lambda _step, _done, _t
     Raises ``FillRefused`` or ``NotFilled``, and when a server is away one of ``JOURNAL_FAILED`` or ``KEYSPACE_FAILED``.
     """
     await migrate(plan.postgres_url)
-    epochs = await Epochs.open(plan.postgres_url)
-    if epochs is None:
-        raise FillRefused("another `availability rehome` or `rebuild` is under way")
+    epochs = await Epochs.open(plan.postgres_url, lambda done, total: progress("wait", done, total))
+    if isinstance(epochs, Holder):
+        raise FillRefused(
+            f"another `availability rehome` or `rebuild` is under way: {epochs.told}. If its process is dead, `select"
+            f" pg_terminate_backend({epochs.pid})` there ends it; then try again"
+        )
     journal = await Journal.open(plan.postgres_url)
     try:
         return await _Filling(plan, progress, epochs, journal).run()

@@ -21,7 +21,7 @@ from ledger.placement import Placement
 from ledger.state import ShardRecord
 
 TIMEOUT_S = 10.0
-SCANNED = 500
+SCANNED = 2_000
 """Keys that the server looks at in one step of a scan, about."""
 LIVE_FAILED = (RedisError, OSError, TimeoutError, Unavailable)
 """The server is away, loading, refuses or has the shard no more."""

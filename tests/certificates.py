@@ -36,10 +36,13 @@ class Authority:
         key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return certificate, key_file
 
-    def context(self, host: str = "127.0.0.1") -> ssl.SSLContext:
-        """A server's, which proves to be this address."""
+    def context(self, host: str = "127.0.0.1", clients: Path | None = None) -> ssl.SSLContext:
+        """A server's, which proves to be this address, and lets in only whom the CA ``clients`` has signed."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*self.issue(host))
+        if clients is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(clients)
         return context
 
     def _made(self, name: str, key: ec.EllipticCurvePrivateKey, address: object) -> x509.Certificate:

@@ -212,7 +212,7 @@ async def test_a_conflict_stops_its_epoch_and_no_newer_one(
     assert (seen.written.conflicts, seen.written.held_back) == (1, 1)
     assert [entry(1), entry(2), entry(1, epoch=2)] == [one async for one in journal.entries(0)]
     epochs = await Epochs.open(journal_url)
-    assert epochs is not None
+    assert isinstance(epochs, Epochs)
     await epochs.begin(2, 1, "rebuild")
     await epochs.complete(2)
     await epochs.close()

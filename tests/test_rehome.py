@@ -1,8 +1,11 @@
 """The ledger with another number of shards: what it knew it knows, what it did it does not do again (P3, P5 to P8)."""
 
+import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import asyncpg
 import pytest
 from books import live_shortages
 from folding import assert_folds
@@ -30,6 +33,7 @@ from ledger import (
 )
 from ledger import messages as m
 from ledger.identity import event_key
+from ledger.journal.epochs import Epochs
 from ledger.journal.index import Index
 from ledger.keys import shard_of
 from ledger.shard import Limits, Shard
@@ -421,6 +425,45 @@ async def test_killed_at_any_step_it_ends_right_when_begun_again(shops: Shops, s
     with pytest.raises(Unavailable, match="being filled anew"):
         await old.hold(("A", 1))
     await life.check(await shops.rehome(4))
+
+
+async def has_epochs(postgres_url: str) -> Epochs:
+    """As one that fills the ledger has them."""
+    epochs = await Epochs.open(as_user(postgres_url, access.OPERATOR))
+    assert isinstance(epochs, Epochs)
+    return epochs
+
+
+async def test_what_a_killed_one_left_at_postgres_is_waited_for_and_else_named(
+    shops: Shops, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P7: its session, and the lock with it, may live a moment longer than its process."""
+    life = Life()
+    await life.begin(await shops.open(1))
+    left = await has_epochs(postgres_url)
+    steps: list[str] = []
+
+    def end_it(step: str, _done: int, _total: int) -> None:
+        if step == "wait" and step not in steps:
+            asyncio.get_running_loop().create_task(left.close())
+        steps.append(step)
+
+    await shops.fill(2, progress=end_it)
+    assert (steps[0], steps[-1]) == ("wait", "compare")
+
+    monkeypatch.setattr("ledger.journal.epochs.WAIT_S", 0.2)
+    other = await has_epochs(postgres_url)
+    with pytest.raises(
+        FillRefused, match=r"is under way: Postgres's session (\d+), from 127.0.0.1:\d+, since 20"
+    ) as told:
+        await shops.fill(4)
+    session = re.search(r"pg_terminate_backend\((\d+)\)", str(told.value))
+    assert session is not None
+    database = await asyncpg.connect(postgres_url)
+    assert await database.fetchval("select pg_terminate_backend($1)", int(session[1]))
+    await database.close()
+    await life.check(await shops.rehome(4))
+    await other.close()
 
 
 async def test_a_ledger_that_was_lost_is_rebuilt_from_its_journal(shops: Shops, client: Redis) -> None:

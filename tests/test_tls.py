@@ -16,6 +16,7 @@ from servers import RunningServer, as_user, nats_server, running
 
 from availability import access
 from availability.api.keyring import read_document
+from availability.embedded import Server
 from availability.feeds.connecting import connect
 from availability.settings import Settings, SettingsError, load
 from ledger import JOURNAL_FAILED, Expire, Expired, Ledger, Unavailable, migrate
@@ -34,9 +35,9 @@ def wrong(tmp_path: Path) -> Authority:
     return Authority(tmp_path, "wrong")
 
 
-def settings(authority: Authority, **urls: str) -> Settings:
+def settings(authority: Authority, **more: str) -> Settings:
     """As a process reads them."""
-    variables = {f"AVAILABILITY_{name.upper()}": url for name, url in urls.items()}
+    variables = {f"AVAILABILITY_{name.upper()}": value for name, value in more.items()}
     return load(None, {"AVAILABILITY_TLS_CA_FILE": str(authority.ca), **variables})
 
 
@@ -100,6 +101,60 @@ async def test_the_journal(postgres_url: str, right: Authority, wrong: Authority
         ):
             with pytest.raises(JOURNAL_FAILED):
                 await migrate(url)
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> list[dict[str, str]]:
+    """What we show to a server that asks who we are: what it lets in, what somebody else signed, and nothing."""
+    files = [Authority(tmp_path, name).issue("127.0.0.1") for name in ("clients", "strangers")]
+    return [*({"tls_cert_file": str(certificate), "tls_key_file": str(key)} for certificate, key in files), {}]
+
+
+@pytest.fixture
+def clients(tmp_path: Path, shown: list[dict[str, str]]) -> Path:
+    """The certificate of who signed the first of ``shown``."""
+    assert shown
+    return tmp_path / "clients.pem"
+
+
+async def test_our_own_certificate_is_shown_to_the_ledger_and_the_journal(
+    valkey_url: str, postgres_url: str, right: Authority, clients: Path, shown: list[dict[str, str]]
+) -> None:
+    redis, journal = port_of(valkey_url), port_of(postgres_url)
+    context = right.context(clients=clients)
+    async with tls_before(redis, context) as redis_port, tls_before(journal, context, postgres=True) as journal_port:
+        redis_url = valkey_url.replace("redis://", "rediss://").replace(str(redis), str(redis_port))
+        journal_url = postgres_url.replace(str(journal), str(journal_port)) + "?sslmode=verify-full"
+        let_in, *others = (settings(right, redis_url=redis_url, postgres_url=journal_url, **each) for each in shown)
+        assert isinstance(await expired(let_in.redis_url), Expired)
+        assert await migrate(let_in.postgres_url)
+        for other in others:
+            with pytest.raises(Unavailable):
+                await expired(other.redis_url)
+            with pytest.raises(JOURNAL_FAILED):
+                await migrate(other.postgres_url)
+
+
+def test_our_own_certificate_is_shown_to_nats(
+    tmp_path: Path, right: Authority, clients: Path, shown: list[dict[str, str]]
+) -> None:
+    certificate, key = right.issue("127.0.0.1")
+
+    def make(folder: Path) -> Server:
+        server = nats_server(folder)
+        with (folder / "nats.conf").open("a") as config:
+            config.write(
+                f'tls {{ cert_file: "{certificate}", key_file: "{key}", ca_file: "{clients}", verify: true }}\n'
+            )
+        return server
+
+    with running(make, tmp_path / "nats") as secure:
+        url = as_user(secure.url, access.INGEST).replace("nats://", "tls://")
+        assert [asyncio.run(connects(settings(right, nats_url=url, **each).nats_url)) for each in shown] == [
+            True,
+            False,
+            False,
+        ]
 
 
 @pytest.mark.parametrize("mode", ["allow", "prefer", "require", "verify-ca"])

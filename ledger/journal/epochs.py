@@ -1,7 +1,10 @@
 """Owns which generations of the ledger there were, with how many shards each, and who is making the next one."""
 
+import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import asyncpg
 
@@ -12,6 +15,23 @@ FILLING_LOCK = 0x6669_6C6C
 """The class of the advisory lock that makes who fills a ledger anew the only one ("fill")."""
 
 Reason = Literal["first", "rehome", "rebuild"]
+
+
+WAIT_S: Final = 10.0
+POLL_S: Final = 0.1
+_HOLDER: Final = """
+select pid, coalesce(host(client_addr) || ':' || client_port, 'this machine') as address, backend_start as began_at
+from pg_locks join pg_stat_activity using (pid)
+where locktype = 'advisory' and classid = $1 and objid = 0 and objsubid = 2 and granted
+    and pg_locks.database = (select oid from pg_database where datname = current_database())
+"""
+
+
+class Holder(NamedTuple):
+    """The session that fills the ledger anew; ``pid`` is that of its process at Postgres, 0 when it ended just now."""
+
+    pid: int
+    told: str
 
 
 class Epoch(NamedTuple):
@@ -29,13 +49,24 @@ class Epochs:
     _connection: asyncpg.Connection
 
     @classmethod
-    async def open(cls, postgres_url: str) -> "Epochs | None":
-        """None when somebody else has them."""
+    async def open(
+        cls, postgres_url: str, waiting: Callable[[int, int], None] = lambda _seconds, _of: None
+    ) -> "Epochs | Holder":
+        """Who else has them, after ``WAIT_S``: the session of a process that was killed lives a moment longer than it.
+
+        ``waiting`` is told how many seconds of how many were waited.
+        """
         connection = await connect(postgres_url)
-        if await connection.fetchval("select pg_try_advisory_lock($1, 0)", FILLING_LOCK):
-            return cls(connection)
-        await connection.close()
-        return None
+        began_s = time.monotonic()
+        while not await connection.fetchval("select pg_try_advisory_lock($1, 0)", FILLING_LOCK):
+            waited_s = time.monotonic() - began_s
+            if waited_s >= WAIT_S:
+                holder = await _holder(connection)
+                await connection.close()
+                return holder
+            waiting(int(waited_s), int(WAIT_S))
+            await asyncio.sleep(POLL_S)
+        return cls(connection)
 
     async def close(self) -> None:
         """Let somebody else have them; safe after any failure."""
@@ -79,3 +110,11 @@ class Epochs:
         """How far the journal of each shard has come."""
         rows = await self._connection.fetch("select shard, epoch, seq from availability.cursor")
         return {row["shard"]: Place(row["epoch"], row["seq"]) for row in rows}
+
+
+async def _holder(connection: asyncpg.Connection) -> Holder:
+    row = await connection.fetchrow(_HOLDER, FILLING_LOCK)
+    if row is None:
+        return Holder(0, "it ended just now")
+    began = f"{row['began_at']:%Y-%m-%dT%H:%M:%SZ}" if row["began_at"] else "a time that only its role is told"
+    return Holder(row["pid"], f"Postgres's session {row['pid']}, from {row['address']}, since {began}")
