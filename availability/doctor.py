@@ -10,6 +10,7 @@ import jwt
 from availability import self_check
 from availability.audit_report import audit_said
 from availability.journal_report import journal_said
+from availability.journal_watch import compared
 from availability.settings import Settings
 from ledger import KEYSPACE_FAILED, Finding, Unavailable
 from ledger import accept_clock as accept
@@ -28,9 +29,11 @@ def exit_code(findings: Sequence[Finding]) -> int:
 async def examine(settings: Settings) -> list[Finding]:
     """Everything that can be told from here."""
     missing = [Finding("unchecked", name, "is not set") for name in URLS if not getattr(settings, name)]
-    journal = await journal_said(settings.postgres_url, settings.journal_backlog_entries_max)
-    audit = await audit_said(settings.postgres_url)
-    return [*_tokens(settings), *missing, *await self_check.examine(settings), *journal, *audit]
+    found = [*_tokens(settings), *missing, *await self_check.examine(settings)]
+    if settings.redis_url and settings.postgres_url:
+        found += await compared(settings)
+    found += await journal_said(settings.postgres_url, settings.journal_backlog_entries_max)
+    return [*found, *await audit_said(settings.postgres_url)]
 
 
 async def accept_clock(settings: Settings, findings: Sequence[Finding]) -> tuple[int, str]:
