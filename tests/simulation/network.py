@@ -35,7 +35,9 @@ BEHIND_MS_MAX: Final = 2_000
 SMALLER: Final = {"local DUE_MAX = 2000": "local DUE_MAX = 3", "local JOURNAL_TAIL = 1000": "local JOURNAL_TAIL = 20"}
 """Bounds of the Lua that a short run would never come to."""
 JOURNAL_TAIL: Final = 20
-NODE: Final = "stream-node-max-entries"
+SETTINGS: Final = {"stream-node-max-entries": "1", "appendfsync": "no"}
+"""Of the server during runs. The stream forgets whole nodes only: with large ones, so small a backlog would stay full
+for ever. And no run can tell whether the file has what was answered: a crash of the machine is not part of it."""
 _GIVEN: Final = b"\x9a\xcf"
 """How the argument of a call begins: ten fields, of which the first is a time."""
 _decode_reply: Final = msgspec.msgpack.Decoder(Reply).decode
@@ -66,9 +68,9 @@ class Server:
         self._reader = hiredis.Reader(InvalidResponse, BaseParser.parse_error)
         if parts.password:
             self.ask(("AUTH", parts.username or "default", parts.password))
-        self._usual_node: bytes = self.ask(("CONFIG", "GET", NODE))[0][1]
-        # The stream forgets whole nodes only: with large ones, so small a backlog would stay full for ever.
-        self.ask(("CONFIG", "SET", NODE, 1))
+        self._usual: dict[str, bytes] = {name: self.ask(("CONFIG", "GET", name))[0][1] for name in SETTINGS}
+        for name, value in SETTINGS.items():
+            self.ask(("CONFIG", "SET", name, value))
 
     def ask(self, *commands: Sequence[str | int | bytes]) -> list[Any]:
         """What the server answers to each; an error is an answer too."""
@@ -90,7 +92,8 @@ class Server:
         assert not isinstance(loaded, Exception), loaded
 
     def close(self) -> None:
-        self.ask(("CONFIG", "SET", NODE, self._usual_node))
+        for name, value in self._usual.items():
+            self.ask(("CONFIG", "SET", name, value))
         self._socket.close()
 
 
