@@ -32,9 +32,8 @@ from simulation.loop import SimulatedLoop
 CALL_TIMEOUT_S: Final = 2.0
 BEHIND_MS_MAX: Final = 2_000
 """How far the server's clock runs back."""
-SMALLER: Final = {"local DUE_MAX = 2000": "local DUE_MAX = 3", "local JOURNAL_TAIL = 1000": "local JOURNAL_TAIL = 20"}
-"""Bounds of the Lua that a short run would never come to."""
 JOURNAL_TAIL: Final = 20
+"""A bound of the Lua that a short run would never come to otherwise, like that of what is ended in one call."""
 SETTINGS: Final = {"stream-node-max-entries": "1", "appendfsync": "no"}
 """Of the server during runs. The stream forgets whole nodes only: with large ones, so small a backlog would stay full
 for ever. And no run can tell whether the file has what was answered: a crash of the machine is not part of it."""
@@ -45,14 +44,15 @@ _decode_entry: Final = msgspec.msgpack.Decoder(JournalEntry).decode
 
 
 @cache
-def library() -> Library:
+def library(due_max: int) -> Library:
     """The Lua library with smaller bounds."""
     whole = full.library()
     version = whole.name.partition("_")[2]
-    name, text, *functions = (part.replace(version, f"{version[:8]}simu") for part in whole)
-    for bound, smaller in SMALLER.items():
-        assert text.count(bound) == 1, bound
-        text = text.replace(bound, smaller)
+    name, text, *functions = (part.replace(version, f"{version[:8]}sim{due_max}") for part in whole)
+    smaller = {"DUE_MAX = 2000": f"DUE_MAX = {due_max}", "JOURNAL_TAIL = 1000": f"JOURNAL_TAIL = {JOURNAL_TAIL}"}
+    for bound, instead in smaller.items():
+        assert text.count(f"local {bound}") == 1, bound
+        text = text.replace(f"local {bound}", f"local {instead}")
     return Library(name, text, *functions)
 
 
@@ -86,10 +86,14 @@ class Server:
                 answers.append(answer)
         return answers
 
-    def empty(self) -> None:
-        """No key, and our library."""
-        _, loaded = self.ask(("FLUSHALL",), ("FUNCTION", "LOAD", "REPLACE", library().text))
+    def load(self, due_max: int) -> None:
+        """The library with this bound."""
+        [loaded] = self.ask(("FUNCTION", "LOAD", "REPLACE", library(due_max).text))
         assert not isinstance(loaded, Exception), loaded
+
+    def empty(self) -> None:
+        """No key is left; the libraries are."""
+        self.ask(("FLUSHALL",))
 
     def close(self) -> None:
         for name, value in self._usual.items():
@@ -183,6 +187,12 @@ class LedgerServer:
 
     def _start(self) -> None:
         self.up = True
+
+    def lose_everything(self) -> None:
+        """Crash, and come back on an empty disk."""
+        self.crash()
+        self._server.empty()
+        self.places.clear()
 
     def _arrive(self, call: _Call) -> None:
         if call.link.run != self.run or not self.up:
