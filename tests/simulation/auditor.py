@@ -94,9 +94,11 @@ class Books:
     def looked(self, call: Ran) -> None:
         """A call was answered: who looks at a part before he changes it has it to himself from then on."""
         for operation, outcome in zip(call.operations, call.outcomes or (), strict=False):
-            is_there = isinstance(operation, Look) and isinstance(outcome, Looked) and outcome.part is not None
-            if is_there and (operation.intent or operation.takes_over):
+            if not isinstance(operation, Look) or not isinstance(outcome, Looked) or outcome.part is None:
+                continue
+            if operation.intent or operation.takes_over:
                 self.pinned.add((call.shard, operation.reservation))
+                self.reached["change of several shards by who took it over"] += operation.takes_over
 
     def _move(self, part: Part, operation: JournalOperation, at_ms: int) -> set[Place]:
         """Move the units; the places where some were claimed."""
@@ -146,6 +148,7 @@ class Books:
         if operation.verb == "drop":
             # A hold that was sealed on some of its shards when its claim on another one ended: it is not done.
             self.done.pop(operation.subject, None)
+            self.reached["claim of several shards dropped"] += 1
         elif operation.verb not in ("expire", "reclaim", "prepare"):
             key = operation.operation_id or operation.subject
             self.times[part[0], key] += 1

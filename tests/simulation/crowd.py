@@ -47,7 +47,7 @@ FEW: Final = Crowd(
 )
 MANY: Final = Crowd(
     shoppers=12,
-    steps=22,
+    steps=10,
     rush=(4, 12, 32),
     batches=(12, 64, 255),
     batch_share=3,

@@ -32,6 +32,8 @@ from simulation.loop import SimulatedLoop
 CALL_TIMEOUT_S: Final = 2.0
 BEHIND_MS_MAX: Final = 2_000
 """How far the server's clock runs back."""
+DUE_MAX: Final = 2_000
+"""Overdue holds that a call of the ledger ends at most, as the Lua has it."""
 JOURNAL_TAIL: Final = 20
 """A bound of the Lua that a short run would never come to otherwise, like that of what is ended in one call."""
 SETTINGS: Final = {"stream-node-max-entries": "1", "appendfsync": "no"}
@@ -49,7 +51,7 @@ def library(due_max: int) -> Library:
     whole = full.library()
     version = whole.name.partition("_")[2]
     name, text, *functions = (part.replace(version, f"{version[:8]}sim{due_max}") for part in whole)
-    smaller = {"DUE_MAX = 2000": f"DUE_MAX = {due_max}", "JOURNAL_TAIL = 1000": f"JOURNAL_TAIL = {JOURNAL_TAIL}"}
+    smaller = {f"DUE_MAX = {DUE_MAX}": f"DUE_MAX = {due_max}", "JOURNAL_TAIL = 1000": f"JOURNAL_TAIL = {JOURNAL_TAIL}"}
     for bound, instead in smaller.items():
         assert text.count(f"local {bound}") == 1, bound
         text = text.replace(f"local {bound}", f"local {instead}")

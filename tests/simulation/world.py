@@ -33,7 +33,7 @@ from simulation.crowd import CROWDS
 from simulation.customers import CLIENTS, Customers, Operation
 from simulation.journal import Portal, Postgres
 from simulation.loop import START_MS, SimulatedLoop
-from simulation.network import JOURNAL_TAIL, LedgerServer, Ran, Server, SimulatedShard, library
+from simulation.network import DUE_MAX, JOURNAL_TAIL, LedgerServer, Ran, Server, SimulatedShard, library
 from simulation.oracle import Oracle, QuickStock
 from simulation.processes import Surroundings
 from simulation.service import Service
@@ -112,7 +112,7 @@ class Run:
             "client_open_reservations_max": self.chance.of((100_000, 100_000, self.crowd.carts)),
             "client_held_units_max": self.chance.of((100_000, 100_000, self.crowd.carts + 3)),
         }
-        self.oracle = Oracle(**limits) if self.shards == 1 else None
+        self.oracle = Oracle(passes_over=self.crowd.due_max < DUE_MAX, **limits) if self.shards == 1 else None
         self.limits = {
             **limits,
             "operations_max": self.chance.of(self.crowd.operations_max),
@@ -172,6 +172,7 @@ class Run:
             insist("P9", call.entry is None, "a ledger that is behind its journal was changed:", call)
             return
         self.operations += len(call.outcomes or ())
+        self.books.reached["call of 100 operations"] += len(call.outcomes or ()) >= 100
         insist("P9", self.calls <= CALLS_MAX, "it does not come to rest:", self.history[-5:])
         if call.error is not None:
             insist("P4", not str(call.error).startswith("DECISION"), call.operations, call.error)
@@ -277,6 +278,7 @@ class Run:
             await customers.ask("staff", "PUT", "/v1/locations/L1", b'{"type":"store"}'),
         ]
         insist("P9", all(answer.status == 503 for answer in answers), answers)
+        self.books.reached["refused after a loss"] += 1
 
     def _judge_books(self) -> None:
         for shard in range(self.shards):
