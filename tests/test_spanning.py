@@ -333,6 +333,7 @@ async def test_what_was_taken_over_is_not_sealed_by_the_first_coordinator(world:
 async def test_a_finisher_that_saw_one_shard_too_early_drops_nothing_that_was_held_since(world: World) -> None:
     """P2: its looks are not at one instant, and what they find together may never have been so."""
     slow, seen, held = Ledger(world.url, shards=SHARDS, now_ms=world.clock), asyncio.Event(), asyncio.Event()
+    assert slow._spanning is not None  # noqa: SLF001 as below
     late, early = (slow._coalescers[shard_of(sku, SHARDS)] for sku in ("A", "B"))  # noqa: SLF001 to look at them apart
 
     async def look_late(operation: m.Operation, submit: Any = late.submit) -> Any:

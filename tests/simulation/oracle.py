@@ -1,10 +1,10 @@
 """Owns the comparison of each call with the plain rules, at the very instant at which the server ran it (one shard)."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, ValuesView
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
@@ -14,6 +14,9 @@ from ledger.convergence import History
 from ledger.packing import done_of
 from ledger.rules import Balances, Rules, Stock
 from simulation.network import Ran
+
+if TYPE_CHECKING:
+    from _collections_abc import dict_values
 
 UNTOUCHED: Final = (m.Busy, m.JournalFull)
 """Answers that the rules do not know: nothing was done, for want of room."""
@@ -46,10 +49,10 @@ class _Claims(dict[str, Claim]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.at: dict[Place | None, dict[int, Claim]] = defaultdict(dict)
+        self.at: dict[Place | None, dict[str, Claim]] = defaultdict(dict)
         self.wanted: Place | None = None
 
-    def values(self) -> ValuesView[Claim]:
+    def values(self) -> "dict_values[str, Claim]":
         return dict(self.at[self.wanted]).values()
 
 
@@ -60,12 +63,12 @@ class QuickRules(Rules):
         super().__init__(**limits)
         self.claims = self._claims = _Claims()
         self._open, self._held, self._claimed = Counter[str](), Counter[str](), Counter[Place]()
-        self._counted: dict[int, tuple[int, Counter[Place]]] = {}
+        self._counted: dict[str, tuple[int, Counter[Place]]] = {}
         """Of each claim, as it was counted last: what it held, and its units by place."""
 
     def _stamp(self, claim: Claim) -> None:
         super()._stamp(claim)
-        name = id(claim)  # no claim is ever forgotten
+        name = str(id(claim))  # no claim is ever forgotten
         held, claimed = self._counted.pop(name, (0, Counter[Place]()))
         self._held[claim.client] -= held
         self._claimed.subtract(claimed)
