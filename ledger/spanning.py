@@ -470,8 +470,13 @@ class Spanning:
 
         The look takes every part over, so that no other attempt changes it from then on. Raises what ``Ledger`` raises.
         """
-        token = uuid4().hex
-        sight = await self._sight(m.Look(reservation, client, reservation, token, takes_over=True), shards)
+        look = m.Look(reservation, client, reservation, uuid4().hex, takes_over=True)
+        token, sight = look.token, await self._sight(look, shards)
+        if sight.parts and not sight.is_whole:
+            # Who was looked at first may not have had its part yet, which is sealed by now; it is looked at last again.
+            missing = [shard for shard in sight.all_shards if shard not in sight.parts]
+            later = await self._sight(look, missing)
+            sight = sight._replace(parts=dict(sorted((sight.parts | later.parts).items())))
         parts = {shard: part for shard, part in sight.parts.items() if part.span}
         sealed = [part for part in parts.values() if part.span and part.span.sealed]
         if not parts or not sight.is_whole or not sealed:

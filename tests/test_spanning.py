@@ -330,6 +330,39 @@ async def test_what_was_taken_over_is_not_sealed_by_the_first_coordinator(world:
     assert isinstance(await coalescer.submit(m.Seal("slow", "keeper", START_MS + 60_000)), m.Done)
 
 
+async def test_a_finisher_that_saw_one_shard_too_early_drops_nothing_that_was_held_since(world: World) -> None:
+    """P2: its looks are not at one instant, and what they find together may never have been so."""
+    slow, seen, held = Ledger(world.url, shards=SHARDS, now_ms=world.clock), asyncio.Event(), asyncio.Event()
+    assert slow._spanning is not None  # noqa: SLF001 as below
+    late, early = (slow._coalescers[shard_of(sku, SHARDS)] for sku in ("A", "B"))  # noqa: SLF001 to look at them apart
+
+    async def look_late(operation: m.Operation, submit: Any = late.submit) -> Any:
+        await held.wait()
+        return await submit(operation)
+
+    async def look_early(operation: m.Operation, submit: Any = early.submit) -> Any:
+        answer = await submit(operation)
+        seen.set()
+        return answer
+
+    setattr(late, "submit", look_late)  # noqa: B010
+    setattr(early, "submit", look_early)  # noqa: B010
+    shards = sorted({shard_of("A", SHARDS), shard_of("B", SHARDS)})
+    finishing = asyncio.create_task(slow._spanning._finish(world.shop.key("hold"), "web", shards))  # noqa: SLF001
+    await seen.wait()
+    assert isinstance(await world.shop.hold(("A", 1), ("B", 2), key="hold"), m.Done)
+
+    held.set()
+    await finishing
+
+    reservation = await world.reservation()
+    assert reservation is not None
+    assert quantities(reservation, "held") == [1, 2]
+    await world.let_it_settle()
+    world.assert_books_balance()
+    await slow.close()
+
+
 # --- a coordinator that dies -------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from servers import fresh_database, postgres, running, valkey
 
+from simulation.states import MUST_REACH
 from simulation.world import Run, Servers
 
 
@@ -53,13 +54,13 @@ def main() -> int:
     count = 1 if one else given.seeds
     if count is None and given.minutes is None:
         count = 100
-    reached, requests, calls, broken, ran = Counter[str](), 0, 0, list[int](), 0
+    reached, requests, operations, broken, ran = Counter[str](dict.fromkeys(MUST_REACH, 0)), 0, 0, list[int](), 0
     began_s = time.monotonic()
     with own_servers() as servers:
         for seed in seeds_of(given.seed if one else given.first, count, given.minutes):
             outcome = Run(servers, seed).run()
-            reached, requests, calls = reached + outcome.reached, requests + outcome.requests, calls + outcome.calls
-            ran += 1
+            reached.update(outcome.reached)
+            requests, operations, ran = requests + outcome.requests, operations + outcome.operations, ran + 1
             if one:
                 sys.stdout.write("\n".join(outcome.history) + "\n")
             if outcome.broken:
@@ -68,11 +69,13 @@ def main() -> int:
                 if given.stop:
                     break
     took_s = time.monotonic() - began_s
+    never = ", ".join(name for name in MUST_REACH if not reached[name])
     for name, times in sorted(reached.items()):
         sys.stdout.write(f"{times:8}  {name}\n")
     sys.stdout.write(
-        f"{ran} seeds, {requests} requests, {calls} calls of the ledger in {took_s:.1f} s"
-        f" ({requests / took_s:.0f} requests/s); {len(broken)} broke a promise: {broken[:20]}\n"
+        f"{ran} seeds from {given.seed if one else given.first}: {operations} operations of the ledger"
+        f" in {took_s:.1f} s ({operations / took_s:.0f}/s), {requests} requests; never reached: {never or 'nothing'};"
+        f" {len(broken)} broke a promise: {broken[:20]}\n"
     )
     return 1 if broken else 0
 

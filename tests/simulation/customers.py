@@ -1,4 +1,4 @@
-"""Owns those who use the service in a run: shoppers with carts, retries and doubts, a feed, and people who count."""
+"""Owns the shoppers of a run, with carts, retries and doubts, and what each of them insists on."""
 
 import asyncio
 from collections import defaultdict
@@ -8,20 +8,17 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
-from api_world import text_of
 
-from ledger.identity import event_key, operation_id
-from ledger.messages import StockEvent
-from simulation.auditor import UNKNOWN, Attempt, Books, Broken, Place, insist
+from ledger.identity import operation_id
+from simulation.auditor import UNKNOWN, Attempt, Books, Place, insist
+from simulation.crowd import Crowd
+from simulation.levels import Free
 from simulation.network import BEHIND_MS_MAX
 from simulation.processes import Answer
 from simulation.service import Service
 
-SKUS: Final = ("A", "B:{}%1")
-LOCATIONS: Final = ("L1", "L2:%")
 CLIENTS: Final = ("web", "app:%")
 TRIES: Final = 6
-FEED: Final = "wms"
 ALLOWED: Final = {
     "hold": {201, 409, 422, 503, 504},
     "extend": {200, 404, 409, 422, 503, 504},
@@ -65,12 +62,11 @@ class Cart:
 class Customers:
     """All of them, and what they remember. Raises ``Broken`` where an answer breaks a promise."""
 
-    def __init__(self, service: Service, books: Books, tokens: dict[str, str]) -> None:
-        self.service, self.books = service, books
+    def __init__(self, service: Service, books: Books, crowd: Crowd, tokens: dict[str, str]) -> None:
+        self.service, self.books, self.crowd = service, books, crowd
         self.around = service.around
         self.chance, self.reached = self.around.chance, books.reached
         self.operations: dict[tuple[str, str], Operation] = {}
-        self.published: dict[str, StockEvent] = {}
         self.requests = 0
         self._tokens = tokens
         self._carts: dict[str, list[Cart]] = defaultdict(list)
@@ -78,7 +74,8 @@ class Customers:
 
     # --- speaking -----------------------------------------------------------------------------------------------
 
-    def _name(self, kind: str) -> str:
+    def name(self, kind: str) -> str:
+        """A new one."""
         self._names += 1
         return f"{kind}-{self._names}"
 
@@ -91,7 +88,7 @@ class Customers:
             headers.append((b"idempotency-key", key.encode()))
         self.requests += 1
         answer = await self.service.ask(method, path, headers, body)
-        insist("P4", answer.status != 500, f"{method} {path}: {answer.body!r}")
+        insist("P4", answer.status != 500, method, path, answer.body)
         return answer
 
     async def _attempt(self, operation: Operation, path: str, body: bytes) -> Answer:
@@ -99,42 +96,43 @@ class Customers:
         attempt = Attempt(body, self.around.loop.now_ms)
         operation.attempts.append(attempt)
         answer = await self.ask(operation.client, "POST", path, body, operation.key)
-        self.note(operation, attempt, answer.status, answer.body, replayed=b"idempotency-replayed" in answer.headers)
+        replayed = b"idempotency-replayed" in answer.headers
+        self.note(operation, attempt, answer.status, answer.json if answer.body else None, replayed=replayed)
         return answer
 
-    def note(self, operation: Operation, attempt: Attempt, status: int | None, body: bytes, *, replayed: bool) -> None:
+    def note(self, operation: Operation, attempt: Attempt, status: int | None, told: Any, *, replayed: bool) -> None:
         """An answer has come, or will not."""
         attempt.answered, attempt.status, attempt.replayed = True, status, replayed
-        insist("P4", status is None or status in ALLOWED[operation.verb], (operation, status, body))
+        insist("P4", status is None or status in ALLOWED[operation.verb], operation, status, told)
         if status in (200, 201):
-            attempt.reservation = msgspec.json.decode(body)
+            attempt.reservation = told
             self._done(operation, attempt)
-        elif status == 422 and b"idempotency-key-reused" in body:
+        elif status == 422 and told["type"].endswith("idempotency-key-reused"):
             bodies = {other.body for other in operation.attempts}
-            insist("P3", len(bodies) > 1, f"{operation} was refused as another")
+            insist("P3", len(bodies) > 1, operation, "was refused as another")
             self.reached["key of another request"] += 1
         elif status == 503:
             for word in ("backlog", "journal", "overdue", "compared", "compare"):
-                if word.encode() in body:
+                if word in str(told):
                     self.reached[f"503 {word}"] += 1
 
     def _done(self, operation: Operation, attempt: Attempt) -> None:
         """It is acknowledged: from now on it must be there (P2), as it was said (P3)."""
         told = attempt.reservation
         assert told is not None
-        insist("P2", operation.id in self.books.done, f"{operation} is acknowledged and was not done")
+        insist("P2", operation.id in self.books.done, operation, "is acknowledged and was not done")
         verb, _ = self.books.done[operation.id]
-        insist("P3", verb in (operation.verb, "seal"), f"{operation} was done as {verb}")
+        insist("P3", verb in (operation.verb, "seal"), operation, "was done as", verb)
         done = [other for other in operation.attempts if other.reservation is not None]
         first = done[0]
         assert first.reservation is not None
-        insist("P3", {other.body for other in done} == {attempt.body}, f"{operation} was done for two requests")
-        insist("P3", {other.status for other in done} == {attempt.status}, f"{operation} has two verdicts")
-        insist("P3", told["id"] == first.reservation["id"], f"{operation} was done to two reservations")
+        insist("P3", {other.body for other in done} == {attempt.body}, operation, "was done for two requests")
+        insist("P3", {other.status for other in done} == {attempt.status}, operation, "has two verdicts")
+        insist("P3", told["id"] == first.reservation["id"], operation, "was done to two reservations")
         granted = [[line["quantity"] for line in other["lines"]] for other in (told, first.reservation)]
-        insist("P3", granted[0] == granted[1], f"{operation} granted twice")
+        insist("P3", granted[0] == granted[1], operation, "granted twice")
         fresh = sum(not other.replayed for other in done)
-        insist("P3", fresh <= 1, f"{operation} was done anew {fresh} times")
+        insist("P3", fresh <= 1, operation, "was done anew", fresh, "times")
         self.reached["replayed"] += attempt.replayed
         if operation.verb == "hold":
             insist("P3", told["id"] == operation.id, "a hold is its reservation")
@@ -144,8 +142,7 @@ class Customers:
 
     def came_twice(self, operation: Operation) -> bool:
         """Whether the network doubled one of its attempts."""
-        key = operation.key.encode()
-        return any(named == key or (not named and key in body) for named, body in self.service.doubled)
+        return operation.key in self.service.doubled
 
     async def settle(self, operation: Operation) -> str:
         """``GET /v1/operations``: whether it was done; "unknown" when nobody can tell now."""
@@ -153,17 +150,17 @@ class Customers:
         answer = await self.ask(operation.client, "GET", f"/v1/operations/{quote(operation.key, safe='')}")
         insist("P4", answer.status in (None, 200, 404, 503), answer)
         if answer.status == 404:
-            insist("P4", not was_done or self.around.shards > 1, f"{operation} was done, and 404 says that it was not")
+            insist("P4", not was_done or self.around.shards > 1, operation, "was done, and 404 says that it was not")
             return "not done"
         if answer.status == 200:
-            insist("P4", operation.id in self.books.done, f"{operation} was not done, and 200 says that it was")
+            insist("P4", operation.id in self.books.done, operation, "was not done, and 200 says that it was")
             insist("P4", answer.json["operation"] == operation.verb, answer.body)
             return "done"
         return "unknown"
 
     async def keyed(self, client: str, path: str, body: Any, verb: str, key: str | None = None) -> Answer:
         """An operation until its client knows what became of it, or gives up: retries have the same key."""
-        key = key or self._name("k")
+        key = key or self.name("k")
         operation = self.operations.setdefault((client, key), Operation(client, key, verb))
         raw, chance = _encode(body), self.chance
         if chance.sometimes(0.06):
@@ -181,7 +178,7 @@ class Customers:
             answer = await self._attempt(operation, path, raw)
         if chance.sometimes(0.03):
             # The same key for something else, which must be refused and change nothing.
-            other = {**body, "lines": [{"sku": SKUS[0], "quantity": 7}]} if verb == "hold" else {"order_id": "other"}
+            other = {**body, "lines": [{"sku": "A", "quantity": 7}]} if verb == "hold" else {"order_id": "other"}
             if _encode(other) != raw and verb in ("hold", "commit"):
                 await self._attempt(operation, path, _encode(other))
         return answer
@@ -193,15 +190,18 @@ class Customers:
         for _ in range(steps):
             await asyncio.sleep(self.chance.random.expovariate(4))
             client = self.chance.of(CLIENTS)
-            await self.chance.of((self.hold,) * 9 + (self.change,) * 12 + (self.look,) * 4 + (self.many,))(client)
+            batches = (self.many,) * self.crowd.batch_share
+            await self.chance.of(
+                (self.hold,) * 8 + (self.change,) * 11 + (self.look,) * 4 + (self.rush,) * 2 + batches
+            )(client)
 
     def _lines(self) -> list[dict[str, Any]]:
         chance = self.chance
         lines = []
         for _ in range(chance.of((1, 1, 1, 2, 3))):
-            line: dict[str, Any] = {"sku": chance.of(SKUS), "quantity": chance.of((1, 1, 2, 3))}
+            line: dict[str, Any] = {"sku": chance.of(self.crowd.skus), "quantity": chance.of((1, 1, 2, 3))}
             if chance.sometimes(0.7):
-                line["location"] = chance.of(LOCATIONS)
+                line["location"] = chance.of(self.crowd.locations)
             lines.append(line)
         return lines
 
@@ -215,7 +215,7 @@ class Customers:
     def _remember(self, client: str, told: dict[str, Any]) -> None:
         expires_ms = int(datetime.fromisoformat(told["expires_at"]).timestamp() * 1_000)
         self._carts[client].append(Cart(client, told["id"], expires_ms, len(told["lines"])))
-        del self._carts[client][:-12]
+        del self._carts[client][: -self.crowd.carts]
 
     async def hold(self, client: str) -> None:
         basket, sent_ms = self._basket(), self.around.loop.now_ms
@@ -232,9 +232,10 @@ class Customers:
     def _judge_refusal(self, place: Place, wanted: int, sent_ms: int) -> None:
         """P5: "insufficient" is said only where at some instant it was so."""
         free = self._free(place, sent_ms)
-        insist("P5", not free or min(free) < wanted, f"{place} had {sorted(free)} all the time, {wanted} were refused")
+        refusable = not free or min(free).low < wanted
+        insist("P5", refusable, place, "had", sorted(free), "all the time,", wanted, "were refused")
 
-    def _free(self, place: Place, sent_ms: int) -> set[int]:
+    def _free(self, place: Place, sent_ms: int) -> set[Free]:
         """What could be promised there at some instant since then; a clock that runs back makes it longer ago."""
         now_ms = self.around.loop.now_ms
         behind_ms = BEHIND_MS_MAX if self.chance.met["clock runs back"] else 0
@@ -253,7 +254,7 @@ class Customers:
         elif verb == "extend":
             body = {"ttl_seconds": chance.of((1, 2))}
         elif verb == "move":
-            body = {"line": chance.of(range(1, cart.lines + 1)), "location": chance.of(LOCATIONS)}
+            body = {"line": chance.of(range(1, cart.lines + 1)), "location": chance.of(self.crowd.locations)}
         if verb not in ("extend", "move") and chance.sometimes(0.25):
             body["lines"] = [{"line": chance.of(range(1, cart.lines + 1)), "quantity": 1}]
         left_s = (cart.expires_ms - self.around.loop.now_ms) / 1_000
@@ -262,13 +263,18 @@ class Customers:
         of = client if chance.sometimes(0.97) else chance.of(CLIENTS)
         answer = await self.keyed(of, f"/v1/reservations/{cart.id}/{verb}", body, verb)
         if of != client:
-            insist("P10", answer.status != 200, f"{of} changed what is another's")
+            insist("P10", answer.status != 200, of, "changed what is another's")
             self.reached["another client's reservation"] += answer.status == 404
         self.reached[f"{verb} {answer.status}"] += 1
 
+    async def rush(self, client: str) -> None:
+        """Several things at the same time."""
+        works = (self.hold, self.change, self.change, self.look)
+        await asyncio.gather(*(self.chance.of(works)(client) for _ in range(self.chance.of(self.crowd.rush))))
+
     async def many(self, client: str) -> None:
         """A batch of holds; now and then one of them twice."""
-        keys = [self._name("b") for _ in range(self.chance.of((2, 5, 12)))]
+        keys = [self.name("b") for _ in range(self.chance.of(self.crowd.batches))]
         baskets = {key: self._basket() for key in keys}
         items = [{"key": key, **baskets[key]} for key in keys]
         if self.chance.sometimes(0.3):
@@ -284,89 +290,25 @@ class Customers:
             if answer.status == 200:
                 results = answer.json["results"]
                 for operation, attempt, result in zip(operations, attempts, results, strict=True):
-                    body, replayed = _encode(result["body"]), result.get("replayed", False)
-                    self.note(operation, attempt, result["status"], body, replayed=replayed)
+                    replayed = result.get("replayed", False)
+                    self.note(operation, attempt, result["status"], result["body"], replayed=replayed)
                     if result["status"] == 201:
                         self._remember(client, result["body"])
                 self.reached["batch"] += 1
                 return
             for operation, attempt in zip(operations, attempts, strict=True):
-                self.note(operation, attempt, answer.status, answer.body, replayed=False)
+                self.note(operation, attempt, answer.status, answer.json if answer.body else None, replayed=False)
 
     # --- looking ------------------------------------------------------------------------------------------------
 
     async def look(self, client: str) -> None:
-        sku, location = place = self.chance.of(SKUS), self.chance.of(LOCATIONS)
+        sku, location = place = self.chance.of(self.crowd.skus), self.chance.of(self.crowd.locations)
         sent_ms = self.around.loop.now_ms
         answer = await self.ask(client, "GET", f"/v1/atp?sku={quote(sku, safe='')}&location={quote(location, safe='')}")
         insist("P9", answer.status in (None, 200, 503), answer)
         if answer.status == 200:
-            free = {max(0, each) for each in self._free(place, sent_ms)}
+            free = self._free(place, sent_ms)
             told = answer.json["available"]
-            insist("P1", not free or told in free, f"{place}: ATP says {told}, there were {sorted(free)}")
+            is_right = not free or any(max(0, low) <= told <= max(0, high) for low, high in free)
+            insist("P1", is_right, place, "ATP says", told, "there were", sorted(free))
             self.reached["looked"] += 1
-
-    # --- stock --------------------------------------------------------------------------------------------------
-
-    async def open(self) -> None:
-        """The catalog and what there is at first."""
-        for location in LOCATIONS:
-            await self._insist("PUT", f"/v1/locations/{quote(location, safe='')}", {"type": "store"})
-            await self._count(location, SKUS)
-
-    async def _insist(self, method: str, path: str, body: Any) -> Answer:
-        """Until it is done: repeating it is harmless."""
-        while True:
-            answer = await self.ask("staff", method, path, _encode(body))
-            if answer.status not in (*UNKNOWN, 503):
-                return answer
-            await asyncio.sleep(self.chance.random.uniform(0, 0.5))
-
-    async def _count(self, location: str, skus: tuple[str, ...]) -> None:
-        name, at_ms = self._name("count"), self.around.loop.now_ms
-        lines = [{"sku": sku, "quantity": self.chance.random.randrange(3, 14)} for sku in skus]
-        for line in lines:
-            sku, quantity = str(line["sku"]), int(str(line["quantity"]))
-            key = event_key("staff", f"count\0{location}\0{name}\0{sku}")
-            event = StockEvent(key, "staff", f"{name}:{sku}", "snapshot", sku, location, quantity, at_ms)
-            self.published[key] = event
-        path = f"/v1/locations/{quote(location, safe='')}/counts/{name}"
-        answer = await self._insist("PUT", path, {"as_of": text_of(at_ms), "lines": lines})
-        insist("P8", answer.status == 200, answer)
-
-    async def work(self, steps: int) -> None:
-        """The staff and the feed: counts, goods that come and go, late news, and safety stock."""
-        chance = self.chance
-        for _ in range(steps):
-            await asyncio.sleep(chance.random.expovariate(2))
-            kind = chance.of(("feed", "feed", "feed", "http", "count", "safety"))
-            if kind == "count":
-                await self._count(chance.of(LOCATIONS), (chance.of(SKUS),))
-            elif kind == "safety":
-                item = {"sku": chance.of(SKUS), "location": chance.of(LOCATIONS), "quantity": chance.of((0, 0, 2))}
-                await self._insist("PUT", "/v1/safety-stock", {"items": [item]})
-            else:
-                events = [self._event() for _ in range(chance.of((1, 1, 3)))]
-                if kind == "feed":
-                    self.service.stream.publish(_encode(events), chance)
-                else:
-                    answer = await self._insist("POST", "/v1/stock-events", {"events": events})
-                    insist("P8", answer.status == 200, answer)
-                    outcomes = {result["outcome"] for result in answer.json["results"]}
-                    self.reached["superseded snapshot"] += "superseded" in outcomes
-                    self.reached["duplicate event"] += "duplicate" in outcomes
-
-    def _event(self) -> dict[str, Any]:
-        """Of now, or of a while ago."""
-        chance, name = self.chance, self._name("e")
-        at_ms = self.around.loop.now_ms - chance.of((0, 0, 0, 1, 500, 3_000))
-        kind = chance.of(("delta", "delta", "delta", "snapshot"))
-        quantity = chance.of((-4, -1, 2, 5)) if kind == "delta" else chance.random.randrange(12)
-        sku, location = chance.of(SKUS), chance.of(LOCATIONS)
-        key = event_key(FEED, name)
-        self.published[key] = StockEvent(key, FEED, name, kind, sku, location, quantity, at_ms)  # type: ignore[arg-type]
-        told = {"id": name, "source": FEED, "kind": kind, "sku": sku, "location": location}
-        return {**told, "quantity": quantity, "occurred_at": text_of(at_ms)}
-
-
-__all__ = ["Broken", "Customers", "Operation"]

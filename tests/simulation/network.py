@@ -32,10 +32,13 @@ from simulation.loop import SimulatedLoop
 CALL_TIMEOUT_S: Final = 2.0
 BEHIND_MS_MAX: Final = 2_000
 """How far the server's clock runs back."""
-SMALLER: Final = {"local DUE_MAX = 2000": "local DUE_MAX = 3", "local JOURNAL_TAIL = 1000": "local JOURNAL_TAIL = 20"}
-"""Bounds of the Lua that a short run would never come to."""
+DUE_MAX: Final = 2_000
+"""Overdue holds that a call of the ledger ends at most, as the Lua has it."""
 JOURNAL_TAIL: Final = 20
-NODE: Final = "stream-node-max-entries"
+"""A bound of the Lua that a short run would never come to otherwise, like that of what is ended in one call."""
+SETTINGS: Final = {"stream-node-max-entries": "1", "appendfsync": "no"}
+"""Of the server during runs. The stream forgets whole nodes only: with large ones, so small a backlog would stay full
+for ever. And no run can tell whether the file has what was answered: a crash of the machine is not part of it."""
 _GIVEN: Final = b"\x9a\xcf"
 """How the argument of a call begins: ten fields, of which the first is a time."""
 _decode_reply: Final = msgspec.msgpack.Decoder(Reply).decode
@@ -43,14 +46,15 @@ _decode_entry: Final = msgspec.msgpack.Decoder(JournalEntry).decode
 
 
 @cache
-def library() -> Library:
+def library(due_max: int) -> Library:
     """The Lua library with smaller bounds."""
     whole = full.library()
     version = whole.name.partition("_")[2]
-    name, text, *functions = (part.replace(version, f"{version[:8]}simu") for part in whole)
-    for bound, smaller in SMALLER.items():
-        assert text.count(bound) == 1, bound
-        text = text.replace(bound, smaller)
+    name, text, *functions = (part.replace(version, f"{version[:8]}sim{due_max}") for part in whole)
+    smaller = {f"DUE_MAX = {DUE_MAX}": f"DUE_MAX = {due_max}", "JOURNAL_TAIL = 1000": f"JOURNAL_TAIL = {JOURNAL_TAIL}"}
+    for bound, instead in smaller.items():
+        assert text.count(f"local {bound}") == 1, bound
+        text = text.replace(f"local {bound}", f"local {instead}")
     return Library(name, text, *functions)
 
 
@@ -66,9 +70,9 @@ class Server:
         self._reader = hiredis.Reader(InvalidResponse, BaseParser.parse_error)
         if parts.password:
             self.ask(("AUTH", parts.username or "default", parts.password))
-        self._usual_node: bytes = self.ask(("CONFIG", "GET", NODE))[0][1]
-        # The stream forgets whole nodes only: with large ones, so small a backlog would stay full for ever.
-        self.ask(("CONFIG", "SET", NODE, 1))
+        self._usual: dict[str, bytes] = {name: self.ask(("CONFIG", "GET", name))[0][1] for name in SETTINGS}
+        for name, value in SETTINGS.items():
+            self.ask(("CONFIG", "SET", name, value))
 
     def ask(self, *commands: Sequence[str | int | bytes]) -> list[Any]:
         """What the server answers to each; an error is an answer too."""
@@ -84,13 +88,18 @@ class Server:
                 answers.append(answer)
         return answers
 
-    def empty(self) -> None:
-        """No key, and our library."""
-        _, loaded = self.ask(("FLUSHALL",), ("FUNCTION", "LOAD", "REPLACE", library().text))
+    def load(self, due_max: int) -> None:
+        """The library with this bound."""
+        [loaded] = self.ask(("FUNCTION", "LOAD", "REPLACE", library(due_max).text))
         assert not isinstance(loaded, Exception), loaded
 
+    def empty(self) -> None:
+        """No key is left; the libraries are."""
+        self.ask(("FLUSHALL",))
+
     def close(self) -> None:
-        self.ask(("CONFIG", "SET", NODE, self._usual_node))
+        for name, value in self._usual.items():
+            self.ask(("CONFIG", "SET", name, value))
         self._socket.close()
 
 
@@ -180,6 +189,12 @@ class LedgerServer:
 
     def _start(self) -> None:
         self.up = True
+
+    def lose_everything(self) -> None:
+        """Crash, and come back on an empty disk."""
+        self.crash()
+        self._server.empty()
+        self.places.clear()
 
     def _arrive(self, call: _Call) -> None:
         if call.link.run != self.run or not self.up:

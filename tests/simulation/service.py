@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from simulation.journal import Journaler
 from simulation.loop import Process
 from simulation.processes import DROPPED, Answer, ApiProcess, Ingest, Keeper, KeptQuarantine, Stream, Surroundings
@@ -20,8 +22,8 @@ class Service:
     def __init__(self, around: Surroundings) -> None:
         self.around = around
         self.stream, self.quarantine = Stream(), KeptQuarantine()
-        self.doubled: list[tuple[bytes, bytes]] = []
-        """Requests that came twice though they were sent once: their key, if they have one, and their body."""
+        self.doubled: set[str] = set()
+        """The keys of what came twice though it was sent once."""
         self._processes: dict[str, Any] = {}
         self._dead: list[Process] = []
         self._makers: dict[str, Callable[[], Process]] = {
@@ -104,7 +106,7 @@ class Service:
         if not chance.happens("request lost"):
             around.server.later(chance.delay_s(), arrive, back)
         if chance.happens("request doubled"):
-            self.doubled.append((dict(headers).get(b"idempotency-key", b""), body))
+            self.doubled |= _keys_of(headers, body)
             around.server.later(chance.delay_s() * 3, arrive, lambda _given: None)
         try:
             async with asyncio.timeout(CLIENT_TIMEOUT_S):
@@ -126,3 +128,11 @@ class Service:
         tell(DROPPED)  # the connection breaks
         if self._processes[process.name] is process:
             self.kill(process.name)
+
+
+def _keys_of(headers: Sequence[tuple[bytes, bytes]], body: bytes) -> set[str]:
+    """The key of a request, or those of all that is in a batch."""
+    if key := dict(headers).get(b"idempotency-key"):
+        return {key.decode()}
+    asked = msgspec.json.decode(body) if body else {}
+    return {item["key"] for item in asked.get("reservations", [])}

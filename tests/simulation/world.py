@@ -9,13 +9,15 @@ import asyncio
 import gc
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
+from zlib import crc32
 
 from api_world import ALL_SCOPES, AUDIENCE, ISSUER, Issuer
 from books import assert_books_balance
@@ -27,19 +29,24 @@ from ledger.journal.records import START
 from ledger.messages import JournalEntry, ReservationExpired, StockEvent
 from simulation.auditor import RACE_MS, UNKNOWN, Books, insist
 from simulation.chance import Chance
-from simulation.customers import CLIENTS, LOCATIONS, SKUS, Customers
+from simulation.crowd import CROWDS
+from simulation.customers import CLIENTS, Customers, Operation
 from simulation.journal import Portal, Postgres
 from simulation.loop import START_MS, SimulatedLoop
-from simulation.network import JOURNAL_TAIL, LedgerServer, Ran, Server, SimulatedShard, library
-from simulation.oracle import Oracle
+from simulation.network import DUE_MAX, JOURNAL_TAIL, LedgerServer, Ran, Server, SimulatedShard, library
+from simulation.oracle import Oracle, QuickStock
 from simulation.processes import Surroundings
 from simulation.service import Service
+from simulation.staff import Staff
 
-SHOPPERS, SHOPPER_STEPS, WORK_STEPS = 6, 22, 30
+WORK_STEPS = 30
 CALM_S = 8.0
 CONVERGED_S = 120.0
-CALLS_MAX = 4_000
+CALLS_MAX = 20_000
 """Of the ledger, several times as many as any run has."""
+SETTLED_AT_ONCE = 256
+REFUSING_S = 3.0
+"""Within it, every process has seen that the ledger has lost something."""
 DAY_S = 86_400
 
 
@@ -58,6 +65,8 @@ class Servers:
     def open(cls, redis_url: str, postgres_url: str) -> Iterator["Servers"]:
         portal = Portal()
         server, redis = Server(redis_url), Redis.from_url(redis_url)
+        for crowd in CROWDS:
+            server.load(crowd.due_max)
         postgres = Postgres(portal, postgres_url, redis_url)
         try:
             yield cls(redis_url, server, redis, postgres, Issuer())
@@ -75,6 +84,8 @@ class Outcome:
     seed: int
     broken: str | None
     requests: int
+    operations: int
+    """That the ledger decided, each time that it did: a hold, a verb, a look, a batch of stock events."""
     calls: int
     steps: int
     reached: Counter[str]
@@ -88,22 +99,24 @@ class Run:
         self.servers, self.seed = servers, seed
         self.chance = Chance(seed)
         self.loop = SimulatedLoop()
+        self.crowd = self.chance.of(CROWDS)
         self.shards = self.chance.of((1, 1, 2))
         self.books = Books(self.shards)
-        self.calls = 0
+        self.calls = self.operations = 0
+        self.has_lost = False
         self.entries: dict[int, list[JournalEntry]] = {}
         self.bodies: dict[int, list[bytes]] = {}
         self.history: list[str] = []
         self.customers: Customers | None = None
         limits = {
-            "client_open_reservations_max": self.chance.of((1_000, 1_000, 12)),
-            "client_held_units_max": self.chance.of((1_000, 1_000, 15)),
+            "client_open_reservations_max": self.chance.of((100_000, 100_000, self.crowd.carts)),
+            "client_held_units_max": self.chance.of((100_000, 100_000, self.crowd.carts + 3)),
         }
-        self.oracle = Oracle(**limits) if self.shards == 1 else None
+        self.oracle = Oracle(passes_over=self.crowd.due_max < DUE_MAX, **limits) if self.shards == 1 else None
         self.limits = {
             **limits,
-            "operations_max": self.chance.of((1, 4, 256)),
-            "backlog_entries_max": self.chance.of((8, 10_000)),
+            "operations_max": self.chance.of(self.crowd.operations_max),
+            "backlog_entries_max": self.chance.of(self.crowd.backlog_entries_max),
         }
 
     def run(self) -> Outcome:
@@ -129,7 +142,7 @@ class Run:
         if self.oracle is not None:
             reached += self.oracle.answers
         requests = customers.requests if customers else 0
-        return Outcome(self.seed, broken, requests, self.calls, self.loop.steps, reached, self.history)
+        return Outcome(self.seed, broken, requests, self.operations, self.calls, self.loop.steps, reached, self.history)
 
     def _stand_ins(self) -> list[Any]:
         """What is not as it is in production: how a shard connects, small bounds, and all luck from the seed."""
@@ -137,7 +150,8 @@ class Run:
         name = lambda: SimpleNamespace(hex=f"{self.chance.random.getrandbits(128):032x}")  # noqa: E731
         return [
             patch("ledger.store.Shard", partial(SimulatedShard, self.server)),
-            patch("ledger.shard.library", library),
+            patch("ledger.shard.library", partial(library, self.crowd.due_max)),
+            patch("ledger.rules.Stock", QuickStock),
             patch("ledger.spanning.uuid4", name),
             patch("ledger.spanning.uniform", self.chance.random.uniform),
             patch(
@@ -151,11 +165,17 @@ class Run:
     def _ran(self, call: Ran) -> None:
         """The server ran a call."""
         self.calls += 1
-        kinds = ",".join(type(operation).__name__ for operation in call.operations)
-        self.history.append(f"{call.now_ms - START_MS} s{call.shard} {kinds} {call.seq}")
-        insist("P9", self.calls <= CALLS_MAX, f"it does not come to rest: {self.history[-5:]}")
+        kinds = Counter(type(operation).__name__ for operation in call.operations)
+        told = " ".join(f"{kind}*{times}" for kind, times in kinds.items())
+        self.history.append(f"{call.now_ms - START_MS} s{call.shard} {told} {call.seq} {crc32(call.body):x}")
+        if self.has_lost:
+            insist("P9", call.entry is None, "a ledger that is behind its journal was changed:", call)
+            return
+        self.operations += len(call.outcomes or ())
+        self.books.reached["call of 100 operations"] += len(call.outcomes or ()) >= 100
+        insist("P9", self.calls <= CALLS_MAX, "it does not come to rest:", self.history[-5:])
         if call.error is not None:
-            insist("P4", not str(call.error).startswith("DECISION"), f"{call.operations}: {call.error}")
+            insist("P4", not str(call.error).startswith("DECISION"), call.operations, call.error)
         for outcome in call.outcomes or ():
             self.books.reached[f"answer {type(outcome).__name__}"] += 1
             if isinstance(outcome, ReservationExpired) and call.now_ms - outcome.expired_at_ms <= RACE_MS:
@@ -166,24 +186,28 @@ class Run:
             self.entries.setdefault(call.shard, []).append(call.entry)
             self.bodies.setdefault(call.shard, []).append(call.body)
             self.books.take(call)
+        if self.shards > 1:
+            self.books.looked(call)
 
     async def _story(self) -> None:
         around = Surroundings(
             self.loop, self.chance, self.server, self.servers.postgres, self.servers.issuer, self.shards, self.limits
         )
         service = Service(around)
-        customers = self.customers = Customers(service, self.books, self._tokens())
+        customers = self.customers = Customers(service, self.books, self.crowd, self._tokens())
+        staff = Staff(customers)
         try:
-            await customers.open()
+            await staff.open()
             misfortunes = asyncio.create_task(service.misfortunes())
             async with asyncio.TaskGroup() as group:
-                for _ in range(SHOPPERS):
-                    group.create_task(customers.shop(SHOPPER_STEPS))
-                group.create_task(customers.work(WORK_STEPS))
+                for _ in range(self.crowd.shoppers):
+                    group.create_task(customers.shop(self.crowd.steps))
+                group.create_task(staff.work(WORK_STEPS))
             self.chance.calm = True
             await misfortunes
             await self._converge(service)
-            await self._judge(customers)
+            await self._judge(customers, staff)
+            await self._judge_refusal(customers)
         except BaseExceptionGroup as group_of:
             raise group_of.exceptions[0] from None
         finally:
@@ -219,23 +243,42 @@ class Run:
         ends = {shard: await self.servers.postgres.end(shard) for shard in self.server.places}
         return all(end.place == self.server.places[shard] for shard, end in ends.items())
 
-    async def _judge(self, customers: Customers) -> None:
+    async def _judge(self, customers: Customers, staff: Staff) -> None:
         """At rest: each promise, on all there is."""
         self._judge_books()
         self._judge_journal()
-        self._judge_stock(customers)
-        for operation in customers.operations.values():
-            # What came twice may have been refused, and then done: who sent it once heard only one of the two.
-            known = [attempt for attempt in operation.attempts if attempt.status not in UNKNOWN]
-            known = [] if customers.came_twice(operation) else known
-            was_done = operation.id in self.books.done
-            acknowledged = any(attempt.reservation for attempt in operation.attempts)
-            insist("P2", was_done or not acknowledged, f"{operation} was acknowledged, and is lost")
-            if len(known) == len(operation.attempts) and not acknowledged:
-                insist("P4", not was_done, f"{operation} was refused each time, and was done")
-            if len(known) < len(operation.attempts) or acknowledged:
-                told = await customers.settle(operation)
-                insist("P2 P4", told == ("done" if was_done else "not done"), f"{operation} is {told}")
+        self._judge_stock(staff)
+        insist("P1", self.oracle is None or not self.oracle.rules.miscounted(), "the oracle's sums")
+        for operations in _batched(customers.operations.values(), SETTLED_AT_ONCE):
+            await asyncio.gather(*(self._judge_operation(customers, operation) for operation in operations))
+
+    async def _judge_operation(self, customers: Customers, operation: Operation) -> None:
+        # What came twice may have been refused, and then done: who sent it once heard only one of the two.
+        known = [attempt for attempt in operation.attempts if attempt.status not in UNKNOWN]
+        known = [] if customers.came_twice(operation) else known
+        was_done = operation.id in self.books.done
+        acknowledged = any(attempt.reservation for attempt in operation.attempts)
+        insist("P2", was_done or not acknowledged, operation, "was acknowledged, and is lost")
+        if len(known) == len(operation.attempts) and not acknowledged:
+            insist("P4", not was_done, operation, "was refused each time, and was done")
+        if len(known) < len(operation.attempts) or acknowledged:
+            told = await customers.settle(operation)
+            insist("P2 P4", told == ("done" if was_done else "not done"), operation, "is", told)
+
+    async def _judge_refusal(self, customers: Customers) -> None:
+        """P9: a ledger that came back with less than its journal has is not changed by anybody."""
+        self.has_lost = True
+        customers.around.server.lose_everything()
+        await asyncio.sleep(REFUSING_S)
+        hold = b'{"lines":[{"sku":"A","quantity":1}]}'
+        safety = b'{"items":[{"sku":"A","location":"L1","quantity":1}]}'
+        answers = [
+            await customers.ask(CLIENTS[0], "POST", "/v1/reservations", hold, customers.name("late")),
+            await customers.ask("staff", "PUT", "/v1/safety-stock", safety),
+            await customers.ask("staff", "PUT", "/v1/locations/L1", b'{"type":"store"}'),
+        ]
+        insist("P9", all(answer.status == 503 for answer in answers), answers)
+        self.books.reached["refused after a loss"] += 1
 
     def _judge_books(self) -> None:
         for shard in range(self.shards):
@@ -247,23 +290,23 @@ class Run:
         """P7: Postgres has every entry as the server wrote it, and its chain holds."""
         reader, ask = self.servers.postgres.reader, self.servers.postgres.portal.ask
         for shard, bodies in self.bodies.items():
-            insist("P7", not ask(reader.verify_chain(shard)), f"the chain of shard {shard}")
+            insist("P7", not ask(reader.verify_chain(shard)), "the chain of shard", shard)
 
             async def stored(shard: int = shard) -> list[JournalEntry]:
                 return [entry async for entry in reader.entries(shard, START)]
 
-            insist("P7", ask(stored()) == self.entries[shard], f"{len(bodies)} entries of shard {shard}")
+            insist("P7", ask(stored()) == self.entries[shard], len(bodies), "entries of shard", shard)
 
-    def _judge_stock(self, customers: Customers) -> None:
+    def _judge_stock(self, staff: Staff) -> None:
         """P8: on hand is what the published events come to in any order, with our own shipments and returns."""
-        histories = {(sku, location): History() for sku in SKUS for location in LOCATIONS}
-        events = [*customers.published.values(), *self._own_events()]
+        histories = {(sku, location): History() for sku in self.crowd.skus for location in self.crowd.locations}
+        events = [*staff.published.values(), *self._own_events()]
         self.chance.random.shuffle(events)
         for event in events:
             histories[event.sku, event.location].accept(event)
         for place, history in histories.items():
             there, right = self.books.units[place]["on_hand"], history.number("on_hand")
-            insist("P8", there == right, f"{place} has {there}, its events come to {right}")
+            insist("P8", there == right, place, "has", there, "its events come to", right)
 
     def _own_events(self) -> Iterator[StockEvent]:
         """What the ledger shipped and took back itself."""
@@ -277,3 +320,9 @@ class Run:
                         quantity = movement.quantity if back else -movement.quantity
                         place = (movement.sku, movement.location)
                         yield StockEvent(f"own-{number}", OURS, str(number), "delta", *place, quantity, entry.at_ms)
+
+
+def _batched(items: Iterable[Operation], size: int) -> Iterator[list[Operation]]:
+    left = iter(items)
+    while batch := list(islice(left, size)):
+        yield batch
