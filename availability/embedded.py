@@ -124,8 +124,11 @@ def valkey(folder: Path, port: int, password: str) -> Server:
     )
 
 
-def nats(folder: Path, port: int, password: str, sync_interval: str = "always") -> Server:
-    """NATS with JetStream in ``folder``; ``sync_interval`` is a duration, or ``always`` = fsync before each ack."""
+def nats(folder: Path, port: int, password: str, sync_interval: str = "always", monitor_port: int = 0) -> Server:
+    """NATS with JetStream in ``folder``; ``sync_interval`` is a duration, or ``always`` = fsync before each ack.
+
+    It tells its health on ``monitor_port``, if that is not 0.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "nats.conf"
     _write_private(
@@ -137,6 +140,7 @@ def nats(folder: Path, port: int, password: str, sync_interval: str = "always") 
             f"jetstream {{ store_dir: {json.dumps(str(folder.resolve()))}",
             f"  sync_interval: {json.dumps(sync_interval)} }}",
             f"authorization {{ users: {json.dumps(access.nats_users(password))} }}",
+            *([f"http: {json.dumps(f'{HOST}:{monitor_port}')}"] if monitor_port else []),
         ],
     )
     return Server(

@@ -87,9 +87,6 @@ class _FullDisk(Fault):
         finally:
             empty(folder)
         stage.say(f"{self.name}: {taken:,} bytes filled it")
-        if self.server == "nats":
-            # It freezes a stream whose disk has failed, and goes on with it only when it is started again.
-            await stage.end("nats")
 
 
 def _of(server: str) -> type[Fault]:

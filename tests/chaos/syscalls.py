@@ -94,9 +94,6 @@ class _Syncing(Fault):
         async with injected(family(pid), how, log):
             await asyncio.sleep(stage.random.uniform(1.0, 3.0))
         stage.say(f"{self.name}: {calls_in(log)} calls were met")
-        if self.server in self.touches and self.server == "nats":
-            # It freezes a stream whose disk has failed, and goes on with it only when it is started again.
-            await stage.end("nats")
 
 
 class _SlowSync(_Syncing):
