@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chaos.checks import Window
-from chaos.evidence import Effect
+from chaos.effects import Effect
 from chaos.history import LOST, WALL_S, Attempt, History, Line, Operation, Published
 
 from ledger import event_key, operation_id
@@ -71,7 +71,10 @@ class Story:
         attempt = operation.attempts[number]
         attempt.status = 201 if operation.verb == "hold" else 200
         attempt.replayed = number > 0
-        attempt.told = {"id": operation.reservation, "receipt": {"epoch": effect.place.epoch, "seq": effect.place.seq}}
+        attempt.told = {
+            "id": operation.reservation,
+            "receipt": {"shard": 0, "epoch": effect.place.epoch, "seq": effect.place.seq},
+        }
 
     def verb(self, verb: str, key: str, of: str, quantity: int, at_s: float) -> Operation:
         """Asked, done and answered."""

@@ -45,6 +45,8 @@ class Feeder:
         self._random = random.Random(shop.random.random())  # noqa: S311 - seeded
         self._http = HttpClient(shop.url, shop.tokens[client], 8)
         self._by_nats: dict[str, int] = {}
+        self.untaken = 0
+        """Messages under way to NATS."""
 
     async def open_shop(self) -> None:
         """The locations, and the first shelves."""
@@ -133,6 +135,7 @@ class Feeder:
 
     async def _send_by_nats(self, events: list[dict[str, Any]]) -> None:
         tries = 0
+        self.untaken += 1
         while True:
             try:
                 await publish(self._shop.stage.url("nats"), f"stock.{SOURCE}.chaos", events)
@@ -141,6 +144,7 @@ class Feeder:
                 await asyncio.sleep(PAUSE_S)
             else:
                 self._history.sometimes["published again to NATS"] += tries > 0
+                self.untaken -= 1
                 return
 
     async def _put(self, path: str, form: object) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class Shop:
     rush: bool = False
     """Nobody pauses for breath."""
     open: bool = True
+    unended: list[str] = field(default_factory=list)
+    """What of the load did not end when the shop had closed."""
     _number: int = 0
 
     def name(self, what: str) -> str:
