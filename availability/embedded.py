@@ -48,6 +48,11 @@ POSTGRES_SETTINGS = {
 """What the journal's durability stands on; config/postgres.conf says the same with reasons."""
 
 
+NATS_BYTES_MAX = 8 << 30
+"""More than our streams may take. By itself it takes three quarters of what is free when it starts, and on a disk with
+less than our streams are promised it makes none of them."""
+
+
 class NotReady(Exception):
     """The server does not answer yet, or not as it should; the text says what it did."""
 
@@ -138,7 +143,7 @@ def nats(folder: Path, port: int, password: str, sync_interval: str = "always", 
             "server_name: availability",
             "max_payload: 4MB",
             f"jetstream {{ store_dir: {json.dumps(str(folder.resolve()))}",
-            f"  sync_interval: {json.dumps(sync_interval)} }}",
+            f"  sync_interval: {json.dumps(sync_interval)}, max_file_store: {NATS_BYTES_MAX} }}",
             f"authorization {{ users: {json.dumps(access.nats_users(password))} }}",
             *([f"http: {json.dumps(f'{HOST}:{monitor_port}')}"] if monitor_port else []),
         ],

@@ -155,20 +155,15 @@ class Run:
         feeder = Feeder(shop, shop.history, FEED)
         await feeder.open_shop()
         findings: list[Finding] = []
-        try:
-            async with asyncio.timeout(None) as closing, asyncio.TaskGroup() as load:
-                load.create_task(feeder.run())
-                for number in range(self._options.shoppers):
-                    load.create_task(Shopper(shop, CLIENTS[number % len(CLIENTS)]).run())
-                try:
-                    findings = await self._break(stage, shop, schedule)
-                finally:
-                    shop.open = False
-                    closing.reschedule(asyncio.get_running_loop().time() + CLOSE_S)
-        except TimeoutError:
-            shop.unended.append(
-                f"the load did not end within {CLOSE_S:.0f} s; {feeder.untaken} messages were not taken"
-            )
+        async with asyncio.TaskGroup() as load:
+            load.create_task(feeder.run())
+            for number in range(self._options.shoppers):
+                load.create_task(Shopper(shop, CLIENTS[number % len(CLIENTS)]).run())
+            try:
+                findings = await self._break(stage, shop, schedule)
+            finally:
+                shop.open = False
+                shop.until_s = time.monotonic() + CLOSE_S
         return findings
 
     async def _break(self, stage: Stage, shop: Shop, schedule: Schedule) -> list[Finding]:
