@@ -64,7 +64,8 @@ def free(folder: Path) -> int:
 
 
 def _failures_in(log: Path) -> int:
-    return log.read_text(errors="replace").lower().count("no space left")
+    told = log.read_text(errors="replace").lower()
+    return told.count("no space left") + told.count("short write")
 
 
 class _FullDisk(Fault):

@@ -117,6 +117,8 @@ class Run:
             if findings:
                 self._say(stage.tails())
         untried = list(not_tried(histories))
+        for finding in untried:
+            self._say(f"  {finding}")
         self._table.findings.extend(untried)
         return findings + untried
 
