@@ -41,11 +41,17 @@ POSTGRES_SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
+    "restart_after_crash": "off",
     "password_encryption": "scram-sha-256",
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
 """What the journal's durability stands on; config/postgres.conf says the same with reasons."""
+
+
+NATS_BYTES_MAX = 8 << 30
+"""More than our streams may take. By itself it takes three quarters of what is free when it starts, and on a disk with
+less than our streams are promised it makes none of them."""
 
 
 class NotReady(Exception):
@@ -124,8 +130,11 @@ def valkey(folder: Path, port: int, password: str) -> Server:
     )
 
 
-def nats(folder: Path, port: int, password: str, sync_interval: str = "always") -> Server:
-    """NATS with JetStream in ``folder``; ``sync_interval`` is a duration, or ``always`` = fsync before each ack."""
+def nats(folder: Path, port: int, password: str, sync_interval: str = "always", monitor_port: int = 0) -> Server:
+    """NATS with JetStream in ``folder``; ``sync_interval`` is a duration, or ``always`` = fsync before each ack.
+
+    It tells its health on ``monitor_port``, if that is not 0.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "nats.conf"
     _write_private(
@@ -135,8 +144,9 @@ def nats(folder: Path, port: int, password: str, sync_interval: str = "always") 
             "server_name: availability",
             "max_payload: 4MB",
             f"jetstream {{ store_dir: {json.dumps(str(folder.resolve()))}",
-            f"  sync_interval: {json.dumps(sync_interval)} }}",
+            f"  sync_interval: {json.dumps(sync_interval)}, max_file_store: {NATS_BYTES_MAX} }}",
             f"authorization {{ users: {json.dumps(access.nats_users(password))} }}",
+            *([f"http: {json.dumps(f'{HOST}:{monitor_port}')}"] if monitor_port else []),
         ],
     )
     return Server(

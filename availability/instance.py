@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -58,7 +59,16 @@ def settings_of(folder: Path, settings: Settings) -> Settings:
     except (OSError, msgspec.DecodeError) as error:
         raise Refused(f"no `availability up` runs in {folder}: {error}") from error
     servers = {"nats_url": running.nats, "postgres_url": running.postgres, "redis_url": running.redis}
+    if monitor_url := _monitor_url(known, running.nats):
+        servers["nats_monitor_url"] = monitor_url
     return with_own_tokens(msgspec.structs.replace(known.applied_to(settings), **servers), folder.absolute())
+
+
+def _monitor_url(known: Known, nats_url: str) -> str | None:
+    """Where the NATS of the ``up`` tells its health, unless it is another's."""
+    address, ports = urlsplit(nats_url), known.ports
+    is_its_own = (address.hostname, address.port) == (embedded.HOST, ports.get("nats"))
+    return f"http://{embedded.HOST}:{ports['nats-monitor']}" if is_its_own and "nats-monitor" in ports else None
 
 
 def with_own_tokens(settings: Settings, folder: Path) -> Settings:

@@ -32,7 +32,7 @@ async def examine(settings: Settings) -> list[Finding]:
         checks.append(check_valkey(settings.redis_url, limits))
         checks.append(check_shards(settings.redis_url, settings.shards))
     if settings.nats_url:
-        checks.append(check_nats(settings.nats_url))
+        checks.append(check_nats(settings.nats_url, settings.nats_monitor_url))
     if settings.postgres_url:
         checks.append(check_postgres(settings.postgres_url, limits))
     return [finding for findings in await asyncio.gather(*checks) for finding in findings]
@@ -64,14 +64,14 @@ class SelfCheck:
         away = tuple(finding.subject for finding in found if finding.away)
         self._away = bool(away)
         self._unseen -= {server for server in self._unseen for finding in found if _tells(finding, server)}
-        kept = [
-            finding for finding in self._findings if finding.verdict == "unsafe" and finding.subject.startswith(away)
-        ]
+        kept = [finding for finding in self._findings if finding.verdict == "unsafe" and not finding.away]
+        kept = [finding for finding in kept if finding.subject.startswith(away) and finding not in found]
         self._findings = [*kept, *found]
         stopping = [str(finding) for finding in self._findings if finding.stops]
         stopping += [f"{NOT_CHECKED} ({server})" for server in sorted(self._unseen)]
         self.refusal = "; ".join(stopping) if stopping else None
-        self.flaws = [str(finding) for finding in self._findings if finding.verdict == "unsafe" and not finding.stops]
+        flaws = [finding for finding in self._findings if finding.verdict == "unsafe" and not finding.stops]
+        self.flaws = [str(finding) for finding in flaws if not finding.away]
         told = {f"{finding.verdict}: {finding}" for finding in self._findings if finding.verdict in TOLD}
         for text in sorted(told - self._said):
             log.error("%s", text)

@@ -99,6 +99,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """And before it is told."""
 
     # Servers, as URLs with their credentials.
+    nats_monitor_url: Annotated[str, Meta(pattern=r"^(https?://[^/]+)?\Z")] = ""
+    """Where NATS tells its health (its ``http`` port): the one place that says that a stream takes nothing any more."""
     nats_url: str = ""
     postgres_url: str = ""
     redis_standby_url: str = ""

@@ -47,16 +47,13 @@ class Child:
     async def stop(self) -> None:
         """Ask it to end, and make it end when it does not in time."""
         self._stopping.set()
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        process.send_signal(self.stop_signal)
-        try:
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                await process.wait()
-        except TimeoutError:
-            self.kill()
-            await process.wait()
+        if self._process is not None:
+            await _end(self._process, self.stop_signal)
+
+    async def restart(self) -> None:
+        """End it, so that ``run`` starts it again."""
+        if self._process is not None and not self._stopping.is_set():
+            await _end(self._process, self.stop_signal)
 
     def kill(self) -> None:
         """End it without asking."""
@@ -86,6 +83,18 @@ class Child:
                 await self._stopping.wait()
         except TimeoutError:
             return
+
+
+async def _end(process: asyncio.subprocess.Process, by: signal.Signals) -> None:
+    if process.returncode is not None:
+        return
+    process.send_signal(by)
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 def rotate(log: Path) -> None:

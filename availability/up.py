@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -17,6 +18,7 @@ from availability import access, embedded, issuer, launch, self_check
 from availability.deploying import keep_deployed
 from availability.embedded import Server
 from availability.event_publisher import STREAM as AVAILABILITY
+from availability.feeds.health import refusal_of
 from availability.feeds.stream import STREAM as STOCK
 from availability.feeds.stream import missing_streams
 from availability.instance import Instance, Refused, Running, with_own_tokens
@@ -80,15 +82,15 @@ class _Up:
         deploying = asyncio.create_task(
             keep_deployed(self._settings, self._deployment_due, own_postgres="postgres_url" in self._with_users)
         )
-        watch = asyncio.create_task(self._watch())
+        watches = [deploying, *map(asyncio.create_task, (self._watch(), self._keep_nats_taking()))]
         stopping = asyncio.create_task(self._stop.wait())
-        await asyncio.wait([stopping, *tasks, deploying, watch], return_when=asyncio.FIRST_COMPLETED)
-        deploying.cancel()
-        watch.cancel()
+        await asyncio.wait([stopping, *tasks, *watches], return_when=asyncio.FIRST_COMPLETED)
+        for task in watches:
+            task.cancel()
         await self._end()
         # A failure of ours, if that is why we stop, is raised here; a child's death is not one.
         await asyncio.gather(*tasks)
-        for task in (deploying, watch):
+        for task in watches:
             with suppress(asyncio.CancelledError):
                 await task
 
@@ -109,10 +111,11 @@ class _Up:
     async def _prepare_servers(self) -> None:
         """Prepare each server whose URL the settings do not give; a new Postgres cluster takes a moment."""
         instance = self._instance
+        monitor_port = instance.port("nats-monitor")
         made: dict[str, Callable[[Path, int, str], Server]] = {
             "valkey": embedded.valkey,
             "nats": lambda folder, port, password: embedded.nats(
-                folder, port, password, sync_interval=self._settings.nats_stream_sync
+                *(folder, port, password, self._settings.nats_stream_sync, monitor_port)
             ),
             "postgres": embedded.postgres,
         }
@@ -125,6 +128,9 @@ class _Up:
             self._with_users.append(URL_SETTINGS[name])
             log = instance.logs / f"{name}.log"
             self._servers.append(Child(name, server.argv, server.env, log, stop_signal=server.stop_signal))
+            if name == "nats":
+                monitor_url = f"http://{embedded.HOST}:{monitor_port}"
+                self._settings = msgspec.structs.replace(self._settings, nats_monitor_url=monitor_url)
 
     def _prepare_processes(self) -> None:
         names = ["api", *(f"api-{number}" for number in range(2, self._plan.workers + 1))]
@@ -180,6 +186,30 @@ class _Up:
                 _say(f"not ready: {'; '.join(reasons)}" if reasons else "ready again")
             was_ready, said = was_ready or not reasons, reasons
             await asyncio.sleep(POLL_RUNNING_S if was_ready else POLL_STARTING_S)
+
+    async def _keep_nats_taking(self) -> None:
+        """Start our NATS again when it greets, and a stream of it takes nothing: twice in a row, not while it starts.
+
+        Its disk may be well again by then, or not: then it fails again, and waits longer each time.
+        """
+        for child in (child for child in self._servers if child.name == "nats"):
+            before = None
+            while True:
+                await asyncio.sleep(POLL_RUNNING_S)
+                refusal = await self._refusal_of_nats()
+                if refusal is not None and before is not None:
+                    _say(f"nats takes nothing ({refusal})")
+                    await child.restart()
+                    refusal = None
+                before = refusal
+
+    async def _refusal_of_nats(self) -> str | None:
+        address = urlsplit(self._settings.nats_url)
+        try:
+            await embedded.probe_nats(str(address.hostname), int(address.port or 0))
+            return await refusal_of(self._settings.nats_monitor_url)
+        except (embedded.NotReady, OSError):
+            return None
 
     async def _not_complete(self) -> list[str]:
         """What is missing for ``ready`` besides the API: a server that does not answer, a stream to publish to."""

@@ -17,7 +17,7 @@ class Finding(NamedTuple):
     """One thing that was looked at; ``subject`` and ``text`` are a sentence together, with the remedy.
 
     ``unchecked`` means that it could not be looked at. ``stops``: nothing may be promised while it is so. ``away``: the
-    server gave no answer, so that what was found before is all that is known of it.
+    server does not do its work, so that what was found before is all that is known of it.
     """
 
     verdict: Verdict

@@ -8,13 +8,14 @@ doctor it.
 from dataclasses import dataclass, field
 from typing import Any
 
+from chaos.announced import Told
 from chaos.checks import Window
-from chaos.evidence import Effect
+from chaos.effects import Effect
 from chaos.history import LOST, WALL_S, Attempt, History, Line, Operation, Published
 
 from ledger import event_key, operation_id
 from ledger.journal import Place
-from ledger.messages import Movement, Reservation, ReservationLine
+from ledger.messages import Movement, Position, Reservation, ReservationLine
 
 SKU, LOCATION = "MUG", "STORE"
 CLIENT = "web"
@@ -31,10 +32,13 @@ class Story:
     history: History = field(default_factory=History)
     effects: list[Effect] = field(default_factory=list)
     reservations: dict[str, Reservation] = field(default_factory=dict)
+    told: list[Told] = field(default_factory=list)
+    shards: int = 1
 
     @property
     def window(self) -> Window:
-        return Window(self.history, self.effects, self.reservations)
+        now = Position(11, 0, 2, 0, 0, 0, 0, 0, 0)
+        return Window(self.history, self.effects, self.reservations, {(SKU, LOCATION): now}, self.told, self.shards)
 
     def operation(self, key: str) -> Operation:
         return next(operation for operation in self.history.operations if operation.key == key)
@@ -64,14 +68,34 @@ class Story:
             *(operation.id, operation.mark, movements),
         )
         self.effects.append(effect)
+        self.announce(effect)
         return effect
+
+    def announce(self, effect: Effect) -> None:
+        """NATS has it, and how the position is after it."""
+        moved = [
+            {"sku": SKU, "location": LOCATION, "from": one.from_bucket, "to": one.to_bucket, "quantity": one.quantity}
+            for one in effect.movements
+        ]
+        data = {"operation": effect.verb, "movements": moved}
+        kind = f"availability.reservation.{effect.verb}"
+        self.told.append(Told((effect.place.epoch, 0, effect.place.seq, 0), kind, effect.subject, data))
+
+    def announce_position(self, **numbers: int) -> None:
+        """NATS has how the position is now."""
+        place = self.effects[-1].place
+        data = {"picked": 0, **numbers}
+        self.told.append(Told((place.epoch, 0, place.seq, 1), "availability.stock.changed", f"{SKU}@{LOCATION}", data))
 
     def answer(self, operation: Operation, effect: Effect, number: int = 0) -> None:
         """An attempt is answered with what was done."""
         attempt = operation.attempts[number]
         attempt.status = 201 if operation.verb == "hold" else 200
         attempt.replayed = number > 0
-        attempt.told = {"id": operation.reservation, "receipt": {"epoch": effect.place.epoch, "seq": effect.place.seq}}
+        attempt.told = {
+            "id": operation.reservation,
+            "receipt": {"shard": 0, "epoch": effect.place.epoch, "seq": effect.place.seq},
+        }
 
     def verb(self, verb: str, key: str, of: str, quantity: int, at_s: float) -> Operation:
         """Asked, done and answered."""
@@ -111,6 +135,7 @@ class Story:
         place = Place(1, len(self.effects) + 1)
         moved = [move("held", "expired", quantity)]
         self.effects.append(Effect(place, wall_ms(at_s), "expire", subject, "", "", "", moved))
+        self.announce(self.effects[-1])
 
     def is_now(self, of: str, quantity: int, expires_s: float, **units: int) -> None:
         """The reservation as it was left."""
@@ -144,6 +169,7 @@ def true_story() -> Story:
     story.verb("release", "dot leaves", "dot", 1, at_s=3.8)
     story.expire("cid", 1, at_s=4.0)
     story.stock("delta", "delivery", 6, at_s=4.5)
+    story.announce_position(on_hand=11, held=0, committed=2)
     story.look(5.0, on_hand=11, held=0, committed=2, available=9)
     story.is_now("ann", 2, 9.0, committed=2)
     story.is_now("cid", 1, 4.0, expired=1)

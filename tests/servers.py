@@ -1,6 +1,7 @@
 """Owns the real servers of the tests: each started once a session, on a free port, in a temporary folder."""
 
 import asyncio
+import resource
 import secrets
 import signal
 import subprocess
@@ -80,6 +81,17 @@ def running(make: Callable[[Path], Server], folder: Path) -> Iterator[RunningSer
     finally:
         if server.process.poll() is None:
             server.stop()
+
+
+@contextmanager
+def failing_writes(pid: int) -> Iterator[None]:
+    """No file of the process may grow while the block lasts: for it that is a disk whose writes fail."""
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def valkey(folder: Path) -> Server:

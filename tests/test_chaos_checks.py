@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import pytest
 from chaos.checks import judge
-from chaos.history import Attempt
+from chaos.history import Attempt, History, Injection, Line
+from chaos.run import ALWAYS_REACHED, not_tried
 from chaos_story import CLIENT, LOCATION, SKU, Story, move, true_story, wall_ms
 from msgspec.structs import replace
 
 from ledger import operation_id
 from ledger.journal import Place
+from ledger.keys import shard_of
 
 
 def test_nothing_is_wrong_with_a_true_story() -> None:
@@ -110,9 +112,56 @@ def an_event_counts_otherwise(story: Story) -> None:
     story.history.published[-1].event["quantity"] = 7
 
 
+def an_event_is_not_announced(story: Story) -> None:
+    del story.told[1]
+
+
+def events_change_places(story: Story) -> None:
+    """Ann pays before she holds."""
+    first, second = (number for number, event in enumerate(story.told) if event.subject == story.effect("ann").subject)
+    story.told[first], story.told[second] = story.told[second], story.told[first]
+
+
+def an_event_tells_other_units(story: Story) -> None:
+    story.told[0].data["movements"][0]["quantity"] = 1
+
+
+def something_is_announced_that_was_not(story: Story) -> None:
+    story.told.append(story.told[0]._replace(id=(1, 0, 77, 0)))
+
+
+def the_last_word_on_a_position_is_old(story: Story) -> None:
+    story.told[-1].data["on_hand"] = 5
+
+
+def an_older_position_is_told_later(story: Story) -> None:
+    story.told.append(story.told[-1]._replace(id=(1, 0, 2, 1)))
+
+
+def another_shard_has_no_part(story: Story) -> None:
+    """Of two shards, one has what both should."""
+    skus = [SKU, next(name for name in map(str, range(9)) if shard_of(name, 2) != shard_of(SKU, 2))]
+    operation = story.operation("cid")
+    operation.lines[:] = [Line(number, sku, LOCATION, 1) for number, sku in enumerate(skus, 1)]
+    story.shards = 2
+
+
+def dropped_after_it_was_acknowledged(story: Story) -> None:
+    dropped = story.effect("ann")._replace(verb="drop", key="", mark="", movements=[move("committed", "released", 2)])
+    story.effects.append(dropped)
+
+
 @pytest.mark.parametrize(
     ("doctor", "check"),
     [
+        (an_event_is_not_announced, "announced otherwise"),
+        (events_change_places, "announced otherwise"),
+        (an_event_tells_other_units, "announced otherwise"),
+        (something_is_announced_that_was_not, "announced otherwise"),
+        (the_last_word_on_a_position_is_old, "announced otherwise"),
+        (an_older_position_is_told_later, "announced otherwise"),
+        (another_shard_has_no_part, "lost"),
+        (dropped_after_it_was_acknowledged, "lost"),
         (forget_an_acknowledged_hold, "lost"),
         (another_receipt, "lost"),
         (done_after_its_answer, "lost"),
@@ -141,6 +190,35 @@ def test_what_is_doctored_is_found(doctor: Callable[[Story], None], check: str) 
     story = true_story()
     doctor(story)
     assert check in {finding.check for finding in judge(story.window)}
+
+
+def test_an_event_may_be_announced_again() -> None:
+    """At least once."""
+    story = true_story()
+    story.told += story.told[:3]
+    assert judge(story.window) == []
+
+
+def test_what_spans_shards_may_be_seen_and_come_to_nothing() -> None:
+    """Eve's claim of 2 was taken back: who looked meanwhile saw it, and nobody else explains what they saw."""
+    story = true_story()
+    story.look(3.3, on_hand=5, held=5, committed=0, available=0)
+    assert "no order" in {finding.check for finding in judge(story.window)}
+    prepare = story.effect("cid")._replace(
+        verb="prepare", subject="eve", key="", mark="", is_part=True, is_sealed=False
+    )
+    for at_s, verb, moved in ((3.25, "prepare", ("available", "held")), (3.35, "drop", ("held", "released"))):
+        story.effects.append(prepare._replace(verb=verb, at_ms=wall_ms(at_s), movements=[move(*moved, 2)]))
+    assert [finding for finding in judge(story.window) if finding.check == "no order"] == []
+
+
+def test_a_fault_that_met_nothing_is_told() -> None:
+    history = History()
+    history.sometimes.update(dict.fromkeys(ALWAYS_REACHED, 1))
+    history.injections += [Injection("idle", 1.0, met=0), Injection("busy", 2.0, met=0), Injection("busy", 3.0, met=2)]
+    assert [finding.detail for finding in not_tried([history])] == ["idle met nothing, 1 times"]
+    history.sometimes.clear()
+    assert len(list(not_tried([history]))) == 1 + len(ALWAYS_REACHED)
 
 
 def test_a_finding_names_its_position() -> None:

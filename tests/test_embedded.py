@@ -20,7 +20,13 @@ VALKEY = {
     "maxmemory-policy": "noeviction",
     "save": "",
 }
-POSTGRES = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "data_checksums": "on"}
+POSTGRES = {
+    "fsync": "on",
+    "restart_after_crash": "off",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "data_checksums": "on",
+}
 
 
 async def test_valkey_is_set_to_lose_nothing(valkey_url: str) -> None:

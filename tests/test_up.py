@@ -1,5 +1,6 @@
 """``availability up`` starts all, keeps all running, stops all, and has its folder to itself (DESIGN 12)."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -16,8 +17,12 @@ import nats
 import pytest
 from redis.asyncio import Redis
 from running_up import Up, command, is_alive, start
+from servers import failing_writes
 from waiting import wait_until, wait_until_plain
 
+from availability.feeds.health import refusal_of
+from availability.instance import settings_of
+from availability.settings import Settings
 from ledger import Journal, Ledger, Location, Place, PutLocation
 
 NAMES = {"api", "api-2", "ingest", "journal", "keeper", "valkey", "nats", "postgres"}
@@ -64,6 +69,32 @@ def test_a_child_that_dies_is_started_again_where_it_was(up: Up, name: str) -> N
     after = up.told()
     assert {**after, "pids": None} == {**before, "pids": None}
     assert f"{name} ended (SIGKILL) and is started again" in up.errors.read_text()
+
+
+@pytest.mark.anyio
+async def test_a_nats_that_takes_nothing_more_is_started_again(up: Up) -> None:
+    """P8: after a failed write it would refuse every event for good, though its disk is well again."""
+    up.wait_ready()
+    pid = up.pids()["nats"]
+    client = await nats.connect(str(up.told()["nats"]))
+    with failing_writes(pid), pytest.raises(TimeoutError):
+        await client.jetstream(timeout=0.5).publish("stock.wms.x", b"{}")
+    await client.close()
+    wait_until_plain(lambda: up.pids()["nats"] != pid, 20)
+    assert "nats takes nothing (JetStream stream '$G > STOCK' write error" in up.errors.read_text()
+
+    async def is_taken() -> bool:
+        again = await nats.connect(str(up.told()["nats"]), allow_reconnect=False)
+        await again.jetstream(timeout=0.5).publish("stock.wms.x", b"{}")
+        await again.close()
+        return True
+
+    assert await wait_until(is_taken)
+
+
+def test_doctor_asks_the_nats_of_an_up_for_its_health(up: Up) -> None:
+    monitor_url = settings_of(up.folder, Settings()).nats_monitor_url
+    assert asyncio.run(refusal_of(monitor_url)) is None
 
 
 def test_a_token_of_the_instance_verifies_with_its_keys(up: Up) -> None:

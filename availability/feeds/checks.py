@@ -1,6 +1,7 @@
 """Asks NATS whether its streams keep what they take, and how full they are.
 
 When JetStream fsyncs (``sync_interval``) cannot be asked of it: config/nats.conf sets it, README says what it costs.
+Whether it takes anything can, where its monitoring is known.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from nats.js.errors import NotFoundError
 from availability import event_publisher
 from availability.feeds import stream
 from availability.feeds.connecting import VerifyingClient, connection_options
+from availability.feeds.health import refusal_of
 from ledger import Finding
 
 TIMEOUT_S: Final = 3.0
@@ -28,12 +30,29 @@ FULL_WARNING_PERCENT: Final = 80
 NOT_TOLD: Final = "is not told: grant it publishing on $JS.API.STREAM.INFO.* and $JS.API.CONSUMER.INFO.*"
 
 
-async def check_nats(url: str) -> list[Finding]:
+async def check_nats(url: str, monitor_url: str = "") -> list[Finding]:
     """Takes ``TIMEOUT_S`` at most, on a connection of its own. Never raises.
 
-    Nothing here stops the ledger: what NATS loses, its sources send again, and the journal announces again.
+    Nothing here stops the ledger: what NATS loses, its sources send again, and the journal announces again. A NATS that
+    takes nothing is as one that is away: whoever looks after it has to be told, and the API can do without.
     """
+    findings, taking = await asyncio.gather(_check_streams_of(url), _check_taking(monitor_url))
+    told = [*taking, *findings]
+    return told if not taking else [finding for finding in told if finding.verdict != "ok"]
 
+
+async def _check_taking(monitor_url: str) -> list[Finding]:
+    try:
+        refusal = await refusal_of(monitor_url) if monitor_url else None
+    except OSError as error:
+        return [Finding("unchecked", f"{SUBJECT}'s monitoring", f"cannot be asked: {error}", away=True)]
+    if refusal is None:
+        return []
+    text = f"takes nothing: {refusal}; mend its disk, then start it again"
+    return [Finding("unsafe", SUBJECT, text, away=True)]
+
+
+async def _check_streams_of(url: str) -> list[Finding]:
     async def quietly(_error: Exception) -> None:
         """What goes wrong is in the findings."""
 

@@ -10,6 +10,8 @@ Layer 3 of the tests. ``make chaos`` runs it and writes the table; ``tests/test_
 ``history.py``       what was asked and answered, and when: the evidence from outside
 ``shopper.py``       the load: shoppers
 ``feeder.py``        the load: stock events over NATS and HTTP
+``effects.py``       one operation in the journal, as the checkers see it
+``announced.py``     what was announced over NATS, and whether that is all of it
 ``evidence.py``      what the journal and the live ledger say, read at a quiet point: the evidence from inside
 ``checks.py``        the checkers, from both to findings
 ``linearizable.py``  one of them: the search for an order of the operations that explains every answer

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import msgspec
 
 from bench.http_client import HttpAnswer, HttpClient
+from chaos.announced import told_again
 from chaos.checks import Books, Finding, Window, judge
 from chaos.evidence import Evidence
 from chaos.history import Operation
@@ -18,15 +19,18 @@ CONNECTIONS: Final = 8
 
 async def check(shop: Shop, evidence: Evidence) -> list[Finding]:
     """Everything that can be said of the window that has just come to rest."""
-    touched = {effect.subject for effect in evidence.effects}
-    reservations = {id_: kept.reservation for id_, kept in evidence.fold.reservations.items() if id_ in touched}
-    window = Window(shop.history, evidence.effects, reservations)
-    findings = [Finding("not at rest", why) for why in evidence.unrested]
+    told = None if evidence.unrested else evidence.told
+    window = Window(
+        *(shop.history, evidence.effects, evidence.reservations(), evidence.positions(), told, len(evidence.shards))
+    )
+    findings = [Finding("not at rest", why) for why in [*shop.unended, *evidence.unrested]]
     findings += judge(window)
-    before = evidence.ledger_end()
+    shop.history.sometimes["announced events"] += len(evidence.told)
+    shop.history.sometimes["announced again"] += told_again(evidence.told)
+    before = evidence.ledger_ends()
     findings += [finding async for finding in _asked_again(shop, window)]
-    if evidence.ledger_end() != before:
-        findings.append(Finding("doubled", f"replays changed the ledger: {before}, then {evidence.ledger_end()}"))
+    if evidence.ledger_ends() != before:
+        findings.append(Finding("doubled", f"replays changed the ledger: {before}, then {evidence.ledger_ends()}"))
     findings += [Finding("journal", flaw) for flaw in await evidence.journal_flaws()]
     findings += [Finding("rebuilt otherwise", flaw[:700]) for flaw in evidence.differing()]
     return findings
@@ -34,7 +38,8 @@ async def check(shop: Shop, evidence: Evidence) -> list[Finding]:
 
 async def _asked_again(shop: Shop, window: Window) -> AsyncIterator[Finding]:
     clients = {client: HttpClient(shop.url, token, CONNECTIONS) for client, token in shop.tokens.items()}
-    done = {effect.key for effect in window.effects}
+    dropped = {effect.subject for effect in window.effects if effect.verb == "drop"} - window.reservations.keys()
+    done = {effect.key for effect in window.effects if effect.subject not in dropped}
     try:
         for operation in _unknown(window.writes):
             answer = await _get(clients[operation.client], f"/v1/operations/{quote(operation.key)}")

@@ -11,11 +11,14 @@ from typing import Any, Final, NamedTuple
 
 from books import CLAIMS, STATES
 
-from chaos.evidence import Effect
+from chaos.announced import Told, unannounced
+from chaos.effects import Effect, came_to_nothing
 from chaos.history import WALL_S, Attempt, History, Operation, Place, Published
 from chaos.linearizable import Position, Undecided, explain
-from chaos.model import events_by_place
+from chaos.model import events_by_place, seen_in_between
 from ledger import event_key
+from ledger.keys import shard_of
+from ledger.messages import Position as PositionNow
 from ledger.messages import Reservation
 
 VERBS: Final = frozenset({"hold", "extend", "commit", "release", "pick", "ship", "cancel", "return"})
@@ -35,11 +38,17 @@ class Finding(NamedTuple):
 
 
 class Window(NamedTuple):
-    """What is judged: the history, and what the journal says of it, in its order; ``reservations`` as they are now."""
+    """What is judged: the history, and what the journal says of it, each shard's in its order.
+
+    ``reservations`` and ``positions`` are as they are now; ``told`` is what was announced, None when that is not known.
+    """
 
     history: History
     effects: Sequence[Effect]
     reservations: Mapping[str, Reservation]
+    positions: Mapping[Place, PositionNow] = {}
+    told: Sequence[Told] | None = None
+    shards: int = 1
 
     @property
     def writes(self) -> list[Operation]:
@@ -48,24 +57,32 @@ class Window(NamedTuple):
 
 def lost(window: Window) -> Iterable[Finding]:
     """P2: what was acknowledged is in the journal, where its receipt says, at a time between question and answer."""
-    found = {effect.key: effect for effect in window.effects if effect.verb in VERBS}
+    found: dict[str, list[Effect]] = defaultdict(list)
+    for effect in window.effects:
+        if effect.verb in VERBS:
+            found[effect.key].append(effect)
+    dropped = {effect.subject for effect in window.effects if effect.verb == "drop" and effect.is_sealed}
     for operation in window.writes:
         attempt = operation.acknowledged
         if attempt is None:
             continue
         what = f"{operation.verb} {operation.key}"
-        effect = found.get(operation.id)
-        if effect is None:
-            yield Finding("lost", f"{what} was acknowledged and is not in the journal", operation.sent_s)
-        elif effect.verb != operation.verb or effect.subject != operation.reservation:
-            yield Finding("lost", f"{what} is {effect.verb} of {effect.subject} in the journal", operation.sent_s)
-        elif not attempt.replayed:
-            yield from (Finding("lost", f"{what} {why}", operation.sent_s) for why in _misplaced(effect, attempt))
+        effects = found[operation.id]
+        shards = {shard_of(line.sku, window.shards) for line in operation.lines}
+        if operation.reservation in dropped:
+            yield Finding("lost", f"{what} was acknowledged, and its reservation dropped", operation.sent_s)
+        if not shards <= {effect.shard for effect in effects}:
+            yield Finding("lost", f"{what} was acknowledged and is not in the journal of {shards}", operation.sent_s)
+        for effect in effects:
+            if effect.verb != operation.verb or effect.subject != operation.reservation:
+                yield Finding("lost", f"{what} is {effect.verb} of {effect.subject} in the journal", operation.sent_s)
+            elif not attempt.replayed:
+                yield from (Finding("lost", f"{what} {why}", operation.sent_s) for why in _misplaced(effect, attempt))
 
 
 def _misplaced(effect: Effect, attempt: Attempt) -> Iterable[str]:
     receipt = attempt.told["receipt"]
-    if (receipt["epoch"], receipt["seq"]) != effect.place:
+    if receipt["shard"] == effect.shard and (receipt["epoch"], receipt["seq"]) != effect.place:
         yield f"has the receipt {receipt}, and is entry {effect.place}"
     earliest_ms = (attempt.sent_s + WALL_S) * 1_000 - TOLERANCE_MS
     latest_ms = (attempt.answered_s + WALL_S) * 1_000 + TOLERANCE_MS
@@ -74,11 +91,14 @@ def _misplaced(effect: Effect, attempt: Attempt) -> Iterable[str]:
 
 
 def doubled(window: Window) -> Iterable[Finding]:
-    """P3: one effect for each key, and for each customer's wish, whatever its key; each stock event once."""
-    keys = Counter(effect.key for effect in window.effects if effect.verb in VERBS)
-    marks = Counter(effect.mark for effect in window.effects if effect.mark)
+    """P3: one effect for each key, and for each customer's wish, whatever its key; each stock event once.
+
+    On each shard that has a part, if several have one; the parts of one hold are one hold.
+    """
+    keys = Counter((effect.shard, effect.key) for effect in window.effects if effect.verb in VERBS)
+    marks = Counter(mark for mark, _ in {(effect.mark, effect.subject) for effect in window.effects if effect.mark})
     sent_s = {operation.id: operation.sent_s for operation in window.writes}
-    for key, times in keys.items():
+    for (_, key), times in keys.items():
         if times > 1:
             yield Finding("doubled", f"operation {key} was done {times} times", sent_s.get(key))
     for operation in window.writes:
@@ -105,11 +125,17 @@ def ghosts(window: Window) -> Iterable[Finding]:
 
 def endings(window: Window) -> Iterable[Finding]:
     """P5: no unit of a reservation is in two states or ends twice, or before its deadline; none is still held."""
-    units: dict[str, Counter[str]] = defaultdict(Counter)
+    parts: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)
     for effect in window.effects:
-        _move_units(effect, units[effect.subject])
-        if min(units[effect.subject].values(), default=0) < 0:
+        part = parts[effect.shard, effect.subject]
+        _move_units(effect, part)
+        if min(part.values(), default=0) < 0:
             yield Finding("ended twice", f"{effect.verb} of {effect.subject} takes units that are not there")
+        if effect.verb == "drop" and not effect.is_sealed:
+            part.clear()  # nobody was told of what these units were
+    units: dict[str, Counter[str]] = defaultdict(Counter)
+    for (_, subject), part in parts.items():
+        units[subject] += part
     for id_, reservation in window.reservations.items():
         told = Counter({state: sum(getattr(line, state) for line in reservation.lines) for state in STATES})
         if +told != +units[id_]:
@@ -218,7 +244,9 @@ def unordered(window: Window) -> Iterable[Finding]:
     """P1, P5: for each position there is an order of all operations that explains every answer."""
     done = {effect.key for effect in window.effects}
     history = window.history
-    by_place = events_by_place(history.operations, history.published, done, window.reservations)
+    by_place = events_by_place(history.operations, history.published, done, window.reservations, window.shards)
+    for place, seen in seen_in_between(came_to_nothing(window.effects)):
+        by_place[place] += seen
     for place, events in by_place.items():
         try:
             failure = explain(events, Position())
@@ -255,6 +283,13 @@ def feeds(window: Window) -> Iterable[Finding]:
             yield Finding("feed", f"{place} has {books.on_hand[place]} on hand and should have {expected}")
 
 
+def announcements(window: Window) -> Iterable[Finding]:
+    """DESIGN 10: every change is told to who listens, in its order."""
+    if window.told is not None:
+        flaws = unannounced(window.effects, window.told, window.positions)
+        yield from (Finding("announced otherwise", flaw[:700]) for flaw in flaws)
+
+
 def key_of(event: Mapping[str, Any]) -> str:
     return event_key(event["source"], event["id"])
 
@@ -269,7 +304,7 @@ def expected_on_hand(events: Iterable[Mapping[str, Any]]) -> int:
 
 
 CHECKS: Final[Sequence[Callable[[Window], Iterable[Finding]]]] = (
-    *(lost, doubled, ghosts, endings, oversold, undersold, replays, refusals, unordered, feeds),
+    *(lost, doubled, ghosts, endings, oversold, undersold, replays, refusals, unordered, feeds, announcements),
 )
 
 

@@ -2,10 +2,13 @@
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ClassVar, Final
+
+from redis.asyncio import Redis
 
 from availability.embedded import Server
 from chaos.fault import Fault, Plan
@@ -18,6 +21,9 @@ LIBRARIES: Final = (
     "/usr/lib/faketime/libfaketime.so.1",
 )
 """Where distributions put it; Debian's package is ``faketime``."""
+
+
+NEAR_S: Final = 30.0
 
 
 def why_not() -> str | None:
@@ -74,6 +80,9 @@ class _ClockJump(Fault):
         jump(self.file, by_s)
         try:
             await asyncio.sleep(stage.random.uniform(1.0, 3.0))
+            async with Redis.from_url(stage.url("redis")) as client:
+                seconds, _ = await client.time()
+            self.met = int(abs(seconds - time.time() - by_s) < NEAR_S)
         finally:
             jump(self.file, 0)
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 
 from chaos import syscalls
 from chaos.fault import Fault, Plan
-from chaos.links import FAULTS as OF_LINKS
+from chaos.links import LostRepliesValkey
 from chaos.stage import Stage
 from chaos.variants import Edit, variant
 
@@ -30,7 +30,6 @@ RETRIES: Final = (
     Edit("ledger/lua/hold.lua", "  if packed_records[op[ID]] or records[op[ID]] then", "  if not op[ID] then"),
     Edit("ledger/lua/operating.lua", "  if before then return before end\n", ""),
 )
-_LOST_REPLIES: Final = next(fault for fault in OF_LINKS if fault.name == "lost-replies-valkey")
 
 
 class _Variant(Fault):
@@ -71,7 +70,7 @@ class Everysec(_Variant):
             os.kill(journal, signal.SIGCONT)
 
 
-class Retries(_Variant, _LOST_REPLIES):  # type: ignore[misc, valid-type]  # a class that was made by a loop
+class Retries(_Variant, LostRepliesValkey):
     """Lost answers are asked for again blindly: holds are done twice."""
 
     name = "twin-retries"

@@ -18,6 +18,7 @@ heals by itself, or is healed before it returns (SIGCONT, the proxy passes again
 waits for ``/health/ready``. Only processes of the stage are touched, by their ids.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ class Plan:
     """Where ``availability`` and ``ledger`` are run from: a twin with a guard taken away is a copy of them."""
 
 
-class Fault:
+class Fault(ABC):
     """One way to break the stage. ``name`` is that of the option ``--faults`` and of the row in the table.
 
     ``touches`` names the processes that have to start again after it, which then have their rest: a child of ``up``
@@ -62,6 +63,11 @@ class Fault:
     needs_own_stage: ClassVar[bool] = False
     """Whether ``prepared`` changes the plan: such a fault has a stage to itself."""
     must_be_found: ClassVar[bool] = False
+    met: int | None = None
+    """How many calls, answers or events of the service it met, if it can tell; else it met what was under way.
+
+    A run in which all injections of a fault met nothing has tried nothing, and fails.
+    """
 
     @classmethod
     def why_not(cls) -> str | None:
@@ -73,6 +79,9 @@ class Fault:
         """Around the life of the stage: before ``up`` is started, until after it has ended."""
         yield
 
+    @abstractmethod
     async def inject(self, stage: Stage) -> None:
-        """Break it, once; return when the fault itself is over, not when the service has recovered."""
-        raise NotImplementedError
+        """Break it, once; return when the fault itself is over, not when the service has recovered.
+
+        Raises ``AssertionError`` or ``TimeoutError`` when what has to come of it did not.
+        """

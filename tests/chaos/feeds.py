@@ -52,17 +52,41 @@ async def streams_of(stage: Stage) -> AsyncIterator[JetStreamContext]:
         await client.close()
 
 
+async def until_taken(streams: JetStreamContext, subjects: str) -> None:
+    """Until ``ingest`` has taken every message of the subjects."""
+
+    async def is_taken() -> bool:
+        return not (await streams.stream_info("STOCK", subjects_filter=subjects)).state.subjects
+
+    await wait_until(is_taken, WAIT_S)
+
+
+async def in_quarantine(stage: Stage, condition: str, argument: str) -> int:
+    """How many there are for which the condition holds."""
+    connection = await asyncpg.connect(stage.url("postgres"))
+    try:
+        query = f"select count(*) from availability.quarantine where {condition}"  # noqa: S608 - a text of ours
+        counted: int = await connection.fetchval(query, argument)
+        return counted
+    finally:
+        await connection.close()
+
+
 class Poison(Fault):
     """Messages that are no events, or would harm who reads them carelessly; all others flow."""
 
     name = "poison"
 
     async def inject(self, stage: Stage) -> None:
+        source = f"poison{stage.random.getrandbits(40)}"
         async with streams_of(stage) as streams:
             for body in stage.random.sample(POISON, len(POISON)):
-                await streams.publish("stock.poison.x", body)
+                await streams.publish(f"stock.{source}.x", body.replace(b"poison", source.encode()))
             await streams.publish("stock.%FF%00.x", b"{}")
-            await streams.publish("stock.poison.x", b"{}", headers={"ce-specversion": "9", "ce-id": "%FF"})
+            await streams.publish(f"stock.{source}.x", b"{}", headers={"ce-specversion": "9", "ce-id": "%FF"})
+            await until_taken(streams, f"stock.{source}.>")
+        self.met = await in_quarantine(stage, "subject = $1", f"stock.{source}.x")
+        assert self.met >= len(POISON), f"of {len(POISON)} messages only {self.met} are in quarantine"
 
 
 class Flood(Fault):
@@ -81,6 +105,9 @@ class Flood(Fault):
                 ]
                 bodies = [json.dumps(event).encode() for event in events]
                 await asyncio.gather(*(streams.publish("stock.flood.x", body, timeout=20) for body in bodies))
+            await until_taken(streams, "stock.flood.>")
+        self.met = await in_quarantine(stage, "starts_with(event, $1)", f"flood-{run}-")
+        assert self.met == FLOOD, f"of {FLOOD} events {self.met} are in quarantine"
 
 
 class WipedStream(Fault):
@@ -108,7 +135,13 @@ class WipedStream(Fault):
                 os.kill(ingest, signal.SIGCONT)
             await self._until_empty(streams)
             await self._publish(streams, source, 10, 12)
-        await self._until_told(stage, source, "events 6 to 9 never came")
+        query = "source = $1 and reason = 'gap' and starts_with(detail, 'events 6 to 9 never came')"
+
+        async def is_told() -> bool:
+            self.met = await in_quarantine(stage, query, source)
+            return self.met > 0
+
+        await wait_until(is_told, WAIT_S)
 
     async def _publish(self, streams: JetStreamContext, source: str, first: int, last: int) -> None:
         for number in range(first, last + 1):
@@ -121,22 +154,6 @@ class WipedStream(Fault):
             return (await streams.stream_info("STOCK")).state.messages == 0
 
         await wait_until(is_empty, WAIT_S)
-
-    async def _until_told(self, stage: Stage, source: str, text: str) -> None:
-        connection = await asyncpg.connect(stage.url("postgres"))
-
-        async def is_told() -> bool:
-            found: bool = await connection.fetchval(
-                "select count(*) > 0 from availability.quarantine"
-                " where source = $1 and reason = 'gap' and starts_with(detail, $2)",
-                *(source, text),
-            )
-            return found
-
-        try:
-            await wait_until(is_told, WAIT_S)
-        finally:
-            await connection.close()
 
 
 FAULTS: Final[list[type[Fault]]] = [Poison, Flood, WipedStream]

@@ -123,6 +123,7 @@ class Injection(Struct):
     in_flight: int = 0
     write_again_s: float | None = None
     ready_again_s: float | None = None
+    met: int = 0
 
 
 class History:

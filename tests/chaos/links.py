@@ -35,17 +35,20 @@ class _Link(Fault):
             yield
 
     async def for_a_while(self, way: Way, duration_s: float) -> None:
+        before = self.proxy.touched
         self.proxy.change(way)
         try:
             await asyncio.sleep(duration_s)
         finally:
             self.proxy.change(PASS)
+        self.met = self.proxy.touched - before
 
 
 class _LostReplies(_Link):
     """What was asked is done, and the connection breaks before the answer is through: some times in a row."""
 
     async def inject(self, stage: Stage) -> None:
+        before_all = self.proxy.cuts
         for _ in range(LOST_AT_ONCE):
             lost = self.proxy.cuts
 
@@ -59,6 +62,14 @@ class _LostReplies(_Link):
                 stage.say(f"{self.name}: nobody asked anything")
                 self.proxy.change(PASS)
             await asyncio.sleep(stage.random.uniform(0.0, 0.3))
+        self.met = self.proxy.cuts - before_all
+
+
+class LostRepliesValkey(_LostReplies):
+    """As above: what the control with blind retries is made of."""
+
+    name = "lost-replies-valkey"
+    server = "valkey"
 
 
 class _HalfOpen(_Link):
@@ -108,7 +119,8 @@ def _of(kind: type[_Link], name: str, server: str) -> type[Fault]:
 
 ENDS: Final = ("valkey", "postgres", "nats", "api")
 FAULTS: Final[list[type[Fault]]] = [
-    *(_of(_LostReplies, "lost-replies", server) for server in ENDS),
+    LostRepliesValkey,
+    *(_of(_LostReplies, "lost-replies", server) for server in ENDS if server != "valkey"),
     *(_of(_HalfOpen, "half-open", server) for server in ENDS),
     *(_of(_Away, "away", server) for server in ("valkey", "nats")),
     _of(_Slow, "slow-link", "valkey"),

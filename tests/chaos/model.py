@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
+from chaos.effects import Attempted
 from chaos.history import WALL_S, Attempt, Line, Operation, Place, Published
 from chaos.linearizable import INFINITY, Claim, Event, Position, Step
 from ledger import event_key
+from ledger.keys import shard_of
 from ledger.messages import Reservation
 
 TOLERANCE_S: Final = 0.02
@@ -23,6 +25,7 @@ def events_by_place(
     published: Iterable[Published],
     done: AbstractSet[str],
     reservations: Mapping[str, Reservation],
+    shards: int,
 ) -> dict[Place, list[Event]]:
     """Everything that happened to each position that was sold. ``done`` are the keys of what took effect.
 
@@ -34,7 +37,8 @@ def events_by_place(
         for line in operation.lines:
             events[line.place].extend(_of_operation(operation, line, done))
         if operation.verb == "hold" and operation.id in reservations:
-            for place, event in _expiry(operation.id, reservations[operation.id]):
+            is_over_shards = len({shard_of(line.sku, shards) for line in operation.lines}) > 1
+            for place, event in _expiry(operation.id, reservations[operation.id], is_over_shards):
                 events[place].append(event)
     told: set[str] = set()
     for stock in published:
@@ -70,14 +74,44 @@ def _interval(operation: Operation) -> tuple[float, float]:
     return min(attempt.sent_s for attempt in maybe or operation.attempts), answered_s
 
 
-def _expiry(id_: str, reservation: Reservation) -> Iterable[tuple[Place, Event]]:
-    """Units that ran out did so at the deadline, whoever noticed when."""
+def _expiry(
+    id_: str,
+    reservation: Reservation,
+    is_over_shards: bool,  # noqa: FBT001
+) -> Iterable[tuple[Place, Event]]:
+    """Units that ran out did so at the deadline, whoever noticed when; a part that an attempt has pinned, later."""
     at_s = reservation.expires_at_ms / 1000 - WALL_S
+    until_s = INFINITY if is_over_shards else at_s + TOLERANCE_S
     for line in reservation.lines:
         if line.expired:
             step = _take(id_, lambda claim: Left(claim._replace(held=0)) if claim.held else None)
-            event = Event(at_s - TOLERANCE_S, at_s + TOLERANCE_S, step, f"{id_} expires")
+            event = Event(at_s - TOLERANCE_S, until_s, step, f"{id_} expires")
             yield (line.sku, line.location), event
+
+
+def seen_in_between(attempts: Iterable[Attempted]) -> Iterable[tuple[Place, list[Event]]]:
+    """Claims over several shards that came to nothing: their times are known from the journal alone."""
+    for number, (prepare, drop) in enumerate(attempts):
+        id_ = f"attempt {number} at {prepare.subject}"
+        for move in prepare.movements:
+            claimed, left = (
+                _at(effect.at_ms, _adding(id_, sign * move.quantity), f"{effect.verb} of {id_}")
+                for effect, sign in ((prepare, 1), (drop, -1))
+            )
+            yield (move.sku, move.location), [claimed, left]
+
+
+def _at(at_ms: int, step: Step, what: str) -> Event:
+    at_s = at_ms / 1000 - WALL_S
+    return Event(at_s - TOLERANCE_S, at_s + TOLERANCE_S, step, what)
+
+
+def _adding(id_: str, quantity: int) -> Step:
+    def step(position: Position) -> Position | None:
+        held = position.claim(id_).held + quantity
+        return position.with_claim(id_, Claim(held=held)) if held >= 0 and position.available >= quantity else None
+
+    return step
 
 
 def _of_stock(published: Published) -> Event:

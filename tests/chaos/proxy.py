@@ -8,7 +8,7 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -53,6 +53,10 @@ class Proxy:
         """Accepted so far."""
         self.cuts = 0
         """Connections reset by us so far, by ``refuse`` or ``cut``."""
+        self.held_bytes = 0
+        """What is held back now: read from one end, and not yet passed to the other."""
+        self.touched = 0
+        """Pieces of data held back or delayed, and connections reset, so far."""
         self.listening = threading.Event()
         self._target = host, port
         self._way = PASS
@@ -97,6 +101,7 @@ class Proxy:
             if transport.is_closing():
                 continue
             self.cuts += 1
+            self.touched += 1
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
             transport.abort()
 
@@ -130,6 +135,17 @@ class Proxy:
             self._open -= ends
             to_server[1].transport.abort()
 
+    async def _hold_back(self, data: bytes, ways: Sequence[Kind]) -> None:
+        if self._way.kind not in ways:
+            return
+        self.held_bytes += len(data)
+        self.touched += 1
+        try:
+            while self._way.kind in ways:
+                await self._changed.wait()
+        finally:
+            self.held_bytes -= len(data)
+
     async def _pump(
         self,
         reader: asyncio.StreamReader,
@@ -140,12 +156,11 @@ class Proxy:
     ) -> None:
         passed, way = 0, self._way
         while data := await reader.read(CHUNK_BYTES):
-            held = ("silent", "deaf") if is_answer else ("silent", "mute")
-            while self._way.kind in held:
-                await self._changed.wait()
+            await self._hold_back(data, ("silent", "deaf") if is_answer else ("silent", "mute"))
             if self._way is not way:
                 passed, way = 0, self._way
             if way.kind == "late":
+                self.touched += 1
                 await asyncio.sleep(way.delay_s)
             if way.kind == "cut" and is_answer:
                 if passed + len(data) > way.after_bytes:

@@ -35,6 +35,10 @@ RUSH_S: Final = (0.05, 0.3)
 """How long shoppers have not paused for breath when the fault comes: so there is much under way."""
 SENT_S: Final = (0.0, 0.004)
 """How long ago a shopper has sent something when the fault comes: on its way in, in the ledger, on its way out."""
+CLOSE_S: Final = 75.0
+"""How long all may go on with what they had begun: a shopper's patience, and a server that comes back."""
+ALWAYS_REACHED: Final = ("announced events", "positions put in order")
+"""Without these a run has proved nothing."""
 TOKEN_TTL_S: Final = 24 * 3_600
 
 
@@ -76,6 +80,7 @@ class Options:
     minutes: float = 60.0
     window_s: float = WINDOW_S
     ttls_s: Sequence[int] = Shop.ttls_s
+    shards: int = 1
 
 
 class Run:
@@ -91,8 +96,9 @@ class Run:
         faults = self._options.faults
         schedule = Schedule(faults, self._random)
         findings: list[Finding] = []
+        histories: list[History] = []
         async with self._stage(faults) as (stage, plan):
-            evidence = Evidence(stage)
+            evidence = Evidence(stage, self._options.shards)
             tokens = self._tokens(stage)
             number = 0
             while schedule.waiting and time.monotonic() < self._until_s and not findings:
@@ -104,10 +110,17 @@ class Run:
                     keyless=plan.keyless,
                     ttls_s=self._options.ttls_s,
                 )
-                await self._window(stage, shop, schedule)
-                findings = await self._quiet_point(number, shop, evidence)
+                histories.append(history)
+                broken = await self._window(stage, shop, schedule)
+                findings = broken + await self._quiet_point(number, shop, evidence)
                 self._table.add(history, findings)
-        return findings
+            if findings:
+                self._say(stage.tails())
+        untried = list(not_tried(histories))
+        for finding in untried:
+            self._say(f"  {finding}")
+        self._table.findings.extend(untried)
+        return findings + untried
 
     @asynccontextmanager
     async def _stage(self, faults: Iterable[Fault]) -> AsyncIterator[tuple[Stage, Plan]]:
@@ -117,6 +130,7 @@ class Run:
             port = embedded.free_port()
             plan = Plan(folder / "data", port, f"http://127.0.0.1:{port}")
             plan.folder.mkdir()
+            plan.environment["AVAILABILITY_SHARDS"] = str(self._options.shards)
             for fault in {type(fault): fault for fault in faults}.values():
                 await stack.enter_async_context(fault.prepared(plan))
             arguments = [*plan.arguments, "--port", str(port)]
@@ -135,26 +149,40 @@ class Run:
             for client in (*CLIENTS, FEED)
         }
 
-    async def _window(self, stage: Stage, shop: Shop, schedule: Schedule) -> None:
-        """Load, and faults under it, until it is time for a quiet point; returns when nothing is under way."""
+    async def _window(self, stage: Stage, shop: Shop, schedule: Schedule) -> list[Finding]:
+        """Load, and faults under it, until it is time for a quiet point; returns when nothing is under way.
+
+        What is returned are faults of which did not come what has to.
+        """
         feeder = Feeder(shop, shop.history, FEED)
         await feeder.open_shop()
-        until_s = min(time.monotonic() + self._options.window_s, self._until_s)
+        findings: list[Finding] = []
         async with asyncio.TaskGroup() as load:
             load.create_task(feeder.run())
             for number in range(self._options.shoppers):
                 load.create_task(Shopper(shop, CLIENTS[number % len(CLIENTS)]).run())
             try:
-                while schedule.waiting and time.monotonic() < until_s:
-                    try:
-                        async with asyncio.timeout(until_s - time.monotonic()):
-                            fault = await schedule.next()
-                    except TimeoutError:
-                        break
-                    await self._inject(fault, stage, shop)
-                    schedule.rest(fault)
+                findings = await self._break(stage, shop, schedule)
             finally:
                 shop.open = False
+                shop.until_s = time.monotonic() + CLOSE_S
+        return findings
+
+    async def _break(self, stage: Stage, shop: Shop, schedule: Schedule) -> list[Finding]:
+        """One fault after the other, until one of them goes wrong or the window ends."""
+        until_s = min(time.monotonic() + self._options.window_s, self._until_s)
+        while schedule.waiting and time.monotonic() < until_s:
+            try:
+                async with asyncio.timeout(until_s - time.monotonic()):
+                    fault = await schedule.next()
+            except TimeoutError:
+                break
+            try:
+                await self._inject(fault, stage, shop)
+            except (AssertionError, TimeoutError) as error:
+                return [Finding("not as it has to be", f"{fault.name}: {error}", shop.history.injections[-1].at_s)]
+            schedule.rest(fault)
+        return []
 
     async def _inject(self, fault: Fault, stage: Stage, shop: Shop) -> None:
         """Break it in a rush; measure until a write is acknowledged again, and until all is ready."""
@@ -172,6 +200,7 @@ class Run:
             await fault.inject(stage)
         finally:
             shop.rush = False
+            injection.met = injection.in_flight if fault.met is None else fault.met
         injection.write_again_s = await again
         await stage.wait_ready()
         injection.ready_again_s = time.monotonic() - injection.at_s
@@ -191,3 +220,17 @@ class Run:
         for finding in findings[:20]:
             self._say(f"  {finding}")
         return findings
+
+
+def not_tried(histories: Iterable[History]) -> Iterable[Finding]:
+    """Faults that met nothing, as often as they were injected, and rare states without which nothing was proved."""
+    times, met, sometimes = Counter[str](), Counter[str](), Counter[str]()
+    for history in histories:
+        sometimes.update(history.sometimes)
+        for injection in history.injections:
+            times[injection.fault] += 1
+            met[injection.fault] += injection.met
+    for name, count in times.items():
+        if not met[name]:
+            yield Finding("not tried", f"{name} met nothing, {count} times")
+    yield from (Finding("not tried", f"never reached: {name}") for name in ALWAYS_REACHED if not sometimes[name])

@@ -54,6 +54,10 @@ class Shop:
     rush: bool = False
     """Nobody pauses for breath."""
     open: bool = True
+    until_s: float = float("inf")
+    """When the feeds give up what they had begun, on the monotonic clock."""
+    unended: list[str] = field(default_factory=list)
+    """What they gave up, which nobody may have to."""
     _number: int = 0
 
     def name(self, what: str) -> str:

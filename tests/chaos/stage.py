@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -133,13 +132,6 @@ class Stage:
             if time.monotonic() > until_s:
                 raise TimeoutError(f"not ready after {timeout_s} s\n{self.tails()}")
             await asyncio.sleep(POLL_S)
-
-    async def end(self, name: str) -> None:
-        """Kill a process of the stage, and wait until another one bears its name."""
-        pid = self.pid(name)
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        await self.wait_restarted(name, pid)
 
     async def wait_restarted(self, name: str, old_pid: int, timeout_s: float = READY_S) -> None:
         """Until another process bears the name; it need not be ready."""

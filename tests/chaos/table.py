@@ -13,7 +13,7 @@ from chaos.history import History
 
 COUNTED: Final = ("acknowledged", "refused", "unknown", "lost", "doubled", "oversold", "other")
 HEADINGS: Final = (
-    *("fault", "times", "acknowledged", "unknown", "lost", "doubled", "oversold", "other findings"),
+    *("fault", "times", "met", "acknowledged", "unknown", "lost", "doubled", "oversold", "other findings"),
     *("writes again: median, max", "all ready: median, max"),
 )
 
@@ -42,6 +42,7 @@ class Table:
         for injection in history.injections:
             row = self._row(injection.fault)
             row.counts["times"] += 1
+            row.counts["met"] += injection.met
             row.counts["in flight"] += injection.in_flight
             self.sometimes["writes under way at a fault"] += injection.in_flight
             if injection.write_again_s is not None:
@@ -129,7 +130,7 @@ NO_FAULT: Final = "(before the first)"
 
 def _line(name: str, row: Row) -> str:
     counts = row.counts
-    words = ("times", "acknowledged", "unknown", "lost", "doubled", "oversold", "other")
+    words = ("times", "met", "acknowledged", "unknown", "lost", "doubled", "oversold", "other")
     figures = [f"{counts[word]:,}" for word in words]
     return f"| {' | '.join([name, *figures, _times(row.write_again_s), _times(row.ready_again_s)])} |"
 
