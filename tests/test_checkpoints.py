@@ -13,6 +13,7 @@ from test_rehome import SKUS, Life, Shops
 from ledger import CheckpointRefused, Journal, Place, make_checkpoint
 from ledger import messages as m
 from ledger.journal.checkpoints import Checkpoints
+from ledger.journal.fold import FORGOTTEN_AFTER_MS
 from ledger.journal.folding import Folding, fold_epoch
 from ledger.journal.reader import Generation
 
@@ -97,7 +98,7 @@ async def live_on(world: World, shop: Shop) -> None:
     await shop.event("delta", "A", -1, id="later", at_ms=START_MS + 5)
     await shop.stock("SHOE", 41, "S3", source="erp", id="erp again", at_ms=START_MS + 9)
     await shop.keep("B:{}%1", 2)
-    world.shops.clock.now_ms += DAY_MS // 2 + 1
+    world.shops.clock.now_ms += FORGOTTEN_AFTER_MS - DAY_MS // 2 + 1
     await shop.ledger.expire(m.Expire())
     await shop.stock("SHOE", 44)
     await world.shops.journal(SHARDS)
