@@ -9,6 +9,7 @@ import jwt
 
 from availability import self_check
 from availability.audit_report import audit_said
+from availability.journal_watch import compared
 from availability.settings import Settings
 from ledger import KEYSPACE_FAILED, Finding, Unavailable
 from ledger import accept_clock as accept
@@ -27,7 +28,10 @@ def exit_code(findings: Sequence[Finding]) -> int:
 async def examine(settings: Settings) -> list[Finding]:
     """Everything that can be told from here."""
     missing = [Finding("unchecked", name, "is not set") for name in URLS if not getattr(settings, name)]
-    return [*_tokens(settings), *missing, *await self_check.examine(settings), *await _audit(settings)]
+    found = [*_tokens(settings), *missing, *await self_check.examine(settings)]
+    if settings.redis_url and settings.postgres_url:
+        found += await compared(settings)
+    return [*found, *await _audit(settings)]
 
 
 async def _audit(settings: Settings) -> list[Finding]:

@@ -6,7 +6,7 @@ begun again, and goes on.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -65,6 +65,7 @@ async def run(
             plan = FillPlan(known.redis_url, known.postgres_url, shards, reason, known.shards)
             with shown_progress(STEPS) as tell:
                 filled = await fill_anew(plan, tell)
+            told = _told(filled, known)
     except (Refused, FillRefused) as refused:
         click.echo(str(refused), err=True)
         return 1
@@ -72,8 +73,17 @@ async def run(
         click.echo(f"not done ({type(error).__name__}: {error}); begun again, it goes on", err=True)
         return 2
     click.echo(_folded(filled), err=True)
-    click.echo(_told(filled, settings))
+    if data_dir is not None and reason == "rehome":
+        _note_shards(data_dir, filled.shards)
+    click.echo(told)
     return 0
+
+
+def _note_shards(data_dir: Path, shards: int) -> None:
+    with suppress(Refused):  # an `up` was started meanwhile: it has noted its own
+        instance = Instance(data_dir)
+        instance.note_shards(shards)
+        instance.close()
 
 
 def _folded(filled: Filled) -> str:
@@ -138,7 +148,7 @@ async def servers_of(settings: Settings, data_dir: Path | None, *, beside_up: bo
         yield settings_of(data_dir, settings)
         return
     try:
-        async with servers_started(settings, instance) as known:
+        async with servers_started(instance.known.applied_to(settings), instance) as known:
             yield known
     finally:
         instance.close()

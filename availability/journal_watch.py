@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from availability.processes import ledger_of
 from availability.self_check import SelfCheck, self_checked
 from availability.settings import Settings
-from ledger import JOURNAL_FAILED, Journal, JournalEnd, Ledger, LedgerError, Place, Standing
+from ledger import JOURNAL_FAILED, Finding, Journal, JournalEnd, Ledger, LedgerError, Place, Standing
 
 COMPARED_EVERY_S: Final = 1.0
 RETRY_S: Final = 0.25
@@ -139,6 +139,16 @@ async def compared_ledger(settings: Settings) -> AsyncIterator[tuple[Ledger, str
     await checked.look()
     async with _opened(settings, lambda _operations, _seconds: None, checked) as (ledger, watch):
         yield ledger, await watch.compare(ledger) or checked.refusal
+
+
+async def compared(settings: Settings) -> list[Finding]:
+    """For ``doctor``: why the ledger may not be changed, by its journal. Nothing where one of them cannot be asked."""
+    try:
+        async with _opened(settings, lambda _operations, _seconds: None, SelfCheck(settings)) as (ledger, watch):
+            flaw = await watch.compare(ledger)
+    except (LedgerError, *JOURNAL_FAILED):
+        return []  # whoever looks at the servers tells that
+    return [Finding("unsafe", "the ledger", flaw.removeprefix("the ledger "), stops=True)] if flaw else []
 
 
 @asynccontextmanager

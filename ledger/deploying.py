@@ -2,7 +2,7 @@
 
 import asyncio
 
-from ledger.library import library, load
+from ledger.library import library, load, put_back
 from ledger.placement import connection_to, primaries
 
 TIMEOUT_S = 10.0
@@ -11,7 +11,7 @@ TIMEOUT_S = 10.0
 async def deploy_library(redis_url: str) -> int:
     """Load this version's library into every primary; into how many it was. Raises one of ``KEYSPACE_FAILED``.
 
-    Those of other versions stay, for processes that call them still.
+    One of its name that somebody changed is replaced. Those of other versions stay, for processes that call them still.
     """
     return sum([await load_into(url) for url in await primaries(redis_url, TIMEOUT_S)])
 
@@ -22,6 +22,6 @@ async def load_into(url: str) -> bool:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             await connection.connect()  # type: ignore[no-untyped-call]
-            return await load(connection, library())
+            return await load(connection, library()) or await put_back(connection, library())
     finally:
         await connection.disconnect(nowait=True)

@@ -17,9 +17,9 @@ from redis.asyncio import Redis
 from servers import RunningServer, as_owner, as_user, settings_as
 from waiting import wait_until
 
-from availability import access, ingest, keeper
+from availability import access, doctor, ingest, keeper
 from availability.feeds.stream import STREAM
-from availability.journal_watch import NOT_COMPARED, JournalWatch, watched_ledger
+from availability.journal_watch import NOT_COMPARED, JournalWatch, compared, watched_ledger
 from availability.settings import Settings
 from ledger import (
     Follower,
@@ -212,8 +212,11 @@ async def test_the_keeper_ends_nothing(valkey_url: str, postgres_url: str) -> No
 
         await wait_until(is_behind)
         assert await entries() == before
+        [told] = [found for found in await doctor.examine(settings) if found.subject == "the ledger"]
+        assert (told.verdict, "is behind its journal" in str(told)) == ("unsafe", True)
         await move_cursor(postgres_url, 1)
         await wait_until(is_ended)
+    assert await compared(settings) == []
     await shop.ledger.close()
 
 

@@ -16,16 +16,27 @@ from ledgers import Clock, Shop
 from msgspec.structs import replace
 from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from redis.asyncio import Redis
-from servers import RunningServer, as_owner
+from servers import RunningServer, as_owner, as_user
 from waiting import wait_until
 
-from availability import doctor, event_publisher, journaler, self_check
+from availability import access, doctor, event_publisher, journaler, self_check
 from availability.app import Api
 from availability.feeds import stream
+from availability.feeds.checks import check_nats
 from availability.journal_watch import watched_ledger
 from availability.self_check import SelfCheck
 from availability.settings import Settings
-from ledger import CheckLimits, Finding, Ledger, Unavailable, check_valkey, findings, migrate, server_check
+from ledger import (
+    CheckLimits,
+    Finding,
+    Ledger,
+    Unavailable,
+    check_valkey,
+    deploy_library,
+    findings,
+    migrate,
+    server_check,
+)
 from ledger.library import library
 
 pytestmark = pytest.mark.anyio
@@ -130,9 +141,22 @@ async def test_a_library_that_somebody_changed_stops_us(valkey_url: str) -> None
     await nothing_stops(settings)
     async with Redis.from_url(as_owner(valkey_url)) as client:
         await client.function_load(ours.text.replace("redis.error_reply", "redis.status_reply"), replace=True)
-        await stops(settings, "Valkey's function library", "FUNCTION DELETE")
-        await client.function_delete(ours.name)
+        await stops(settings, "Valkey's function library", "run `availability migrate`")
+    assert await deploy_library(as_user(valkey_url, access.OPERATOR)) == 1
     await nothing_stops(settings)
+
+
+async def test_a_library_that_is_missing_is_told(valkey_url: str) -> None:
+    """Where the ledger has begun: `doctor` would call well what answers every request with 503."""
+    settings, subject = Settings(redis_url=valkey_url), "Valkey's function library"
+    async with Redis.from_url(as_owner(valkey_url)) as client:
+        await client.flushall()
+        await client.function_flush("SYNC")
+        assert subject not in {finding.subject for finding in await self_check.examine(settings)}
+        await client.set("{s0}:anything", 1)
+        (missing,) = [found for found in await self_check.examine(settings) if found.subject == subject]
+        assert (missing.verdict, "run `availability migrate`" in missing.text) == ("unsafe", True)
+        await client.flushall()
 
 
 async def test_what_a_user_may_not_ask_is_unchecked_with_what_to_grant(valkey_url: str) -> None:
@@ -383,6 +407,19 @@ async def test_a_stream_that_may_lose_events_makes_the_api_not_ready(nats_url: s
 
 def checked_settings(nats_url: str) -> Settings:
     return Settings(nats_url=nats_url, token_issuer="us")
+
+
+async def test_a_stream_that_is_not_there_is_named(nats_url: str) -> None:
+    """It loses nothing, but to call it one that does not would hide that somebody removed it."""
+    client = await nats.connect(nats_url)
+    jetstream = client.jetstream()
+    [found] = await check_nats(nats_url)
+    assert (found.verdict, "no stream STOCK or AVAILABILITY yet" in found.text) == ("ok", True)
+    await jetstream.add_stream(stream.WANTED)
+    [found] = await check_nats(nats_url)
+    assert (found.verdict, "no stream AVAILABILITY yet" in found.text) == ("ok", True)
+    await jetstream.delete_stream(stream.STREAM)
+    await client.close()
 
 
 async def test_a_consumer_that_gives_up_and_a_stream_that_fills_up_are_told(nats_url: str) -> None:
