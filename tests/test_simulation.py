@@ -13,8 +13,8 @@ from servers import RunningServer
 from simulation.states import MUST_REACH
 from simulation.world import Run, Servers
 
-FIRST, SEEDS = 1, 15
-"""What the budget of ``make test`` allows; by number, so that what is reached is no luck."""
+SEEDS = (*range(1, 10), 12, 17)
+"""What the budget of ``make test`` allows: some 20 s, of 60. Named, so that what is reached is no luck."""
 CORPUS = Path(__file__).parent / "simulation" / "seeds.txt"
 
 
@@ -33,7 +33,7 @@ def corpus() -> list[int]:
 def test_no_seed_breaks_a_promise(simulated: Servers, capsys: pytest.CaptureFixture[str]) -> None:
     """P1 to P10, and the rare states were reached."""
     reached, operations = Counter[str](), 0
-    seeds = [*corpus(), *range(FIRST, FIRST + SEEDS)]
+    seeds = [*corpus(), *(seed for seed in SEEDS if seed not in corpus())]
     for seed in seeds:
         outcome = Run(simulated, seed).run()
         assert outcome.broken is None, f"seed {seed} broke {outcome.broken}\nagain: make simulate SEED={seed}"
@@ -45,6 +45,8 @@ def test_no_seed_breaks_a_promise(simulated: Servers, capsys: pytest.CaptureFixt
 
 
 def test_a_seed_is_the_same_run_each_time(simulated: Servers) -> None:
-    first, again = (Run(simulated, 3).run() for _ in range(2))
-    assert first.history == again.history
-    assert (first.steps, first.reached) == (again.steps, again.reached)
+    """Whether few use the service or many, and on one shard or on two."""
+    for seed in (1, 3, 7):
+        first, again = (Run(simulated, seed).run() for _ in range(2))
+        assert first.history == again.history
+        assert (first.steps, first.reached) == (again.steps, again.reached)
