@@ -5,7 +5,7 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +82,7 @@ class _Up:
         deploying = asyncio.create_task(
             keep_deployed(self._settings, self._deployment_due, own_postgres="postgres_url" in self._with_users)
         )
-        watches = [deploying, *map(asyncio.create_task, (self._watch(), self._keep_nats_taking()))]
+        watches = [deploying, *map(asyncio.create_task, self._watches())]
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait([stopping, *tasks, *watches], return_when=asyncio.FIRST_COMPLETED)
         for task in watches:
@@ -187,21 +187,27 @@ class _Up:
             was_ready, said = was_ready or not reasons, reasons
             await asyncio.sleep(POLL_RUNNING_S if was_ready else POLL_STARTING_S)
 
-    async def _keep_nats_taking(self) -> None:
+    def _watches(self) -> Iterator[Coroutine[None, None, None]]:
+        """What goes on for as long as we run."""
+        yield self._watch()
+        for child in self._servers:
+            if child.name == "nats":
+                yield self._keep_nats_taking(child)
+
+    async def _keep_nats_taking(self, nats: Child) -> None:
         """Start our NATS again when it greets, and a stream of it takes nothing: twice in a row, not while it starts.
 
         Its disk may be well again by then, or not: then it fails again, and waits longer each time.
         """
-        for child in (child for child in self._servers if child.name == "nats"):
-            before = None
-            while True:
-                await asyncio.sleep(POLL_RUNNING_S)
-                refusal = await self._refusal_of_nats()
-                if refusal is not None and before is not None:
-                    _say(f"nats takes nothing ({refusal})")
-                    await child.restart()
-                    refusal = None
-                before = refusal
+        before = None
+        while True:
+            await asyncio.sleep(POLL_RUNNING_S)
+            refusal = await self._refusal_of_nats()
+            if refusal is not None and before is not None:
+                _say(f"nats takes nothing ({refusal})")
+                await nats.restart()
+                refusal = None
+            before = refusal
 
     async def _refusal_of_nats(self) -> str | None:
         address = urlsplit(self._settings.nats_url)

@@ -71,6 +71,15 @@ def test_a_child_that_dies_is_started_again_where_it_was(up: Up, name: str) -> N
     assert f"{name} ended (SIGKILL) and is started again" in up.errors.read_text()
 
 
+def test_a_postgres_of_which_a_process_crashed_is_started_again(up: Up) -> None:
+    """By itself Postgres 18 can stay in recovery for good, as a living process."""
+    up.wait_ready()
+    pid = up.pids()["postgres"]
+    [first, *_] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(int(first), signal.SIGABRT)
+    up.wait_restarted("postgres", pid)
+
+
 @pytest.mark.anyio
 async def test_a_nats_that_takes_nothing_more_is_started_again(up: Up) -> None:
     """P8: after a failed write it would refuse every event for good, though its disk is well again."""
