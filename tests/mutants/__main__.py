@@ -14,10 +14,26 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from . import of_answering, of_promising, of_records
+from . import (
+    of_access,
+    of_answering,
+    of_auditing,
+    of_checking,
+    of_clocks,
+    of_copying,
+    of_feeding,
+    of_judging,
+    of_promising,
+    of_records,
+    of_recovering,
+)
 from .mutant import Mutant
 
-MUTANTS: Final = [*of_promising.MUTANTS, *of_answering.MUTANTS, *of_records.MUTANTS]
+MUTANTS: Final = [
+    *(*of_promising.MUTANTS, *of_answering.MUTANTS, *of_access.MUTANTS, *of_checking.MUTANTS, *of_clocks.MUTANTS),
+    *(*of_records.MUTANTS, *of_feeding.MUTANTS, *of_auditing.MUTANTS, *of_recovering.MUTANTS, *of_copying.MUTANTS),
+    *of_judging.MUTANTS,
+]
 ROOT: Final = Path(__file__).parents[2]
 TIMEOUT_S: Final = 90.0
 """Of the tests of one mutant; one that makes them hang is caught too."""
