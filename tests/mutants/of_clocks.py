@@ -62,7 +62,7 @@ MUTANTS = [
         "ledger/server_clock.py",
         "if mark == ACCEPTED:",
         "if mark == b'x':",
-        (f"{CLOCK}::test_a_machine_whose_own_clock_is_wrong_changes_nothing_until_it_is_mended",),
+        (f"{CLOCK}::test_a_process_that_is_started_after_the_jump_does_not_believe_it_either",),
     ),
     Mutant(
         "P9",
