@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from books import live_shortages
 from folding import assert_folds
@@ -22,6 +23,7 @@ from ledger import (
     Filters,
     Journal,
     Ledger,
+    NotFilled,
     Place,
     Reservations,
     Unavailable,
@@ -421,6 +423,27 @@ async def test_killed_at_any_step_it_ends_right_when_begun_again(shops: Shops, s
     with pytest.raises(Unavailable, match="being filled anew"):
         await old.hold(("A", 1))
     await life.check(await shops.rehome(4))
+
+
+async def test_what_is_not_what_was_folded_is_not_opened(shops: Shops, client: Redis) -> None:
+    """P7: as when a bit turned over while it was put back."""
+    life = Life()
+    await life.begin(await shops.open(1))
+
+    def change_a_position(at: str, _done: int, _total: int) -> None:
+        if at == "journal":
+            [location, *_] = client.hkeys("{s0}:sku:A")
+            packed: Any = client.hget("{s0}:sku:A", location)
+            position = msgspec.msgpack.decode(packed)
+            client.hset("{s0}:sku:A", location, msgspec.msgpack.encode([position[0] + 1, *position[1:]]))
+
+    with pytest.raises(NotFilled, match="1 positions differ"):
+        await shops.fill(1, "rebuild", change_a_position)
+    old = await shops.open(1)
+    with pytest.raises(Unavailable, match="being filled anew"):
+        await old.hold(("A", 1))
+    await shops.fill(1, "rebuild")
+    await life.check(await shops.open(1))
 
 
 async def test_a_ledger_that_was_lost_is_rebuilt_from_its_journal(shops: Shops, client: Redis) -> None:

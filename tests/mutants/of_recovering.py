@@ -7,6 +7,7 @@ COMMANDS = "tests/test_recovery_commands.py"
 FAILOVER = "tests/test_failover.py"
 FENCING = "tests/test_fencing.py"
 REHOMING = "tests/test_rehoming.py"
+PROGRAMS = "tests/test_agreement_faults.py::test_lua_and_rules_agree_through_kills_losses_and_rebuilds[1]"
 
 MUTANTS = [
     Mutant(
@@ -94,7 +95,7 @@ MUTANTS = [
         "an operation that was done on one shard only is told",
         "ledger/rehoming.py",
         "    operations = list(dict.fromkeys(name for part in parts.values() for name in part.operations))",
-        "    operations = list(next(iter(reversed(parts.values()))).operations)",
+        "    operations = list(next(iter(parts.values())).operations)",
         (f"{REHOMING}::test_a_change_that_was_done_on_one_shard_is_told",),
     ),
     Mutant(
@@ -159,7 +160,7 @@ MUTANTS = [
         "ledger/filling.py",
         "            if wrong or known != records:",
         "            if wrong and known != records:",
-        ("tests/test_rehome.py",),
+        ("tests/test_rehome.py::test_what_is_not_what_was_folded_is_not_opened",),
     ),
     Mutant(
         "P1",
@@ -176,5 +177,29 @@ MUTANTS = [
         "    if flaws := await unfit(plan.replica_url):",
         "    if flaws := (await unfit(plan.replica_url))[:0]:",
         (f"{FAILOVER}::test_an_unfit_replica_is_not_promoted",),
+    ),
+    Mutant(
+        "P3",
+        "what was put back knows what was done to it",
+        "ledger/lua/restore.lua",
+        "  for _, operation in ipairs(operations) do put_back_operation",
+        "  for _, operation in ipairs({}) do put_back_operation",
+        (PROGRAMS,),
+    ),
+    Mutant(
+        "P3",
+        "a verb whose answer was lost is done once",
+        "ledger/lua/operating.lua",
+        "  if before then return before end\n",
+        "",
+        (PROGRAMS,),
+    ),
+    Mutant(
+        "P8",
+        "a rebuilt ledger knows the counts that were taken",
+        "ledger/lua/restore.lua",
+        "    counts[key] = after[2]['']",
+        "    counts[key] = ''",
+        (PROGRAMS,),
     ),
 ]
