@@ -64,7 +64,7 @@ class Rules:
         self.client_open_reservations_max = client_open_reservations_max
         self.client_held_units_max = client_held_units_max
         self.now_ms = self.last_ms = 0
-        self.seq = 0
+        self.epoch, self.seq = 1, 0
         self.locations: dict[str, m.Location] = {}
         self.stock: dict[Place, Stock] = {}
         self.views: dict[Place, Views] = {}
@@ -209,7 +209,7 @@ class Rules:
 
     def _stamp(self, claim: Claim) -> None:
         self._changed = True
-        claim.seq = self.seq + 1
+        claim.epoch, claim.seq = self.epoch, self.seq + 1
 
     def is_known(self, sku: str) -> bool:
         return any(place.sku == sku for place in self.stock)

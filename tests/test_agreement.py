@@ -92,15 +92,15 @@ class Agreement(RuleBasedStateMachine):
         self.clock[0] = START_MS
         self.owners: dict[str, str] = {}
 
-    def step(self, operation: m.Operation) -> None:
+    async def answer(self, operation: m.Operation) -> m.Outcome:
+        """What the real ledger says."""
         names = {m.PutLocation: "put_location", m.PutSafetyStock: "put_safety_stock", m.Return: "return_"}
         method = names.get(type(operation), type(operation).__name__.lower())
+        outcome: m.Outcome = await getattr(self.ledger, method)(operation)
+        return outcome
 
-        async def answer() -> m.Outcome:
-            outcome: m.Outcome = await getattr(self.ledger, method)(operation)
-            return outcome
-
-        actual = self.runner.run(answer())
+    def step(self, operation: m.Operation) -> None:
+        actual = self.runner.run(self.answer(operation))
         expected = self.model.decide(operation, self.clock[0])
 
         assert self.comparable(expected) == self.comparable(actual)
@@ -341,12 +341,16 @@ class Agreement(RuleBasedStateMachine):
         self.step(m.Read(everything))
         for sku in SKUS:
             self.step(m.Views(sku))
-        for shard in range(self.shards):
-            assert_books_balance(self.redis, shard)
-            assert_folds(self.redis, shard)
+        self.assert_journaled()
         if self.shards == 1:
             counts = {name: (self.model.open_reservations(name), self.model.held_units(name)) for name in CLIENTS}
             assert client_counts(self.redis) == {name: count for name, count in counts.items() if count[0]}
+
+    def assert_journaled(self) -> None:
+        """The journal says what is there."""
+        for shard in range(self.shards):
+            assert_books_balance(self.redis, shard)
+            assert_folds(self.redis, shard)
 
 
 @pytest.fixture(params=[1, 4])

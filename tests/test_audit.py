@@ -257,6 +257,23 @@ async def test_a_ledger_that_lost_entries_is_told(valkey_url: str, postgres_url:
         assert ("ledger-behind", "shard 0") in await found(audit)
 
 
+async def test_an_entry_that_cannot_be_read_or_does_not_add_up_is_told(
+    valkey_url: str, postgres_url: str, database: asyncpg.Connection
+) -> None:
+    async with journaled(valkey_url, postgres_url, Clock()) as shop:
+        await shop.open()  # 1
+        for sku in ("A", "B", "C"):
+            await shop.stock(sku, 10)  # 2 to 4
+    body = await database.fetchval("select body from availability.entry where seq = 3")
+    whole = unpack(body, type=JournalEntry)
+    moved_nothing = replace(whole, operations=[replace(each, movements=[]) for each in whole.operations])
+    change_body = "update availability.entry set body = $2 where seq = $1"
+    await database.execute(change_body, 3, pack(moved_nothing))
+    await database.execute(change_body, 4, b"no entry")
+    async with audited(valkey_url, postgres_url) as audit:
+        assert {("entry-unbalanced", "1-3 B@S1"), ("entry-unreadable", "1-4")} <= await found(audit)
+
+
 async def test_what_cannot_be_compared_is_told_in_words(
     valkey_url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

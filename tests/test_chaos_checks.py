@@ -64,6 +64,17 @@ def one_ending_too_many(story: Story) -> None:
     story.expire("ann", 2, at_s=9.5)
 
 
+def ended_before_it_was_held(story: Story) -> None:
+    """The sums are right."""
+    [ended] = [effect for effect in story.effects if effect.verb == "expire"]
+    story.effects.remove(ended)
+    story.effects.insert(story.place("cid"), ended)
+
+
+def otherwise_than_it_was_told(story: Story) -> None:
+    story.is_now("ann", 2, 9.0, shipped=2)
+
+
 def still_held(story: Story) -> None:
     story.is_now("cid", 1, 4.0, held=1)
 
@@ -106,6 +117,12 @@ def a_look_before_its_time(story: Story) -> None:
 
 def an_event_is_lost(story: Story) -> None:
     story.effects = [effect for effect in story.effects if effect.verb != "apply"]
+
+
+def an_event_is_applied_as_another(story: Story) -> None:
+    """The sum is right."""
+    [place] = [number for number, effect in enumerate(story.effects) if effect.verb == "apply"]
+    story.effects[place] = story.effects[place]._replace(key="another")
 
 
 def an_event_counts_otherwise(story: Story) -> None:
@@ -172,6 +189,8 @@ def dropped_after_it_was_acknowledged(story: Story) -> None:
         (nobody_asked, "ghost"),
         (done_although_refused, "ghost"),
         (one_ending_too_many, "ended twice"),
+        (ended_before_it_was_held, "ended twice"),
+        (otherwise_than_it_was_told, "ended twice"),
         (expired_before_its_time, "ended twice"),
         (still_held, "not expired"),
         (sell_what_is_not_there, "oversold"),
@@ -183,6 +202,7 @@ def dropped_after_it_was_acknowledged(story: Story) -> None:
         (a_look_that_was_never_so, "no order"),
         (a_look_before_its_time, "no order"),
         (an_event_is_lost, "feed"),
+        (an_event_is_applied_as_another, "feed"),
         (an_event_counts_otherwise, "feed"),
     ],
 )

@@ -142,7 +142,7 @@ async def test_a_fold_from_a_checkpoint_on_is_the_fold_from_the_start(
     assert at_second is not None
     assert [plain(fold) for fold in at_second.folds] == right
     assert any(world.life.single in fold.reservations for fold in at_first.folds)
-    assert not any(world.life.single in fold["reservations"] for fold in right)  # it ended a day ago
+    assert not any(world.life.single in fold["reservations"] for fold in right)  # it ended too long ago
     again = await make_checkpoint(world.url, SHARDS)
     assert (again.number, again.based_on, again.entries) == (None, 2, 0)
     await check_spoiled(world, caplog, right)

@@ -171,6 +171,10 @@ async def test_an_order_that_fails_half_way_leaves_no_part_of_it_behind(market: 
 
     assert [(line.line, line.sku) for line in refused.lines] == [(3, "C")]
     assert market.seq == before, "a refusal writes nothing, not even a trace"
+    # Nor does it take anything from who is decided in the same call.
+    asked = [(("A", 1), ("B", 1), ("C", 1)), (("A", 5), ("B", 5))]
+    _, granted = await asyncio.gather(*(market.shop.hold(*lines) for lines in asked))
+    assert isinstance(granted, m.Done)
 
 
 async def test_a_buyer_who_is_paying_does_not_keep_another_from_buying(market: Market) -> None:

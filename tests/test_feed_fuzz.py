@@ -33,6 +33,8 @@ def test_no_broken_message_is_lost_or_raises(judge: Judge) -> None:
 def test_good_and_foreign_messages_are_not_lost_either(judge: Judge, choice: int) -> None:
     for body in corpus():
         judge.judge(body, headers_of(choice, "\0é%00%ff%ed%a0%80"))
+    for text in HARD:
+        judge.judge(corpus()[0], headers_of(choice, text.decode("latin-1")))
 
 
 @pytest.mark.parametrize("part", [*HARD, b"{", b'"', b"9", b" ", b'{"id":"x"},'])

@@ -181,7 +181,9 @@ async def test_other_content_under_a_known_number_stops_the_journal(
         await wait_until(condition(lambda: seen.written.conflicts == 1))
         await put(redis, entry(3, sku="OTHER"), entry(4))
         await wait_until(condition(lambda: seen.written.held_back == 1))
-    async with following(valkey_url, journal_url) as again:  # it is not forgotten by starting anew
+    async with writing(journal_url) as writer:  # it is not forgotten by starting anew, nor by who reads no entry again
+        assert (await writer.write([RawEntry(Place(1, 4), encoded(entry(4)))])).held_back == 1
+    async with following(valkey_url, journal_url) as again:
         await wait_until(condition(lambda: again.written.held_back == 1))
         await wait_until(condition(lambda: any(status.is_stopped for status in again.status)))
         assert (await journal.cursor(0)).place == Place(1, 3)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 from books import live_shortages
 from folding import assert_folds
@@ -25,6 +26,7 @@ from ledger import (
     Filters,
     Journal,
     Ledger,
+    NotFilled,
     Place,
     Reservations,
     Unavailable,
@@ -464,6 +466,27 @@ async def test_what_a_killed_one_left_at_postgres_is_waited_for_and_else_named(
     await database.close()
     await life.check(await shops.rehome(4))
     await other.close()
+
+
+async def test_what_is_not_what_was_folded_is_not_opened(shops: Shops, client: Redis) -> None:
+    """P7: as when a bit turned over while it was put back."""
+    life = Life()
+    await life.begin(await shops.open(1))
+
+    def change_a_position(at: str, _done: int, _total: int) -> None:
+        if at == "journal":
+            [location, *_] = client.hkeys("{s0}:sku:A")
+            packed: Any = client.hget("{s0}:sku:A", location)
+            position = msgspec.msgpack.decode(packed)
+            client.hset("{s0}:sku:A", location, msgspec.msgpack.encode([position[0] + 1, *position[1:]]))
+
+    with pytest.raises(NotFilled, match="1 positions differ"):
+        await shops.fill(1, "rebuild", change_a_position)
+    old = await shops.open(1)
+    with pytest.raises(Unavailable, match="being filled anew"):
+        await old.hold(("A", 1))
+    await shops.fill(1, "rebuild")
+    await life.check(await shops.open(1))
 
 
 async def test_a_ledger_that_was_lost_is_rebuilt_from_its_journal(shops: Shops, client: Redis) -> None:

@@ -14,10 +14,26 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from . import of_answering, of_promising, of_records
+from . import (
+    of_access,
+    of_answering,
+    of_auditing,
+    of_checking,
+    of_clocks,
+    of_copying,
+    of_feeding,
+    of_judging,
+    of_promising,
+    of_records,
+    of_recovering,
+)
 from .mutant import Mutant
 
-MUTANTS: Final = [*of_promising.MUTANTS, *of_answering.MUTANTS, *of_records.MUTANTS]
+MUTANTS: Final = [
+    *(*of_promising.MUTANTS, *of_answering.MUTANTS, *of_access.MUTANTS, *of_checking.MUTANTS, *of_clocks.MUTANTS),
+    *(*of_records.MUTANTS, *of_feeding.MUTANTS, *of_auditing.MUTANTS, *of_recovering.MUTANTS, *of_copying.MUTANTS),
+    *of_judging.MUTANTS,
+]
 ROOT: Final = Path(__file__).parents[2]
 TIMEOUT_S: Final = 90.0
 """Of the tests of one mutant; one that makes them hang is caught too."""
@@ -37,7 +53,7 @@ def main() -> int:
         copies: SimpleQueue[Path] = SimpleQueue()
         for number in range(asked.workers):
             copies.put(_copy(Path(folder) / str(number)))
-        if not _all_pass(chosen, copies):
+        if not _all_pass(chosen, copies, asked.workers):
             return 1
         with ThreadPoolExecutor(asked.workers) as workers:
             return _tell(chosen, workers.map(lambda mutant: _result(mutant, copies), chosen))
@@ -75,10 +91,11 @@ def _pytest(copy: Path, tests: Iterable[str], *options: str, timeout_s: float | 
     return process.returncode, printed.decode(errors="replace")[-3_000:]
 
 
-def _all_pass(mutants: Sequence[Mutant], copies: "SimpleQueue[Path]") -> bool:
+def _all_pass(mutants: Sequence[Mutant], copies: "SimpleQueue[Path]", workers: int) -> bool:
     """Whether all tests pass where nothing is broken: otherwise a failure would tell nothing."""
     copy = copies.get()
-    ended, printed = _pytest(copy, dict.fromkeys(test for mutant in mutants for test in mutant.tests), timeout_s=None)
+    tests = dict.fromkeys(test for mutant in mutants for test in mutant.tests)
+    ended, printed = _pytest(copy, tests, f"--numprocesses={workers}", "--dist=worksteal", timeout_s=None)
     copies.put(copy)
     if ended != 0:
         print(f"{printed}\nTests fail although nothing is broken (exit {ended}): mend these first.")  # noqa: T201

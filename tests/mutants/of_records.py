@@ -1,11 +1,9 @@
-"""Owns the mutants of the journal and the feeds: P7, P8."""
+"""Owns the mutants of the journal: P7."""
 
 from .mutant import Mutant
 
 JOURNAL = "tests/test_journal.py"
-LEDGER = "tests/test_ledger.py"
 SERVER = "tests/test_server_ledger.py"
-FEED = "tests/test_feed_consumer.py"
 REHOME = "tests/test_rehome.py"
 
 MUTANTS = [
@@ -88,110 +86,5 @@ MUTANTS = [
         "    if shard[4] and shard[4] ~= shards then return nil, ('SHARDS %d'):format(shard[4]) end\n",
         "",
         (f"{REHOME}::test_processes_of_other_settings_are_refused",),
-    ),
-    Mutant(
-        "P8",
-        "an event counts once",
-        "ledger/lua/convergence.lua",
-        "  if seen then\n",
-        "  if seen and false then\n",
-        (f"{LEDGER}::test_an_event_counts_once",),
-    ),
-    Mutant(
-        "P8",
-        "an id with other content is quarantined",
-        "ledger/lua/convergence.lua",
-        "if same_event(seen, event) then outcome = 'duplicate'",
-        "if seen then outcome = 'duplicate'",
-        (f"{LEDGER}::test_an_id_with_other_content_is_quarantined",),
-    ),
-    Mutant(
-        "P8",
-        "a late snapshot gets the later deltas added again",
-        "ledger/lua/convergence.lua",
-        "  if window.newest_ms > event[OCCURRED] then",
-        "  if window.newest_ms > NEVER_MS then",
-        (f"{LEDGER}::test_a_snapshot_that_arrives_late_gets_the_later_deltas_added_again",),
-    ),
-    Mutant(
-        "P8",
-        "a delta that the count contains is not added",
-        "ledger/lua/convergence.lua",
-        "  local from_later = at_ms > base_of(window, from)[2]",
-        "  local from_later = at_ms >= base_of(window, from)[2]",
-        (f"{LEDGER}::test_a_delta_that_the_count_contains_is_recorded_and_not_added",),
-    ),
-    Mutant(
-        "P8",
-        "what comes from before the horizon is not guessed",
-        "ledger/lua/convergence.lua",
-        "  if at_ms <= window.horizon_ms then return 'quarantined', 'late' end\n",
-        "",
-        (f"{SERVER}::test_a_full_window_folds_its_oldest_events_and_the_horizon_moves",),
-    ),
-    Mutant(
-        "P8",
-        "of two snapshots of one time the sequence decides",
-        "ledger/lua/window.lua",
-        "  if event[SEQUENCE] ~= base[3] then return event[SEQUENCE] > base[3] end\n",
-        "",
-        ("tests/test_convergence.py::test_any_way_of_the_same_events_over_http_ends_in_the_same_numbers",),
-    ),
-    Mutant(
-        "P8",
-        "only a location's authority sets its stock",
-        "ledger/lua/authority.lua",
-        "  return not authority or source == authority or",
-        "  return not authority or source ~= authority or",
-        ("tests/test_stock_sources.py::test_a_source_that_is_not_believed_leaves_a_view_and_the_stock_alone",),
-    ),
-    Mutant(
-        "P8",
-        "nothing is acknowledged before the quarantine has what could not be applied",
-        "availability/feeds/intake.py",
-        "            raise (_partly(failure) if good else failure) from error",
-        "            assert failure, error",
-        (f"{FEED}::test_nothing_is_acknowledged_while_the_quarantine_is_away",),
-    ),
-    Mutant(
-        "P8",
-        "nothing is acknowledged before the ledger has it",
-        "availability/feeds/consumer.py",
-        "        carried = [events_of(message) for message in messages]\n",
-        "        for message in messages:\n            await client.publish(message.reply, Msg.Ack.Ack)\n"
-        "        carried = [events_of(message) for message in messages]\n",
-        (f"{FEED}::test_nothing_is_lost_while_the_ledger_is_away",),
-    ),
-    Mutant(
-        "P8",
-        "nobody sends for another source",
-        "availability/feeds/decoding.py",
-        "    if expected_source is not None and event.source not in (None, expected_source):",
-        "    if expected_source is not None and event.source == expected_source and not event.source:",
-        (f"{FEED}::test_nobody_sends_for_another_source",),
-    ),
-    Mutant(
-        "P8",
-        "a bad event of a list stops no other",
-        "availability/feeds/decoding.py",
-        "    except UNREADABLE as error:\n        return _unreadable(raw, defaults, clean(error))",
-        "    except UnicodeDecodeError as error:\n        return _unreadable(raw, defaults, clean(error))",
-        ("tests/test_feed_decoding.py::test_bytes_that_are_no_event_are_refused_quietly",),
-    ),
-    Mutant(
-        "P8",
-        "texts that Postgres refuses are still kept",
-        "ledger/journal/quarantine.py",
-        '    return text.replace("\\0", "\\\\0").encode("utf-8", "backslashreplace").decode()',
-        "    return text",
-        ("tests/test_journal_feeds.py::test_texts_that_postgres_refuses_are_still_kept",),
-    ),
-    Mutant(
-        "P8",
-        "a wiped stream is made anew",
-        "availability/feeds/stream.py",
-        "        found = (await jetstream.add_stream(WANTED)).config",
-        "        found = WANTED",
-        (f"{FEED}::test_a_wiped_stream_and_a_deleted_consumer_are_made_anew",),
     ),
 ]
