@@ -102,20 +102,6 @@ def test_every_problem_that_is_declared_is_documented_with_its_example(document:
             msgspec.convert(example, kind.body)
 
 
-def integers_of(node: Any) -> list[dict[str, Any]]:
-    if not isinstance(node, dict):
-        return [found for each in node for found in integers_of(each)] if isinstance(node, list) else []
-    return ([node] if node.get("type") == "integer" else []) + integers_of(list(node.values()))
-
-
-def test_every_whole_number_says_how_it_is_written(document: Any) -> None:
-    """JSON Schema takes ``1.0`` for an integer; we do not."""
-    found = integers_of(document["components"]["schemas"])
-    assert len(found) > 50
-    for whole in [*found, *integers_of(document["paths"])]:
-        assert "digits" in whole["description"] or whole["description"].startswith("Seconds"), whole
-
-
 def test_every_example_of_a_body_is_one(document: Any) -> None:
     assert document["openapi"] == "3.1.0"
     for endpoint in ENDPOINTS:

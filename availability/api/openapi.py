@@ -14,7 +14,6 @@ TITLE: Final = "Inventory availability and reservations"
 VERSION: Final = "1"
 _REFERENCE: Final = "#/components/schemas/{name}"
 _PROBLEM_JSON: Final = "application/problem+json"
-_WHOLE: Final = "A whole number: digits, without a point or an exponent. `1.0` is refused."
 _OF_EVERY_TOKEN: Final = (
     *("unauthenticated", "forbidden", "rate-limited"),
     *("overloaded", "not-ready", "unknown", "internal-error"),
@@ -93,22 +92,17 @@ def document(endpoints: Sequence[Endpoint]) -> bytes:
             },
         },
     }
-    return msgspec.json.encode(_in_words_of_others(told))
+    return msgspec.json.encode(_with_portable_patterns(told))
 
 
-def _in_words_of_others(node: Any) -> Any:
-    """As JSON Schema has it: ECMA's patterns have no other end than ``$``, which lets no trailing newline through.
-
-    An ``integer`` may be written as ``1.0`` there, which we refuse; that can only be said in words.
-    """
+def _with_portable_patterns(node: Any) -> Any:
+    """Patterns as JSON Schema has them: ECMA has no other end than ``$``, which lets no trailing newline through."""
     if isinstance(node, dict):
-        told = {name: _in_words_of_others(value) for name, value in node.items()}
-        if isinstance(pattern := told.get("pattern"), str):
-            told["pattern"] = re.sub(r"\\Z$", "$", pattern)
-        if told.get("type") == "integer":
-            told.setdefault("description", _WHOLE)
-        return told
-    return [_in_words_of_others(value) for value in node] if isinstance(node, list) else node
+        portable = {name: _with_portable_patterns(value) for name, value in node.items()}
+        if isinstance(pattern := portable.get("pattern"), str):
+            portable["pattern"] = re.sub(r"\\Z$", "$", pattern)
+        return portable
+    return [_with_portable_patterns(value) for value in node] if isinstance(node, list) else node
 
 
 def _shapes(endpoints: Iterable[Endpoint]) -> list[type]:
