@@ -3,7 +3,7 @@
 Exit codes: 0 = explained, 1 = the journal knows of no such position at that time, 2 = it could not be asked.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -12,11 +12,11 @@ import click
 import msgspec
 
 from availability import embedded
-from availability.filling_commands import servers_of, shown_progress
 from availability.instance import Refused
-from availability.quarantine_commands import printable
+from availability.instance_servers import servers_of
 from availability.settings import Settings
 from availability.shapes import time_text
+from availability.terminal import printable, shown_progress, table
 from ledger import JOURNAL_FAILED, Explanation, Touch, Unexplained, Unreadable
 from ledger import explain as explain_position
 
@@ -119,8 +119,11 @@ def _lines(found: Explanation) -> Iterator[str]:
     elif whole < 0:
         yield "    more is claimed than is there: the position is overcommitted, and the answer is 0"
     yield ""
-    yield "the newest movements:" if found.touches else "no movement was asked for, or none was told"
-    yield from _table(found.touches)
+    if not found.touches:
+        yield "no movement was asked for, or none was told"
+        return
+    yield "the newest movements:"
+    yield from table([COLUMNS, *map(_cells, found.touches)])
 
 
 def _sum(name: str, units: int) -> str:
@@ -164,19 +167,11 @@ def _claims(found: Explanation, state: str) -> Iterator[str]:
         yield _part(" ", sum(getattr(claim, state) for claim in rest), f"{len(rest):,} more, older reservations")
 
 
-def _table(touches: Iterable[Touch]) -> Iterator[str]:
-    rows = [COLUMNS] + [
-        (
-            *(time_text(touch.at_ms), touch.verb, touch.from_bucket, touch.to_bucket, f"{touch.quantity:,}"),
-            *(_what(touch), touch.client or "-", touch.entry),
-        )
-        for touch in touches
-    ]
-    if len(rows) == 1:
-        return
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+def _cells(touch: Touch) -> tuple[str, ...]:
+    return (
+        *(time_text(touch.at_ms), touch.verb, touch.from_bucket, touch.to_bucket, f"{touch.quantity:,}"),
+        *(_what(touch), touch.client or "-", touch.entry),
+    )
 
 
 def _what(touch: Touch) -> str:
