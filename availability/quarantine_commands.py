@@ -16,6 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
+from availability.cli_running import NotChecked
 from availability.feeds.decoding import Undecodable
 from availability.feeds.gaps import GAP
 from availability.feeds.intake import Envelope, Message, RawEvent, take_all
@@ -31,10 +32,6 @@ CLIENT: Final = "quarantine"
 PAGE_ROWS: Final = 100
 DETAIL_SHOWN: Final = 60
 COLUMNS: Final = ("ID", "RECEIVED", "SOURCE", "EVENT", "REASON", "DETAIL")
-
-
-class NotChecked(Exception):
-    """A server did not answer as it must: nothing can be said. The text says which, and never a secret."""
 
 
 async def list_open(settings: Settings, *, limit: int, before: int | None, as_json: bool) -> int:
