@@ -18,14 +18,13 @@ from ledger.library import library
 from ledger.messages import Position
 from ledger.placement import Placement
 from ledger.shard import PROCESS
-from ledger.state import ShardRecord
+from ledger.state import ShardRecord, shard_record
 
 TIMEOUT_S = 30.0
 PORTION = 1_000
 KEYSPACE_FAILED = (RedisError, OSError, TimeoutError, Unavailable)
 """The server is away or refuses: what was under way can be begun again."""
 
-_decode_record = msgspec.msgpack.Decoder(ShardRecord).decode
 _decode_position = msgspec.msgpack.Decoder(Position).decode
 
 
@@ -49,7 +48,7 @@ class Keyspace:
     async def record(self) -> ShardRecord | None:
         """What the shard knows of itself; None where nothing was ever written."""
         packed: Any = await self._client.get(shard_key(self.shard))
-        return _decode_record(packed) if packed else None
+        return shard_record(packed) if packed else None
 
     async def entry(self, place: Place) -> bytes | None:
         """The body of the entry at this place of the stream; None when the stream has none there."""
@@ -64,7 +63,7 @@ class Keyspace:
         """
         argument = msgspec.msgpack.encode((epoch, clock_ms, shards))
         packed: Any = await self._client.fcall(library().fence, 1, shard_key(self.shard), argument)
-        return _decode_record(packed)
+        return shard_record(packed)
 
     async def clear(self, epoch: int, *, journal: bool) -> None:
         """Remove every key but the shard's own record; the stream of its ``journal`` only if that is asked for.

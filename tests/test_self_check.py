@@ -248,7 +248,7 @@ async def test_clocks_that_differ_stop_us(
     """P9."""
     settings = Settings(redis_url=valkey_url, postgres_url=postgres_url)
     await nothing_stops(settings)
-    monkeypatch.setattr(f"{server}.clock_ms", lambda: findings.clock_ms() - 3_600_000)
+    monkeypatch.setattr(f"{server}.clock_ms", lambda: findings.clock_ms() - 3_600_500)
     name = "Valkey" if "valkey" in server else "Postgres"
     await stops(settings, f"{name}'s clock", "is 3600", "ahead of this machine's", "NTP")
 
