@@ -17,7 +17,7 @@ from availability.instance_servers import servers_of
 from availability.settings import Settings
 from availability.shapes import time_text
 from availability.terminal import printable, shown_progress, table
-from ledger import JOURNAL_FAILED, Explanation, Touch, Unexplained, Unreadable
+from ledger import JOURNAL_FAILED, Explanation, PositionMovement, Unexplained, Unreadable
 from ledger import explain as explain_position
 
 FAILED = (*JOURNAL_FAILED, Unreadable, Refused, embedded.NotReady, embedded.Unusable)
@@ -70,7 +70,7 @@ async def _explained(known: Settings, asked: Asked, at_ms: int | None) -> Explan
         return await explain_position(
             *(known.postgres_url, known.shards, asked.sku, asked.location),
             at_ms=at_ms,
-            touches_max=asked.movements,
+            movements_max=asked.movements,
             progress=lambda done, total: tell("read", done, total),
         )
 
@@ -119,11 +119,11 @@ def _lines(found: Explanation) -> Iterator[str]:
     elif whole < 0:
         yield "    more is claimed than is there: the position is overcommitted, and the answer is 0"
     yield ""
-    if not found.touches:
+    if not found.movements:
         yield "no movement was asked for, or none was told"
         return
     yield "the newest movements:"
-    yield from table([COLUMNS, *map(_cells, found.touches)])
+    yield from table([COLUMNS, *map(_cells, found.movements)])
 
 
 def _sum(name: str, units: int) -> str:
@@ -167,14 +167,14 @@ def _claims(found: Explanation, state: str) -> Iterator[str]:
         yield _part(" ", sum(getattr(claim, state) for claim in rest), f"{len(rest):,} more, older reservations")
 
 
-def _cells(touch: Touch) -> tuple[str, ...]:
+def _cells(movement: PositionMovement) -> tuple[str, ...]:
     return (
-        *(time_text(touch.at_ms), touch.verb, touch.from_bucket, touch.to_bucket, f"{touch.quantity:,}"),
-        *(_what(touch), touch.client or "-", touch.entry),
+        *(time_text(movement.at_ms), movement.verb, movement.from_bucket, movement.to_bucket, f"{movement.quantity:,}"),
+        *(_what(movement), movement.client or "-", movement.entry),
     )
 
 
-def _what(touch: Touch) -> str:
-    if touch.event:
-        return f"event {touch.event}" + (f" of {touch.source}" if touch.source else "")
-    return f"reservation {touch.subject}"
+def _what(movement: PositionMovement) -> str:
+    if movement.event:
+        return f"event {movement.event}" + (f" of {movement.source}" if movement.source else "")
+    return f"reservation {movement.subject}"

@@ -1,6 +1,7 @@
 """The door to the ledger: everything that the edges may use."""
 
 from ledger.auditing import Audit
+from ledger.closing import FillRefused
 from ledger.deploying import deploy_library
 from ledger.differences import KINDS, MEANINGS, Difference, Kind
 from ledger.errors import (
@@ -10,7 +11,7 @@ from ledger.errors import (
     Unknown,
 )
 from ledger.failover import FailedOver, FailoverPlan, LeftBehind, fail_over, left_behind
-from ledger.filling import Filled, FillPlan, FillRefused, NotFilled, fill_anew
+from ledger.filling import Filled, FillPlan, NotFilled, fill_anew
 from ledger.findings import CheckLimits, Finding
 from ledger.identity import (
     differing_field,
@@ -47,6 +48,7 @@ from ledger.journal import (
     OvercommittedPage,
     OvercommittedPosition,
     Place,
+    PositionMovement,
     Problem,
     Quarantine,
     QuarantinedEvent,
@@ -57,7 +59,6 @@ from ledger.journal import (
     SourceStatus,
     Status,
     StreamStatus,
-    Touch,
     Unexplained,
     Unreadable,
     Written,
@@ -284,6 +285,7 @@ __all__ = [
     "Position",
     "PositionAfter",
     "PositionAt",
+    "PositionMovement",
     "Positions",
     "Problem",
     "PutLocation",
@@ -321,7 +323,6 @@ __all__ = [
     "StockStatus",
     "Strategy",
     "StreamStatus",
-    "Touch",
     "Unavailable",
     "Unexplained",
     "UnfinishedList",

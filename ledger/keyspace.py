@@ -1,6 +1,7 @@
 """A shard's keys as a whole, for who fills a ledger anew: its own record, the fence, emptying and counting."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Self
 
 import msgspec
@@ -41,6 +42,16 @@ class Keyspace:
         url = await Placement(redis_url, shard, TIMEOUT_S).url()
         await load_into(url)
         return cls(Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=TIMEOUT_S), shard)
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, redis_url: str, shard: int) -> AsyncIterator[Self]:
+        """For as long as the block lasts."""
+        keyspace = await cls.open(redis_url, shard)
+        try:
+            yield keyspace
+        finally:
+            await keyspace.close()
 
     async def close(self) -> None:
         await self._client.aclose()

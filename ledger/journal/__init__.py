@@ -5,7 +5,7 @@ from ledger.journal.checkpointing import Checkpointed, CheckpointRefused, make_c
 from ledger.journal.checkpoints import Checkpoints
 from ledger.journal.checks import check_postgres
 from ledger.journal.conflicts import Conflict, conflicts, settle_conflicts
-from ledger.journal.explaining import ClaimOn, Explanation, Touch, Unexplained, explain
+from ledger.journal.explaining import ClaimOn, Explanation, PositionMovement, Unexplained, explain
 from ledger.journal.feed_status import FeedStatus
 from ledger.journal.follower import Follower, Observer
 from ledger.journal.indexer import Indexer
@@ -56,6 +56,7 @@ __all__ = [
     "OvercommittedPage",
     "OvercommittedPosition",
     "Place",
+    "PositionMovement",
     "Problem",
     "Quarantine",
     "QuarantineRow",
@@ -66,7 +67,6 @@ __all__ = [
     "SourceStatus",
     "Status",
     "StreamStatus",
-    "Touch",
     "Unexplained",
     "Unreadable",
     "Written",
