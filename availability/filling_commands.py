@@ -5,13 +5,14 @@ begun again, and goes on.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import click
 
 from availability import embedded
-from availability.instance import Refused
+from availability.instance import Instance, Refused
 from availability.instance_servers import servers_of
 from availability.settings import Settings
 from availability.terminal import shown_progress
@@ -61,6 +62,7 @@ async def run(
             plan = FillPlan(known.redis_url, known.postgres_url, shards, reason, known.shards)
             with shown_progress(STEPS) as tell:
                 filled = await fill_anew(plan, tell)
+            told = _told(filled, known)
     except (Refused, FillRefused) as refused:
         click.echo(str(refused), err=True)
         return 1
@@ -68,8 +70,17 @@ async def run(
         click.echo(f"not done ({type(error).__name__}: {error}); begun again, it goes on", err=True)
         return 2
     click.echo(_folded(filled), err=True)
-    click.echo(_told(filled, settings))
+    if data_dir is not None and reason == "rehome":
+        _note_shards(data_dir, filled.shards)
+    click.echo(told)
     return 0
+
+
+def _note_shards(data_dir: Path, shards: int) -> None:
+    with suppress(Refused):  # an `up` was started meanwhile: it has noted its own
+        instance = Instance(data_dir)
+        instance.note_shards(shards)
+        instance.close()
 
 
 def _folded(filled: Filled) -> str:

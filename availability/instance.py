@@ -1,6 +1,6 @@
 """Owns the data folder of an ``availability up``: one ``up`` at a time, its ports and passwords, and what it tells.
 
-DIR/instance.json    ports and passwords, made once, for its owner's eyes only
+DIR/instance.json    ports, passwords and the number of shards, for its owner's eyes only
 DIR/up.json          the addresses and process ids of the ``up`` that runs now
 DIR/keys             the token issuer's keys
 DIR/{valkey,nats,postgres}   the servers' data;  DIR/logs   what each process wrote
@@ -25,10 +25,18 @@ class Refused(Exception):
 
 
 class Known(Struct):
-    """What is the same at every start, as far as the machine allows."""
+    """What is the same at every start, as far as the machine allows.
+
+    ``shards`` is what the settings of the last ``up`` said, or what ``rehome`` has made of it; 0 before both.
+    """
 
     ports: dict[str, int]
     passwords: dict[str, str]
+    shards: int = 0
+
+    def applied_to(self, settings: Settings) -> Settings:
+        """``settings`` with what is known here in place of theirs."""
+        return msgspec.structs.replace(settings, shards=self.shards or settings.shards)
 
 
 class Running(Struct):
@@ -46,10 +54,11 @@ def settings_of(folder: Path, settings: Settings) -> Settings:
     file = folder / "up.json"
     try:
         running = msgspec.json.decode(file.read_bytes(), type=Running)
+        known = msgspec.json.decode((folder / "instance.json").read_bytes(), type=Known)
     except (OSError, msgspec.DecodeError) as error:
         raise Refused(f"no `availability up` runs in {folder}: {error}") from error
     servers = {"nats_url": running.nats, "postgres_url": running.postgres, "redis_url": running.redis}
-    return with_own_tokens(msgspec.structs.replace(settings, **servers), folder.absolute())
+    return with_own_tokens(msgspec.structs.replace(known.applied_to(settings), **servers), folder.absolute())
 
 
 def with_own_tokens(settings: Settings, folder: Path) -> Settings:
@@ -88,6 +97,11 @@ class Instance:
             port = self.known.ports[name] = embedded.free_port()
             self._save(self.folder / "instance.json", self.known)
         return port
+
+    def note_shards(self, shards: int) -> None:
+        """The ledger's number, for the commands that are told of this folder only."""
+        self.known.shards = shards
+        self._save(self.folder / "instance.json", self.known)
 
     def tell(self, running: Running) -> None:
         """Write up.json anew, whole."""

@@ -63,7 +63,7 @@ async def servers_of(settings: Settings, data_dir: Path | None, *, beside_up: bo
         yield settings_of(data_dir, settings)
         return
     try:
-        async with servers_started(settings, instance) as known:
+        async with servers_started(instance.known.applied_to(settings), instance) as known:
             yield known
     finally:
         instance.close()

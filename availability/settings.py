@@ -154,7 +154,9 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
             except msgspec.ValidationError as error:
                 problems.append(f"{name} in {origin}: {str(error).removesuffix(f' - at `$.{name}`')}")
     problems += [
-        f"{name}: {flaw}" for name in sorted(SECRETS) if (flaw := tls.flaw_of(name, str(fields.get(name, ""))))
+        f"{name}: {flaw}"
+        for name in sorted(SECRETS)
+        if fields.get(name) and (flaw := tls.flaw_of(name, str(fields[name])))
     ]
     if problems:
         raise SettingsError(problems)

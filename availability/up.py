@@ -41,6 +41,7 @@ async def run(settings: Settings, plan: Plan) -> None:
     """Run everything until SIGINT or SIGTERM; ``Refused`` when it cannot be started at all."""
     instance = Instance(plan.data_folder)
     try:
+        instance.note_shards(settings.shards)
         port = plan.port or instance.port("api")
         with _reserved(settings.api_host, port):
             await _Up(settings, plan, instance, port).run()

@@ -12,6 +12,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoPermissionError, ResponseError
 
 from ledger.errors import Unavailable
+from ledger.placement import command
 
 _SHARED = (
     # "stock" as early as it can be, because its own locals come on top of those before it.
@@ -79,10 +80,10 @@ async def load(connection: AbstractConnection, library: Library) -> bool:
 
     Raises RedisError or OSError, or Unavailable when the server does not take it, or not from this user.
     """
-    if await _asked(connection, "FUNCTION", "LIST", "LIBRARYNAME", library.name):
+    if await command(connection, "FUNCTION", "LIST", "LIBRARYNAME", library.name):
         return False
     try:
-        await _asked(connection, "FUNCTION", "LOAD", library.text)
+        await command(connection, "FUNCTION", "LOAD", library.text)
     except NoPermissionError as error:
         raise Unavailable("the ledger's server has not got our library: run `availability migrate`") from error
     except ResponseError as error:
@@ -94,6 +95,15 @@ async def load(connection: AbstractConnection, library: Library) -> bool:
     return True
 
 
-async def _asked(connection: AbstractConnection, *words: str) -> Any:
-    await connection.send_command(*words)
-    return await connection.read_response()
+async def put_back(connection: AbstractConnection, library: Library) -> bool:
+    """Replaces what bears the library's name and is not it; whether there was such a thing. Raises as ``load``."""
+    if all(text == library.text for text in await texts_of(connection, library)):
+        return False
+    await command(connection, "FUNCTION", "LOAD", "REPLACE", library.text)
+    return True
+
+
+async def texts_of(connection: AbstractConnection, library: Library) -> list[str]:
+    """The texts of the libraries that bear the name of this one: one or none. Raises RedisError or OSError."""
+    found: Any = await command(connection, "FUNCTION", "LIST", "LIBRARYNAME", library.name, "WITHCODE")
+    return [dict(zip(each[::2], each[1::2], strict=True))[b"library_code"].decode() for each in found]

@@ -6,6 +6,7 @@ What is judged here was asked by ``ledger/valkey_checks.py``; nothing here conne
 from collections.abc import Mapping, Sequence
 
 from ledger.findings import Finding, unsafe
+from ledger.library import Library
 
 VALKEY_MIN = (9, 1, 1)
 REDIS_MIN = (7, 2, 0)
@@ -82,9 +83,14 @@ def user_findings(subject: str, name: str, rules: Mapping[str, object] | None) -
     return []
 
 
-def library_findings(subject: str, found: Sequence[str], text: str) -> list[Finding]:
-    """``found``: the texts of the libraries that bear our library's name; none before its first use."""
-    if all(each == text for each in found):
+def library_findings(subject: str, found: Sequence[str], ours: Library, info: Mapping[str, str]) -> list[Finding]:
+    """``found``: the texts of the libraries that bear our library's name; none before the first use.
+
+    Whether the server is used is in the fields of INFO keyspace.
+    """
+    name = f"{subject}'s function library"
+    if not found and "db0" in info:
+        return [Finding("unsafe", name, "is missing, or is another version's: run `availability migrate`")]
+    if all(each == ours.text for each in found):
         return []
-    remedy = "FUNCTION DELETE it, and run `availability migrate`"
-    return [unsafe(f"{subject}'s function library", f"of our name is not ours, somebody changed it: {remedy}")]
+    return [unsafe(name, f"{ours.name} is not ours, somebody changed it: run `availability migrate` to put ours back")]

@@ -49,8 +49,8 @@ def wrong_shards(there: int, said: int) -> str:
     """Why a ledger with ``there`` shards cannot be used by a process whose settings say another number."""
     if there == FILLING:
         return (
-            "the ledger is being filled anew: wait for `availability rehome`, `rebuild` or `failover` to end, or run it"
-            " again if it broke off"
+            "the ledger is being filled anew: wait for `availability rebuild` (or `rehome`, `failover`) to end;"
+            " if it broke off, run the same again"
         )
     remedy = f"set shards = {there}, or run `availability rehome --shards {said}`"
     return f"the ledger has {there} shards, the settings say {said}: {remedy}"

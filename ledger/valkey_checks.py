@@ -4,6 +4,7 @@ The same questions are asked at each connect, every few seconds while a process 
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -23,7 +24,7 @@ from ledger.findings import (
     unsafe,
 )
 from ledger.keys import shard_key
-from ledger.library import library
+from ledger.library import library, texts_of
 from ledger.placement import Placement, command, connected, in_cluster, server_ms, server_urls, url_of
 from ledger.state import shard_record, wrong_shards
 
@@ -128,7 +129,7 @@ async def _check_server(subject: str, url: str, limits: CheckLimits) -> list[Fin
             told = await ask_durability(connection)
             findings = durability_findings(subject, told) + rules.memory_findings(subject, told.info)
             findings += await _check_user(connection, subject)
-            findings += await _check_library(connection, subject)
+            findings += await _check_library(connection, subject, told.info)
             if told.info.get("cluster_enabled") == SAYS_CLUSTER:
                 findings += await _check_slots(connection, subject)
             findings.append(await _check_clock(connection, subject, limits))
@@ -157,15 +158,14 @@ async def _check_user(connection: AbstractConnection, subject: str) -> list[Find
     return rules.user_findings(subject, name, {"commands": told["commands"].decode()})
 
 
-async def _check_library(connection: AbstractConnection, subject: str) -> list[Finding]:
+async def _check_library(connection: AbstractConnection, subject: str, info: Mapping[str, str]) -> list[Finding]:
     ours = library()
     try:
-        found: Any = await command(connection, "FUNCTION", "LIST", "LIBRARYNAME", ours.name, "WITHCODE")
+        found = await texts_of(connection, ours)
     except NoPermissionError:
         text = "may not be read by this user: grant it +function|list"
         return [Finding("unchecked", f"{subject}'s function library", text)]
-    texts = [dict(zip(each[::2], each[1::2], strict=True))[b"library_code"].decode() for each in found]
-    return rules.library_findings(subject, texts, ours.text)
+    return rules.library_findings(subject, found, ours, info)
 
 
 async def _check_slots(connection: AbstractConnection, subject: str) -> list[Finding]:

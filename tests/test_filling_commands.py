@@ -67,6 +67,16 @@ def test_a_ledger_gets_other_shards_and_its_processes_are_told(world: World) -> 
     assert world.held(4) == 2
 
 
+def test_an_instance_remembers_its_number_of_shards(world: World, data_folder: Path) -> None:
+    """Commands with --data-dir go by it, whatever the settings of their own shell say."""
+    assert world.held(1) == 1
+    Instance(data_folder).close()
+    done = world.run("rehome", "--shards", "4", "--yes", "--data-dir", str(data_folder))
+    assert done.exit_code == 0, done.stderr
+    audited = world.run("audit", "--data-dir", str(data_folder))
+    assert audited.exit_code == 0, audited.stderr
+
+
 def test_what_is_refused_ends_with_1_and_changes_nothing(world: World) -> None:
     assert world.held(1) == 1
     again = world.run("rehome", "--shards", "1", "--yes")

@@ -16,16 +16,26 @@ from ledgers import Clock, Shop
 from msgspec.structs import replace
 from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from redis.asyncio import Redis
-from servers import RunningServer, as_owner
+from servers import RunningServer, as_owner, as_user
 from waiting import wait_until
 
-from availability import doctor, event_publisher, journaler, self_check
+from availability import access, doctor, event_publisher, journaler, self_check
 from availability.app import Api
 from availability.feeds import stream
 from availability.journal_watch import watched_ledger
 from availability.self_check import SelfCheck
 from availability.settings import Settings
-from ledger import CheckLimits, Finding, Ledger, Unavailable, check_valkey, findings, migrate, server_check
+from ledger import (
+    CheckLimits,
+    Finding,
+    Ledger,
+    Unavailable,
+    check_valkey,
+    deploy_library,
+    findings,
+    migrate,
+    server_check,
+)
 from ledger.library import library
 
 pytestmark = pytest.mark.anyio
@@ -130,9 +140,22 @@ async def test_a_library_that_somebody_changed_stops_us(valkey_url: str) -> None
     await nothing_stops(settings)
     async with Redis.from_url(as_owner(valkey_url)) as client:
         await client.function_load(ours.text.replace("redis.error_reply", "redis.status_reply"), replace=True)
-        await stops(settings, "Valkey's function library", "FUNCTION DELETE")
-        await client.function_delete(ours.name)
+        await stops(settings, "Valkey's function library", "run `availability migrate`")
+    assert await deploy_library(as_user(valkey_url, access.OPERATOR)) == 1
     await nothing_stops(settings)
+
+
+async def test_a_library_that_is_missing_is_told(valkey_url: str) -> None:
+    """Where the ledger has begun: `doctor` would call well what answers every request with 503."""
+    settings, subject = Settings(redis_url=valkey_url), "Valkey's function library"
+    async with Redis.from_url(as_owner(valkey_url)) as client:
+        await client.flushall()
+        await client.function_flush("SYNC")
+        assert subject not in {finding.subject for finding in await self_check.examine(settings)}
+        await client.set("{s0}:anything", 1)
+        (missing,) = [found for found in await self_check.examine(settings) if found.subject == subject]
+        assert (missing.verdict, "run `availability migrate`" in missing.text) == ("unsafe", True)
+        await client.flushall()
 
 
 async def test_what_a_user_may_not_ask_is_unchecked_with_what_to_grant(valkey_url: str) -> None:

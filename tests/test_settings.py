@@ -70,6 +70,30 @@ def test_a_secret_is_given_once(tmp_path: Path) -> None:
     assert "hidden" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("redis_url", "hidden"),
+        ("redis_url", "redis://:hidden@a,http://:hidden@b"),
+        ("redis_standby_url", "valkey://:hidden@ledger"),
+        ("redis_url", "redis://:hidden@ledger:six"),
+        ("postgres_url", "mysql://u:hidden@h/d"),
+        ("nats_url", "hidden:4222"),
+    ],
+)
+def test_a_url_that_names_no_such_server_is_told(name: str, url: str) -> None:
+    """P10: and so is the name of the setting, but not what it holds."""
+    with pytest.raises(SettingsError, match=f"^{name}: it") as refused:
+        load(None, {f"AVAILABILITY_{name.upper()}": url})
+    assert "hidden" not in str(refused.value)
+
+
+def test_a_url_may_name_several_hosts() -> None:
+    urls = {"redis_url": "redis://a:1,redis://b:2", "postgres_url": "postgresql://a:1,b:2/d"}
+    settings = load(None, {f"AVAILABILITY_{name.upper()}": url for name, url in urls.items()})
+    assert {name: getattr(settings, name) for name in urls} == urls
+
+
 def test_settings_show_no_secret() -> None:
     """P10."""
     settings = Settings(redis_url="redis://:hidden@ledger:6379/0", low_stock=7)

@@ -14,6 +14,8 @@ from running_up import Up, start
 from test_tour import SHOP_SCOPES, caller, now, post, put
 from waiting import wait_until
 
+from availability.instance import settings_of
+from availability.settings import Settings
 from ledger.keys import shard_of
 
 STORE, SHARDS = "STORE-7", 4
@@ -28,6 +30,10 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         with start(tmp_path_factory.mktemp("shards") / "data") as running:
             running.wait_ready()
             yield running
+
+
+def test_commands_for_the_folder_know_how_many_shards_it_has(up: Up) -> None:
+    assert settings_of(up.folder, Settings()).shards == SHARDS
 
 
 @pytest.mark.anyio
