@@ -111,7 +111,7 @@ def _insist_embedded(data_dir: Path) -> None:
     if missing := [name for name in SERVERS if not (data_dir / name).is_dir()]:
         raise Refused(
             f"{', '.join(missing)} of this `up` is not in {data_dir}: back up such servers by their own tools, see"
-            " Recovery in the README"
+            " Recovery in config/README.md"
         )
 
 
