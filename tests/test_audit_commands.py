@@ -156,6 +156,26 @@ def test_a_position_is_explained_as_it_was(world: World) -> None:
     assert (told["position"]["held"], [claim["is_overdue"] for claim in told["claims"]]) == (2, [True, False])
 
 
+def test_a_rebuilt_ledger_is_explained_as_before(world: World) -> None:
+    """P6: by the events and movements that people know, and not by the rebuild's."""
+
+    def explained(*more: str) -> Any:
+        return json.loads(world.run("explain", "MUG", "S1", "--json", *more).stdout)["explanation"]
+
+    before = explained()
+    for shards in ((), ("--shards", "4")):
+        assert world.run("rehome" if shards else "rebuild", "--yes", *shards).exit_code == 0
+        after = explained()
+        assert after.pop("entry") != before["entry"]
+        apart = ("entry", "at_ms", "shard")
+        assert [after[name] for name in before if name not in apart] == [
+            before[name] for name in before if name not in apart
+        ]
+    at_ms = START_MS + 2 * MINUTE_MS
+    then = explained("--at", time_text(at_ms))
+    assert (then["available"], then["touches"]) == (before["available"], before["touches"])
+
+
 def test_what_is_not_known_is_said_kindly(world: World) -> None:
     for arguments, code, text in (
         (("MUG", "S9"), 1, "nobody had told of MUG at S9\nit was known at S1"),

@@ -22,6 +22,7 @@ from waiting import wait_until
 from availability import access, doctor, event_publisher, journaler, self_check
 from availability.app import Api
 from availability.feeds import stream
+from availability.feeds.checks import check_nats
 from availability.journal_watch import watched_ledger
 from availability.self_check import SelfCheck
 from availability.settings import Settings
@@ -406,6 +407,19 @@ async def test_a_stream_that_may_lose_events_makes_the_api_not_ready(nats_url: s
 
 def checked_settings(nats_url: str) -> Settings:
     return Settings(nats_url=nats_url, token_issuer="us")
+
+
+async def test_a_stream_that_is_not_there_is_named(nats_url: str) -> None:
+    """It loses nothing, but to call it one that does not would hide that somebody removed it."""
+    client = await nats.connect(nats_url)
+    jetstream = client.jetstream()
+    [found] = await check_nats(nats_url)
+    assert (found.verdict, "no stream STOCK or AVAILABILITY yet" in found.text) == ("ok", True)
+    await jetstream.add_stream(stream.WANTED)
+    [found] = await check_nats(nats_url)
+    assert (found.verdict, "no stream AVAILABILITY yet" in found.text) == ("ok", True)
+    await jetstream.delete_stream(stream.STREAM)
+    await client.close()
 
 
 async def test_a_consumer_that_gives_up_and_a_stream_that_fills_up_are_told(nats_url: str) -> None:

@@ -1,14 +1,14 @@
 """Owns the answer to "why is it 7?": one position's number at any time, made of its parts, from the journal alone.
 
-Of a shard's epoch only the entries are read that name the SKU (Postgres looks for its bytes in them), or put the
-location. What is kept is the position's: its numbers, the reservations that claim it, its window of events, and the
-newest movements.
+Only the entries are read that name the SKU (Postgres looks for its bytes in them), or put the location. What is kept is
+the position's: its numbers, the reservations that claim it, its window of events, and the newest movements. The epoch
+in force tells the first three by itself; those before it, what events are called and which movements were the last.
 """
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 import msgspec
@@ -110,7 +110,7 @@ class Unexplained(Struct, frozen=True):
 
 @dataclass
 class _Story:
-    """What the entries so far tell of one position."""
+    """What the entries so far tell of one position; the epochs one after another."""
 
     sku: str
     location: str
@@ -122,12 +122,22 @@ class _Story:
     window: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, tuple[str, str]] = field(default_factory=dict)
     locations: set[str] = field(default_factory=set)
+    is_first: bool = True
+    """Nothing was taken of an epoch before this one, whose first entries put back what that one had come to."""
+
+    def begin_epoch(self) -> None:
+        """What follows tells again all that there is."""
+        self.is_first = self.entry is None
+        self.entry, self.position, self.is_enabled = None, None, True
+        for known in (self.reservations, self.window, self.locations):
+            known.clear()
 
     def take(self, entry: JournalEntry) -> None:
         place = Place(entry.epoch, entry.seq)
         for operation in entry.operations:
             self._take_operation(operation)
-            for move in operation.movements:
+            told_before = operation.verb in _PUT_BACK and not self.is_first
+            for move in () if told_before else operation.movements:
                 if (move.sku, move.location) == (self.sku, self.location):
                     source = self.sources.get(move.event or "", (None,))[0]
                     self.movements.append(
@@ -206,6 +216,8 @@ class _Story:
 
 
 _CLAIMS: Final = ("held", "committed", "picked")
+_PUT_BACK: Final = frozenset({"restore", "restore_stock"})
+"""Verbs whose movements only bring a new epoch to where the one before it ended."""
 
 
 async def explain(
@@ -232,13 +244,19 @@ async def explain(
 async def _explain(
     pool: asyncpg.Pool, shards: int, story: _Story, at_ms: int | None, progress: Callable[[int, int], None]
 ) -> Explanation | Unexplained:
-    epoch, shards = await _epoch_at(pool, at_ms, shards)
-    shard = shard_of(story.sku, shards)
-    last_ms = 0
-    async for place, body in _naming(pool, shard, epoch, story, at_ms, progress):
-        entry = records.decode(place, body)
-        last_ms = entry.at_ms
-        story.take(entry)
+    spans = [await _span(pool, *each, story.sku) for each in await _epochs_until(pool, at_ms, shards)]
+    total = sum(span.last for span in spans)
+    shard = spans[-1].shard
+    done = last_ms = 0
+    for span in spans:
+        story.begin_epoch()
+        async for place, body in _naming(pool, span, story, at_ms):
+            if body is not None:
+                entry = records.decode(place, body)
+                last_ms = entry.at_ms
+                story.take(entry)
+            progress(done + place.seq, total)
+        done += span.last
     then_ms = max(now_ms(), last_ms) if at_ms is None else at_ms
     if story.position is None:
         begins_at_ms = await pool.fetchval(
@@ -248,32 +266,44 @@ async def _explain(
     return story.explained(shard, then_ms)
 
 
-async def _epoch_at(pool: asyncpg.Pool, at_ms: int | None, shards: int) -> tuple[int, int]:
-    """The generation of the ledger that was in force, and its number of shards."""
+class _Span(NamedTuple):
+    """The entries of one shard's epoch."""
+
+    shard: int
+    epoch: int
+    last: int
+
+
+async def _epochs_until(pool: asyncpg.Pool, at_ms: int | None, shards: int) -> list[tuple[int, int]]:
+    """The generations of the ledger, each with its number of shards; the last one was in force then."""
     epochs = await pool.fetch(_EPOCHS)
     if not epochs:
-        return await pool.fetchval("select coalesce(max(epoch), 1) from availability.cursor"), shards
+        return [(await pool.fetchval("select coalesce(max(epoch), 1) from availability.cursor"), shards)]
     # The first one is noted only when it is about to be followed by another.
     in_force = [row for row in epochs if at_ms is None or row["reason"] == "first" or row["completed_at_ms"] <= at_ms]
-    row = in_force[-1] if in_force else epochs[0]
-    return row["epoch"], row["shards"]
+    return [(row["epoch"], row["shards"]) for row in in_force or epochs[:1]]
+
+
+async def _span(pool: asyncpg.Pool, epoch: int, shards: int, sku: str) -> _Span:
+    shard = shard_of(sku, shards)
+    last = await pool.fetchval(
+        "select coalesce(max(seq), 0) from availability.entry where shard = $1 and epoch = $2", shard, epoch
+    )
+    return _Span(shard, epoch, last)
 
 
 async def _naming(
-    pool: asyncpg.Pool, shard: int, epoch: int, story: _Story, at_ms: int | None, progress: Callable[[int, int], None]
-) -> AsyncIterator[tuple[Place, bytes]]:
-    """The entries that name the SKU, or say of the location whether it is open."""
+    pool: asyncpg.Pool, span: _Span, story: _Story, at_ms: int | None
+) -> AsyncIterator[tuple[Place, bytes | None]]:
+    """The entries that name the SKU, or say of the location whether it is open; now and then a place without one."""
     pack = msgspec.msgpack.encode
     sought = [story.sku.encode()]
     if escaped(story.sku) != story.sku:
         sought.append(escaped(story.sku).encode())
     sought += [pack(verb) + pack(story.location) for verb in ("put_location", "restore_location")]
-    last = await pool.fetchval(
-        "select coalesce(max(seq), 0) from availability.entry where shard = $1 and epoch = $2", shard, epoch
-    )
     until_ms = TIME_MS_MAX if at_ms is None else at_ms
-    for after in range(0, last, SPAN_ENTRIES):
-        rows = await pool.fetch(_NAMING, shard, epoch, after, after + SPAN_ENTRIES, until_ms, sought)
-        for row in rows:
+    for after in range(0, span.last, SPAN_ENTRIES):
+        upto = min(after + SPAN_ENTRIES, span.last)
+        for row in await pool.fetch(_NAMING, span.shard, span.epoch, after, upto, until_ms, sought):
             yield Place(row["epoch"], row["seq"]), row["body"]
-        progress(min(after + SPAN_ENTRIES, last), last)
+        yield Place(span.epoch, upto), None
