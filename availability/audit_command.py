@@ -12,9 +12,10 @@ import click
 import msgspec
 
 from availability import embedded
-from availability.filling_commands import servers_of, shown_progress
 from availability.instance import Refused
+from availability.instance_servers import servers_of
 from availability.settings import Settings
+from availability.terminal import shown_progress
 from ledger import JOURNAL_FAILED, LIVE_FAILED, MEANINGS, Audit, Difference, Kind, NotAudited
 
 FAILED = (*JOURNAL_FAILED, *LIVE_FAILED, NotAudited, Refused, embedded.NotReady, embedded.Unusable)

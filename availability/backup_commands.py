@@ -44,11 +44,13 @@ from availability.backup_servers import (
 from availability.event_publisher import STREAM as AVAILABILITY
 from availability.feeds.stream import STREAM as STOCK
 from availability.feeds.stream_copy import StreamNotCopied, copy_stream, put_back_stream
-from availability.filling_commands import FAILED, servers_started, shown_progress
+from availability.filling_commands import FAILED
 from availability.instance import SERVERS, Instance, Refused, settings_of
+from availability.instance_servers import servers_started
 from availability.journal_watch import compared_ledger
 from availability.processes import ledger_of
 from availability.settings import Settings
+from availability.terminal import shown_progress
 from ledger import Journal, LedgerError, Place
 
 NOT_DONE = (*FAILED, LedgerError, NotCopied, StreamNotCopied, OSError)
@@ -109,7 +111,7 @@ def _insist_embedded(data_dir: Path) -> None:
     if missing := [name for name in SERVERS if not (data_dir / name).is_dir()]:
         raise Refused(
             f"{', '.join(missing)} of this `up` is not in {data_dir}: back up such servers by their own tools, see"
-            " Recovery in the README"
+            " Recovery in config/README.md"
         )
 
 
@@ -191,7 +193,7 @@ async def _opened(settings: Settings, source: Path, work: Path, manifest: Manife
     """Why the ledger must not be changed yet, as its servers say that were started for this; None when it may be."""
     instance = Instance(work)
     try:
-        async with servers_started(settings, instance, nats=True) as known:
+        async with servers_started(settings, instance, SERVERS) as known:
             for name in (STOCK, AVAILABILITY):
                 await _put_back_stream(known.nats_url, name, source)
             ledger, journal = await _places(known)

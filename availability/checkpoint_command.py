@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import click
 
 from availability import launch
-from availability.filling_commands import shown_progress
 from availability.processes import pause
 from availability.settings import Settings, environment_of_child
+from availability.terminal import shown_progress
 from ledger import JOURNAL_FAILED, Checkpointed, CheckpointRefused, Checkpoints, Unreadable, make_checkpoint
 
 STEPS = {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import click
 
-from availability.quarantine_commands import NotChecked
+from availability.cli_running import NotChecked
 from availability.settings import Settings
 from availability.shapes import time_text
 from ledger import JOURNAL_FAILED, conflicts, settle_conflicts

@@ -3,7 +3,7 @@
 Exit codes: 0 = explained, 1 = the journal knows of no such position at that time, 2 = it could not be asked.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -12,12 +12,12 @@ import click
 import msgspec
 
 from availability import embedded
-from availability.filling_commands import servers_of, shown_progress
 from availability.instance import Refused
-from availability.quarantine_commands import printable
+from availability.instance_servers import servers_of
 from availability.settings import Settings
 from availability.shapes import time_text
-from ledger import JOURNAL_FAILED, Explanation, Touch, Unexplained, Unreadable
+from availability.terminal import printable, shown_progress, table
+from ledger import JOURNAL_FAILED, Explanation, PositionMovement, Unexplained, Unreadable
 from ledger import explain as explain_position
 
 FAILED = (*JOURNAL_FAILED, Unreadable, Refused, embedded.NotReady, embedded.Unusable)
@@ -70,7 +70,7 @@ async def _explained(known: Settings, asked: Asked, at_ms: int | None) -> Explan
         return await explain_position(
             *(known.postgres_url, known.shards, asked.sku, asked.location),
             at_ms=at_ms,
-            touches_max=asked.movements,
+            movements_max=asked.movements,
             progress=lambda done, total: tell("read", done, total),
         )
 
@@ -119,8 +119,11 @@ def _lines(found: Explanation) -> Iterator[str]:
     elif whole < 0:
         yield "    more is claimed than is there: the position is overcommitted, and the answer is 0"
     yield ""
-    yield "the newest movements:" if found.touches else "no movement was asked for, or none was told"
-    yield from _table(found.touches)
+    if not found.movements:
+        yield "no movement was asked for, or none was told"
+        return
+    yield "the newest movements:"
+    yield from table([COLUMNS, *map(_cells, found.movements)])
 
 
 def _sum(name: str, units: int) -> str:
@@ -164,22 +167,14 @@ def _claims(found: Explanation, state: str) -> Iterator[str]:
         yield _part(" ", sum(getattr(claim, state) for claim in rest), f"{len(rest):,} more, older reservations")
 
 
-def _table(touches: Iterable[Touch]) -> Iterator[str]:
-    rows = [COLUMNS] + [
-        (
-            *(time_text(touch.at_ms), touch.verb, touch.from_bucket, touch.to_bucket, f"{touch.quantity:,}"),
-            *(_what(touch), touch.client or "-", touch.entry),
-        )
-        for touch in touches
-    ]
-    if len(rows) == 1:
-        return
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+def _cells(movement: PositionMovement) -> tuple[str, ...]:
+    return (
+        *(time_text(movement.at_ms), movement.verb, movement.from_bucket, movement.to_bucket, f"{movement.quantity:,}"),
+        *(_what(movement), movement.client or "-", movement.entry),
+    )
 
 
-def _what(touch: Touch) -> str:
-    if touch.event:
-        return f"event {touch.event}" + (f" of {touch.source}" if touch.source else "")
-    return f"reservation {touch.subject}"
+def _what(movement: PositionMovement) -> str:
+    if movement.event:
+        return f"event {movement.event}" + (f" of {movement.source}" if movement.source else "")
+    return f"reservation {movement.subject}"

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import click
 
-from availability.filling_commands import FAILED, STEPS, shown_progress
+from availability.filling_commands import FAILED, STEPS
 from availability.settings import Settings
+from availability.terminal import shown_progress
 from ledger import (
     FailedOver,
     FailoverPlan,

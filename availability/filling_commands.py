@@ -4,21 +4,18 @@ Each prints what there is now and answers its exit code: 0 = done, 1 = refused, 
 begun again, and goes on.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import click
-import msgspec
-from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from availability import embedded
-from availability.instance import Instance, Refused, settings_of
+from availability.instance import Instance, Refused
+from availability.instance_servers import servers_of
 from availability.settings import Settings
-from availability.supervisor import Child, stop_in_order
+from availability.terminal import shown_progress
 from ledger import (
     JOURNAL_FAILED,
     KEYSPACE_FAILED,
@@ -102,83 +99,3 @@ def _told(filled: Filled, settings: Settings) -> str:
     if filled.shards == settings.shards:
         return text
     return f"{text}; now set shards = {filled.shards} for every process"
-
-
-@contextmanager
-def shown_progress(names: Mapping[str, str]) -> Iterator[Callable[[str, int, int], None]]:
-    """What shows how far it has come, while the block lasts: a bar for each step, with its name for people."""
-    bars = Progress(console=Console(stderr=True))
-    try:
-        yield _Steps(bars, names).tell
-    finally:
-        if bars.live.is_started:
-            bars.stop()
-
-
-class _Steps:
-    """A bar for each step."""
-
-    def __init__(self, bars: Progress, names: Mapping[str, str]) -> None:
-        self._bars = bars
-        self._names = names
-        self._tasks: dict[str, TaskID] = {}
-
-    def tell(self, step: str, done: int, total: int) -> None:
-        self._bars.start()  # not before there is something to show
-        if step not in self._tasks:
-            self._tasks[step] = self._bars.add_task(self._names[step])
-        self._bars.update(self._tasks[step], completed=done or not total, total=total or 1)
-
-
-@asynccontextmanager
-async def servers_of(settings: Settings, data_dir: Path | None, *, beside_up: bool) -> AsyncIterator[Settings]:
-    """The settings with the servers' URLs. The servers of an instance that does not run are started for this alone.
-
-    ``Refused`` when an ``up`` runs there, unless this may go on ``beside_up``.
-    """
-    if data_dir is None:
-        yield settings
-        return
-    if not (data_dir / "instance.json").exists():
-        raise Refused(f"there is no instance in {data_dir}")
-    try:
-        instance = Instance(data_dir)
-    except Refused as running:
-        if not beside_up:
-            raise Refused(f"{running}: stop it first, and start it again with the new number of shards") from running
-        yield settings_of(data_dir, settings)
-        return
-    try:
-        async with servers_started(instance.known.applied_to(settings), instance) as known:
-            yield known
-    finally:
-        instance.close()
-
-
-@asynccontextmanager
-async def servers_started(settings: Settings, instance: Instance, *, nats: bool = False) -> AsyncIterator[Settings]:
-    """Run the servers whose URLs the settings do not give, in the instance's folder; of NATS only if asked for."""
-    children, passwords = [], instance.known.passwords
-    for name, setting, make in (
-        ("valkey", "redis_url", embedded.valkey),
-        ("postgres", "postgres_url", embedded.postgres),
-        ("nats", "nats_url", embedded.nats),
-    ):
-        if getattr(settings, setting) or (name == "nats" and not nats):
-            continue
-        server = await asyncio.to_thread(make, instance.folder / name, instance.port(name), passwords[name])
-        log = instance.logs / f"{name}.log"
-        children.append((Child(name, server.argv, server.env, log, stop_signal=server.stop_signal), server))
-        settings = msgspec.structs.replace(settings, **{setting: server.url})
-    running = [asyncio.create_task(child.run(lambda: None, _say)) for child, _ in children]
-    try:
-        for _, server in children:
-            await server.wait()
-        yield settings
-    finally:
-        await stop_in_order([[child for child, _ in children]])
-        await asyncio.gather(*running)
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)

@@ -6,7 +6,6 @@ characters escaped, so that no event can write to the operator's terminal.
 """
 
 import base64
-import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
+from availability.cli_running import NotChecked
 from availability.feeds.decoding import Undecodable
 from availability.feeds.gaps import GAP
 from availability.feeds.intake import Envelope, Message, RawEvent, take_all
@@ -24,18 +24,14 @@ from availability.feeds.messages import events_in, source_of
 from availability.journal_watch import compared_ledger
 from availability.settings import Settings
 from availability.shapes import time_text
+from availability.terminal import printable, table
 from ledger import JOURNAL_FAILED, Ledger, LedgerError, Quarantine, QuarantinedEvent, QuarantineRow
 
 CLIENT: Final = "quarantine"
 """The author of what a replay changes; the event itself names its source."""
 PAGE_ROWS: Final = 100
 DETAIL_SHOWN: Final = 60
-_UNPRINTABLE: Final = re.compile(r"[^ -~\u00a1-\u1fff\u3000-\ud7ff]")
 COLUMNS: Final = ("ID", "RECEIVED", "SOURCE", "EVENT", "REASON", "DETAIL")
-
-
-class NotChecked(Exception):
-    """A server did not answer as it must: nothing can be said. The text says which, and never a secret."""
 
 
 async def list_open(settings: Settings, *, limit: int, before: int | None, as_json: bool) -> int:
@@ -51,7 +47,7 @@ async def list_open(settings: Settings, *, limit: int, before: int | None, as_js
     if not page:
         click.echo("the quarantine is empty" if size == 0 else f"nothing before {before}; {size} wait")
         return 0
-    for line in _table(page):
+    for line in table([COLUMNS, *map(_cells, page)]):
         click.echo(line)
     if len(rows) > limit:
         click.echo(f"{size} wait; for the next page: --before {page[-1].id}")
@@ -110,7 +106,7 @@ async def discard(settings: Settings, event_id: int, *, agreed: Callable[[], boo
             return _no_such(event_id)
         if row.state != "open":
             return _settled(row)
-        for line in _table([row]):
+        for line in table([COLUMNS, _cells(row)]):
             click.echo(line)
         if not agreed():
             click.echo("it stays")
@@ -120,11 +116,6 @@ async def discard(settings: Settings, event_id: int, *, agreed: Callable[[], boo
             return 1
     click.echo(f"{event_id} is discarded; what came is kept")
     return 0
-
-
-def printable(text: str) -> str:
-    """``text`` with everything escaped that is not plainly a letter, a digit, a sign or a space."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 @asynccontextmanager
@@ -219,12 +210,6 @@ def _told(row: QuarantineRow) -> dict[str, object]:
         return told | {"raw": row.raw.decode("utf-8")}
     except UnicodeDecodeError:
         return told | {"raw_base64": base64.b64encode(row.raw).decode("ascii")}
-
-
-def _table(rows: Sequence[QuarantineRow]) -> list[str]:
-    cells = [COLUMNS, *(_cells(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
 
 
 def _cells(row: QuarantineRow) -> tuple[str, ...]:

@@ -16,18 +16,17 @@ import msgspec
 
 from availability import access, embedded, issuer, launch, self_check
 from availability.deploying import keep_deployed
-from availability.embedded import Server
 from availability.event_publisher import STREAM as AVAILABILITY
 from availability.feeds.health import refusal_of
 from availability.feeds.stream import STREAM as STOCK
 from availability.feeds.stream import missing_streams
 from availability.instance import Instance, Refused, Running, with_own_tokens
+from availability.instance_servers import URL_SETTINGS, own_servers
 from availability.settings import Settings, environment_of_child
 from availability.supervisor import Child, rotate, stop_in_order
 
 POLL_STARTING_S = 0.1
 POLL_RUNNING_S = 2.0
-URL_SETTINGS = {"valkey": "redis_url", "nats": "nats_url", "postgres": "postgres_url"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,9 @@ class _Up:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
         issuer.create_keys(self._instance.keys)
-        await self._prepare_servers()
+        self._settings, own = await own_servers(self._settings, self._instance)
+        self._with_users = [URL_SETTINGS[name] for name in own]
+        self._servers = [child for child, _ in own.values()]
         self._prepare_processes()
         children = [*self._servers, *self._processes]
         for child in children:
@@ -107,30 +108,6 @@ class _Up:
         last = [child for child in self._processes if child.name == "journal"]
         edges = [child for child in self._processes if child not in first + last]
         await stop_in_order([first, edges, last, self._servers])
-
-    async def _prepare_servers(self) -> None:
-        """Prepare each server whose URL the settings do not give; a new Postgres cluster takes a moment."""
-        instance = self._instance
-        monitor_port = instance.port("nats-monitor")
-        made: dict[str, Callable[[Path, int, str], Server]] = {
-            "valkey": embedded.valkey,
-            "nats": lambda folder, port, password: embedded.nats(
-                *(folder, port, password, self._settings.nats_stream_sync, monitor_port)
-            ),
-            "postgres": embedded.postgres,
-        }
-        for name, make in made.items():
-            if getattr(self._settings, URL_SETTINGS[name]):
-                continue
-            port, password = instance.port(name), instance.known.passwords[name]
-            server = await asyncio.to_thread(make, instance.folder / name, port, password)
-            self._settings = msgspec.structs.replace(self._settings, **{URL_SETTINGS[name]: server.url})
-            self._with_users.append(URL_SETTINGS[name])
-            log = instance.logs / f"{name}.log"
-            self._servers.append(Child(name, server.argv, server.env, log, stop_signal=server.stop_signal))
-            if name == "nats":
-                monitor_url = f"http://{embedded.HOST}:{monitor_port}"
-                self._settings = msgspec.structs.replace(self._settings, nats_monitor_url=monitor_url)
 
     def _prepare_processes(self) -> None:
         names = ["api", *(f"api-{number}" for number in range(2, self._plan.workers + 1))]

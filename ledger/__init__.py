@@ -1,6 +1,7 @@
 """The door to the ledger: everything that the edges may use."""
 
 from ledger.auditing import SCOPES, WHOLE, Audit, AuditScope, Behind
+from ledger.closing import FillRefused
 from ledger.deploying import deploy_library
 from ledger.differences import KINDS, MEANINGS, Difference, Kind
 from ledger.errors import (
@@ -10,7 +11,7 @@ from ledger.errors import (
     Unknown,
 )
 from ledger.failover import FailedOver, FailoverPlan, LeftBehind, fail_over, left_behind
-from ledger.filling import Filled, FillPlan, FillRefused, NotFilled, fill_anew
+from ledger.filling import Filled, FillPlan, NotFilled, fill_anew
 from ledger.findings import CheckLimits, Finding
 from ledger.identity import (
     differing_field,
@@ -48,6 +49,7 @@ from ledger.journal import (
     OvercommittedPage,
     OvercommittedPosition,
     Place,
+    PositionMovement,
     Problem,
     Quarantine,
     QuarantinedEvent,
@@ -58,7 +60,6 @@ from ledger.journal import (
     SourceStatus,
     Status,
     StreamStatus,
-    Touch,
     Unexplained,
     Unreadable,
     Written,
@@ -290,6 +291,7 @@ __all__ = [
     "Position",
     "PositionAfter",
     "PositionAt",
+    "PositionMovement",
     "Positions",
     "Problem",
     "PutLocation",
@@ -327,7 +329,6 @@ __all__ = [
     "StockStatus",
     "Strategy",
     "StreamStatus",
-    "Touch",
     "Unavailable",
     "Unexplained",
     "UnfinishedList",

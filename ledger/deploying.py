@@ -1,9 +1,7 @@
 """Owns loading the library into the ledger's servers ahead of the processes, whose users may only call it."""
 
-import asyncio
-
 from ledger.library import library, load, put_back
-from ledger.placement import connection_to, primaries
+from ledger.placement import connected, primaries
 
 TIMEOUT_S = 10.0
 
@@ -18,10 +16,5 @@ async def deploy_library(redis_url: str) -> int:
 
 async def load_into(url: str) -> bool:
     """Load it into one server; whether it had to be."""
-    connection = connection_to(url)
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            await connection.connect()  # type: ignore[no-untyped-call]
-            return await load(connection, library()) or await put_back(connection, library())
-    finally:
-        await connection.disconnect(nowait=True)
+    async with connected(url, TIMEOUT_S) as connection:
+        return await load(connection, library()) or await put_back(connection, library())

@@ -19,7 +19,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
-from ledger.filling import Filled, FillPlan, FillRefused, Progress, fill_anew
+from ledger.closing import FillRefused
+from ledger.filling import Filled, FillPlan, fill_anew
+from ledger.journal.checkpointing import Progress
 from ledger.journal.reader import Journal
 from ledger.journal.records import START, Place, Unreadable, decode
 from ledger.journal.stream import JournalStream

@@ -12,50 +12,27 @@ The steps, each of which may be the last one before a crash; begun again, it goe
 """
 
 import asyncio
-import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 from ledger import messages as m
-from ledger.errors import LedgerError
-from ledger.journal.catching_up import NotReached, catch_up
-from ledger.journal.checkpointing import fold_on, newest_folding
+from ledger.closing import CALL_TIMEOUT_MS, Closing, FillRefused
+from ledger.journal.catching_up import NotReached
+from ledger.journal.checkpointing import Progress, fold_on, newest_folding
 from ledger.journal.checkpoints import Checkpoints
-from ledger.journal.conflicts import conflicts
 from ledger.journal.epochs import Epoch, Epochs, Holder, Reason
 from ledger.journal.folding import Folding
 from ledger.journal.migrations import migrate
 from ledger.journal.reader import Generation, Journal
-from ledger.journal.records import START, Place
 from ledger.keyspace import Keyspace
 from ledger.rehoming import Rehoming
 from ledger.shard import Limits, Shard
 from ledger.state import FILLING, ShardRecord
-from ledger.store import Ledger
-
-UNFINISHED_MS = 10_000
-"""The keeper is due within this time where something was left behind; a day later where something has just ended."""
-SETTLE_S = 12.0
-POLL_S = 0.02
-CALL_TIMEOUT_MS = 30_000
-
-logger = logging.getLogger(__name__)
-
-
-class FillRefused(Exception):
-    """It must not be done now; the text says why and what to do. The ledger is as it was."""
 
 
 class NotFilled(Exception):
     """It could not be done; the text says why. Begun again, it goes on."""
-
-
-class Progress(Protocol):
-    """Who is told how far it has come: a step, and how much of how much of it is done."""
-
-    def __call__(self, step: str, done: int, total: int, /) -> None: ...
 
 
 class FillPlan(NamedTuple):
@@ -116,6 +93,7 @@ class _Filling:
         self._progress = progress
         self._epochs = epochs
         self._journal = journal
+        self._closing = Closing(plan.redis_url, plan.postgres_url, journal, plan.reason, progress)
 
     async def run(self) -> Filled:
         plan = self._plan
@@ -129,32 +107,32 @@ class _Filling:
         if plan.reason == "rehome" and base.shards == shards and not begun:
             if not closed:
                 raise FillRefused(f"the ledger has {shards} shards already")
-            await self._open_for(shards, touched)
+            await self._closing.open_for(shards, touched)
             return Filled(base.epoch, shards, 0, 0)
         if not begun:
-            await self._close(base, closed=closed)
+            await self._closing.close(base.shards, closed=closed)
         began_s = time.perf_counter()
         folding = await self._fold(base)
         folded = folding.checkpoint, folding.movements, time.perf_counter() - began_s, folding.damages
         rehoming = Rehoming(folding.folds, shards)
         if rehoming.torn and plan.reason == "rehome" and not begun:
-            await self._open_for(base.shards, base.shards)
+            await self._closing.open_for(base.shards, base.shards)
             raise FillRefused(
                 f"{rehoming.torn} reservations are in the middle of a change over several shards: start `availability"
                 " keeper`, which finishes it within seconds, stop it, and try again"
             )
         epoch = await self._begin(known, touched)
         await self._put_back(rehoming, epoch)
-        await self._journaled(range(shards), "journal")
+        await self._closing.journaled(range(shards), "journal")
         positions = await self._compare(rehoming)
         await self._epochs.complete(epoch)
-        await self._open_for(shards, touched, epoch)
+        await self._closing.open_for(shards, touched, epoch)
         return Filled(epoch, shards, positions, rehoming.reservations, *folded)
 
     # --- what there is ------------------------------------------------------------------------------------------
 
     async def _record(self, shard: int) -> ShardRecord | None:
-        async with self._keyspace(shard) as keyspace:
+        async with Keyspace.opened(self._plan.redis_url, shard) as keyspace:
             return await keyspace.record()
 
     async def _known(self, first: ShardRecord | None) -> list[Epoch]:
@@ -173,93 +151,6 @@ class _Filling:
             )
         await self._epochs.begin(epoch, shards, "first")
         return [Epoch(epoch, shards, complete=True)]
-
-    @asynccontextmanager
-    async def _keyspace(self, shard: int) -> AsyncIterator[Keyspace]:
-        keyspace = await Keyspace.open(self._plan.redis_url, shard)
-        try:
-            yield keyspace
-        finally:
-            await keyspace.close()
-
-    # --- closing ------------------------------------------------------------------------------------------------
-
-    async def _close(self, base: Epoch, *, closed: bool) -> None:
-        """No process may use the ledger any more, and the journal has all that it did."""
-        if self._plan.reason == "rehome" and not closed:
-            await self._refuse_writers(base.shards)
-            await self._settle(base.shards)
-        for shard in range(base.shards):
-            async with self._keyspace(shard) as keyspace:
-                await keyspace.fence(shards=FILLING)
-        behind = [shard for shard in range(base.shards) if await self._is_behind(shard)]
-        if not behind and await conflicts(self._plan.postgres_url):
-            await self._open_for(base.shards, base.shards)
-            raise FillRefused(
-                "the ledger is not behind its journal, and yet contradicts it: look at it with `availability"
-                " conflicts`, and settle it first"
-            )
-        if behind and self._plan.reason == "rehome":
-            await self._open_for(base.shards, base.shards)
-            raise FillRefused("the ledger has lost what its journal has: run `availability rebuild` first")
-        if behind:
-            logger.warning("shards %s have lost what the journal has: there the journal counts", behind)
-        await self._journaled(set(range(base.shards)) - set(behind), "drain")
-
-    async def _refuse_writers(self, shards: int) -> None:
-        writers = set()
-        for shard in range(shards):
-            async with self._keyspace(shard) as keyspace:
-                writers.update(await keyspace.writers())
-        if writers:
-            raise FillRefused(
-                f"processes that change the ledger are connected ({', '.join(sorted(writers))}): stop `serve`, `ingest`"
-                " and `keeper` first; `journal` may run"
-            )
-
-    async def _settle(self, shards: int) -> None:
-        """What changes over several shards left behind is finished, which takes some seconds at most."""
-        if shards == 1:
-            return
-        ledger = Ledger(self._plan.redis_url, shards=shards, timeout_ms=CALL_TIMEOUT_MS)
-        try:
-            async with asyncio.timeout(SETTLE_S):
-                while await self._unfinished(shards):
-                    with suppress(LedgerError):
-                        await ledger.expire(m.Expire())
-                    await asyncio.sleep(POLL_S)
-        except TimeoutError:
-            return  # what is torn then is found in the fold
-        finally:
-            await ledger.close()
-
-    async def _unfinished(self, shards: int) -> int:
-        count = 0
-        for shard in range(shards):
-            async with self._keyspace(shard) as keyspace:
-                record = await keyspace.record()
-                count += await keyspace.unfinished((record.clock_ms if record else 0) + UNFINISHED_MS)
-        return count
-
-    async def _is_behind(self, shard: int) -> bool:
-        """Whether the shard is not the one that wrote the journal, or has lost the end of it."""
-        end = await self._journal.end(shard)
-        async with self._keyspace(shard) as keyspace:
-            record = await keyspace.record()
-            place = Place(record.epoch, record.seq) if record else START
-            if place < end.place:
-                return True
-            same_epoch = place.epoch == end.place.epoch
-            return same_epoch and end.entry is not None and await keyspace.entry(end.place) != end.entry
-
-    async def _journaled(self, shards: Iterable[int], step: str) -> None:
-        """Wait until the journal has all that these shards have done."""
-        records = {shard: record for shard in shards if (record := await self._record(shard)) and record.seq}
-        goals = {shard: Place(record.epoch, record.seq) for shard, record in records.items()}
-        await catch_up(
-            *(self._plan.redis_url, self._plan.postgres_url, self._journal, goals),
-            progress=lambda done, total: self._progress(step, done, total),
-        )
 
     # --- filling ------------------------------------------------------------------------------------------------
 
@@ -281,7 +172,7 @@ class _Filling:
         await self._epochs.begin(epoch, self._shards, self._plan.reason)
         clock_ms = max((record.clock_ms for record in records), default=0)
         for shard in range(touched):
-            async with self._keyspace(shard) as keyspace:
+            async with Keyspace.opened(self._plan.redis_url, shard) as keyspace:
                 await keyspace.fence(shards=FILLING, epoch=epoch, clock_ms=clock_ms)
                 await keyspace.clear(epoch, journal=self._plan.reason == "rebuild")
             self._progress("clear", shard + 1, touched)
@@ -328,7 +219,7 @@ class _Filling:
         total = 0
         for shard in range(self._shards):
             positions, records = rehoming.expected(shard)
-            async with self._keyspace(shard) as keyspace:
+            async with Keyspace.opened(self._plan.redis_url, shard) as keyspace:
                 live = {place: position async for place, position in keyspace.positions()}
                 known = await keyspace.records()
             wrong = [place for place in positions.keys() | live.keys() if positions.get(place) != live.get(place)]
@@ -340,12 +231,3 @@ class _Filling:
             total += len(live)
             self._progress("compare", shard + 1, self._shards)
         return total
-
-    async def _open_for(self, shards: int, touched: int, epoch: int = 0) -> None:
-        """Let processes with this number of shards use the ledger, if no newer ``epoch`` than this is in force.
-
-        The first shard is the last: it says that all do.
-        """
-        for shard in reversed(range(touched)):
-            async with self._keyspace(shard) as keyspace:
-                await keyspace.fence(shards=shards, epoch=epoch)

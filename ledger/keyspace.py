@@ -1,6 +1,7 @@
 """A shard's keys as a whole, for who fills a ledger anew: its own record, the fence, emptying and counting."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Self
 
 import msgspec
@@ -18,14 +19,13 @@ from ledger.library import library
 from ledger.messages import Position
 from ledger.placement import Placement
 from ledger.shard import PROCESS
-from ledger.state import ShardRecord
+from ledger.state import ShardRecord, shard_record
 
 TIMEOUT_S = 30.0
 PORTION = 1_000
 KEYSPACE_FAILED = (RedisError, OSError, TimeoutError, Unavailable)
 """The server is away or refuses: what was under way can be begun again."""
 
-_decode_record = msgspec.msgpack.Decoder(ShardRecord).decode
 _decode_position = msgspec.msgpack.Decoder(Position).decode
 
 
@@ -48,13 +48,23 @@ class Keyspace:
         """On this very server, which may be a replica, and with the library as it is."""
         return cls(Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=TIMEOUT_S), shard)
 
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, redis_url: str, shard: int) -> AsyncIterator[Self]:
+        """For as long as the block lasts."""
+        keyspace = await cls.open(redis_url, shard)
+        try:
+            yield keyspace
+        finally:
+            await keyspace.close()
+
     async def close(self) -> None:
         await self._client.aclose()
 
     async def record(self) -> ShardRecord | None:
         """What the shard knows of itself; None where nothing was ever written."""
         packed: Any = await self._client.get(shard_key(self.shard))
-        return _decode_record(packed) if packed else None
+        return shard_record(packed) if packed else None
 
     async def entry(self, place: Place) -> bytes | None:
         """The body of the entry at this place of the stream; None when the stream has none there."""
@@ -69,7 +79,7 @@ class Keyspace:
         """
         argument = msgspec.msgpack.encode((epoch, clock_ms, shards))
         packed: Any = await self._client.fcall(library().fence, 1, shard_key(self.shard), argument)
-        return _decode_record(packed)
+        return shard_record(packed)
 
     async def clear(self, epoch: int, *, journal: bool) -> None:
         """Remove every key but the shard's own record; the stream of its ``journal`` only if that is asked for.

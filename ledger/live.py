@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -18,15 +17,13 @@ from ledger.errors import Unavailable
 from ledger.journal.records import START, Place
 from ledger.keys import escaped, shard_key, shard_tag, unescaped
 from ledger.placement import Placement
-from ledger.state import ShardRecord
+from ledger.state import ShardRecord, shard_record
 
 TIMEOUT_S = 10.0
 SCANNED = 2_000
 """Keys that the server looks at in one step of a scan, about."""
 LIVE_FAILED = (RedisError, OSError, TimeoutError, Unavailable)
 """The server is away, loading, refuses or has the shard no more."""
-
-_decode_record = msgspec.msgpack.Decoder(ShardRecord).decode
 
 
 class Reading(NamedTuple):
@@ -149,7 +146,7 @@ class LiveShard:
             asking.time()
             ask(asking)
             packed, (seconds, microseconds), *answers = await asking.execute()
-        record = _decode_record(packed) if packed else ShardRecord(*START, 0)
+        record = shard_record(packed) if packed else ShardRecord(*START, 0)
         server_ms = int(seconds) * 1_000 + int(microseconds) // 1_000
         place = Place(record.epoch, record.seq)
         return Reading(place, max(server_ms, record.clock_ms), record.shards, {}), answers

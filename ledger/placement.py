@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,10 +41,31 @@ def connection_to(url: str, name: str | None = None) -> AbstractConnection:
     return connection
 
 
+@asynccontextmanager
+async def connected(url: str, timeout_s: float) -> AsyncIterator[AbstractConnection]:
+    """A connection for as long as the block lasts, which must end within ``timeout_s``.
+
+    Raises RedisError, OSError or TimeoutError.
+    """
+    connection = connection_to(url)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await connection.connect()  # type: ignore[no-untyped-call]
+            yield connection
+    finally:
+        await connection.disconnect(nowait=True)
+
+
 async def command(connection: AbstractConnection, *words: Any) -> Any:
     """What the server answers. Raises RedisError, among them its refusal, or OSError."""
     await connection.send_command(*words)
     return await connection.read_response()
+
+
+async def server_ms(connection: AbstractConnection) -> int:
+    """The server's clock."""
+    seconds, microseconds = await command(connection, "TIME")
+    return int(seconds) * 1_000 + int(microseconds) // 1_000
 
 
 async def primaries(redis_url: str, timeout_s: float) -> list[str]:
@@ -52,19 +75,15 @@ async def primaries(redis_url: str, timeout_s: float) -> list[str]:
     """
     failures: list[Exception] = []
     for url in server_urls(redis_url):
-        connection = connection_to(url)
         try:
-            async with asyncio.timeout(timeout_s):
-                await connection.connect()  # type: ignore[no-untyped-call]
-                if not await _in_cluster(connection):
+            async with connected(url, timeout_s) as connection:
+                if not await in_cluster(connection):
                     return [url]
                 nodes = (await command(connection, "CLUSTER", "NODES")).decode().splitlines()
         except (RedisError, OSError, TimeoutError) as failure:
             failures.append(failure)
         else:
             return [node_url(fields[1], url) for fields in map(str.split, nodes) if _is_primary(fields[2])]
-        finally:
-            await connection.disconnect(nowait=True)
     raise failures[-1]
 
 
@@ -78,7 +97,8 @@ def _is_primary(flags: str) -> bool:
     return "master" in flags and not {"noaddr", "fail", "handshake"} & set(flags.split(","))
 
 
-async def _in_cluster(connection: AbstractConnection) -> bool:
+async def in_cluster(connection: AbstractConnection) -> bool:
+    """Whether its server is in one."""
     return b"cluster_enabled:1" in await command(connection, "INFO", "cluster")
 
 
@@ -99,25 +119,21 @@ class Placement:
         failures: list[Exception] = []
         for url in asked:
             try:
-                async with asyncio.timeout(self._timeout_s / len(asked)):
-                    self._last = await self._told_by(url)
-                    return self._last
+                self._last = await self._told_by(url, self._timeout_s / len(asked))
             except (RedisError, OSError, TimeoutError) as failure:
                 failures.append(failure)
+            else:
+                return self._last
         raise failures[-1]
 
-    async def _told_by(self, url: str) -> str:
+    async def _told_by(self, url: str, timeout_s: float) -> str:
         """Who has the shard, as this server tells it."""
-        connection = connection_to(url)
-        try:
-            await connection.connect()  # type: ignore[no-untyped-call]
-            if not await _in_cluster(connection):
+        async with connected(url, timeout_s) as connection:
+            if not await in_cluster(connection):
                 if len(self._given) > 1:
                     raise Unavailable("redis_url names several servers, and one of them is in no cluster")
                 return url
             ranges = await command(connection, "CLUSTER", "SLOTS")
-        finally:
-            await connection.disconnect(nowait=True)
         for first, last, (host, port, *_), *_ in ranges:
             if first <= self._slot <= last:
                 return url_of(url, host.decode() if host else urlsplit(url).hostname or "", port)

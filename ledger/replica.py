@@ -7,7 +7,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
-from ledger.placement import connection_to
+from ledger.placement import connected
 from ledger.valkey_checks import SAYS_CLUSTER, ask_durability, durability_findings
 
 ANSWER_S = 3.0
@@ -38,13 +38,8 @@ async def is_same(url: str, other_url: str) -> bool:
 
 async def unfit(url: str) -> list[str]:
     """Why the server must not be promoted, so that processes would refuse it after. Raises RedisError or OSError."""
-    connection = connection_to(url)
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            await connection.connect()  # type: ignore[no-untyped-call]
-            told = await ask_durability(connection)
-    finally:
-        await connection.disconnect(nowait=True)
+    async with connected(url, ANSWER_S) as connection:
+        told = await ask_durability(connection)
     flaws = [str(finding) for finding in durability_findings("the replica", told) if finding.stops]
     if told.info.get("cluster_enabled") == SAYS_CLUSTER:
         flaws.append("it is in a cluster: CLUSTER FAILOVER TAKEOVER there, and `availability rebuild` after it")

@@ -10,18 +10,15 @@ mark at the shard, and it stops those who have not counted yet. Those who have, 
 be from a process that itself was asleep.
 """
 
-import asyncio
 import logging
 import time
 from typing import Any, Final, Literal, NamedTuple
 
-import msgspec
-
 from ledger.errors import Unavailable
 from ledger.findings import clock_ms
 from ledger.keys import clock_key, shard_key
-from ledger.placement import Placement, command, connection_to
-from ledger.state import ShardRecord
+from ledger.placement import Placement, command, connected, server_ms
+from ledger.state import shard_record
 
 JUMP_MS: Final = 60_000
 """A larger step is not believed; ``lua/call.lua`` says the same."""
@@ -33,7 +30,6 @@ TIMEOUT_S: Final = 5.0
 REMEDY: Final = "mend the clock; or, if it is right as it is now, run `availability doctor --accept-clock`"
 
 logger = logging.getLogger(__name__)
-_decode_shard = msgspec.msgpack.Decoder(ShardRecord).decode
 
 
 def monotonic_ms() -> int:
@@ -109,24 +105,19 @@ async def accept_clock(redis_url: str, shards: int) -> None:
 
     Raises Unavailable when that cannot be, and what redis-py raises when a server is away.
     """
-    async with asyncio.timeout(TIMEOUT_S):
-        urls = [await Placement(redis_url, shard, TIMEOUT_S).url() for shard in range(shards)]
-        for shard, url in enumerate(urls):
-            await _accept(url, shard)
+    urls = [await Placement(redis_url, shard, TIMEOUT_S).url() for shard in range(shards)]
+    for shard, url in enumerate(urls):
+        await _accept(url, shard)
 
 
 async def _accept(url: str, shard: int) -> None:
-    connection = connection_to(url)
-    try:
-        await connection.connect()  # type: ignore[no-untyped-call]
-        seconds, _ = await command(connection, "TIME")
+    async with connected(url, TIMEOUT_S) as connection:
+        now_ms = await server_ms(connection)
         packed: Any = await command(connection, "GET", shard_key(shard))
-        ahead_s = _decode_shard(packed).clock_ms // 1_000 - int(seconds) if packed else 0
-        if ahead_s * 1_000 > JUMP_MS:
+        ahead_ms = shard_record(packed).clock_ms - now_ms if packed else 0
+        if ahead_ms > JUMP_MS:
             raise Unavailable(
-                f"shard {shard} has lived {ahead_s} s longer than its server's clock says, and its time never runs"
-                " back: wait until the clock has come to it"
+                f"shard {shard} has lived {ahead_ms // 1_000} s longer than its server's clock says, and its time"
+                " never runs back: wait until the clock has come to it"
             )
         await command(connection, "SET", clock_key(shard), ACCEPTED, "PX", ACCEPTED_FOR_MS)
-    finally:
-        await connection.disconnect()

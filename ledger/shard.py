@@ -38,7 +38,7 @@ from ledger.link import Link
 from ledger.packing import done_of, packed
 from ledger.placement import Placement, command, connection_to
 from ledger.server_clock import DOUBTED, ServerClock
-from ledger.state import ShardRecord, Standing, wrong_shards
+from ledger.state import ShardRecord, Standing, shard_record, wrong_shards
 from ledger.valkey_checks import ask_durability, durability_findings
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,6 @@ class Limits(NamedTuple):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply).decode
-_decode_shard = msgspec.msgpack.Decoder(ShardRecord).decode
 
 
 class Shard:
@@ -162,7 +161,7 @@ class Shard:
             except asyncio.CancelledError:
                 await self._disconnect("a call was cancelled")
                 raise
-        record = _decode_shard(packed) if packed else ShardRecord(*START, 0)
+        record = shard_record(packed) if packed else ShardRecord(*START, 0)
         return Standing(self._run, Place(record.epoch, record.seq), found[0][1][1] if found else None)
 
     async def shards_there(self) -> int | None:
@@ -174,7 +173,7 @@ class Shard:
             except (RedisError, OSError, TimeoutError, Unavailable) as failure:
                 await self._disconnect(_reason(failure))
                 raise Unavailable(self.reasons[0]) from failure
-        return _decode_shard(packed).shards if packed else None
+        return shard_record(packed).shards if packed else None
 
     async def _call(self, operations: Sequence[m.Operation], function: str) -> list[Answer]:
         """Runs those that may run now on the server that is there now; the others are answered with the reason."""
@@ -350,7 +349,7 @@ class Shard:
         except AskError:  # or MovedError: the call itself will follow, or be refused
             return ShardRecord(NO_EPOCH, 0, 0)
         if packed:
-            return _decode_shard(packed)
+            return shard_record(packed)
         shards = await self._first.shards_there() if self._first is not None else None
         return ShardRecord(FIRST_EPOCH, 0, 0, shards)
 

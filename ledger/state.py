@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import msgspec
 from msgspec import Struct
 
 from ledger.journal.records import Place
@@ -28,6 +29,10 @@ class ShardRecord(Struct, array_like=True, frozen=True):
     shards: int | None = None
 
 
+shard_record = msgspec.msgpack.Decoder(ShardRecord).decode
+"""The record from the bytes of a shard's own key."""
+
+
 class Standing(NamedTuple):
     """How far a ledger has come: the place of its last journal entry.
 
@@ -44,7 +49,7 @@ def wrong_shards(there: int, said: int) -> str:
     """Why a ledger with ``there`` shards cannot be used by a process whose settings say another number."""
     if there == FILLING:
         return (
-            "the ledger is being filled anew: wait for `availability rebuild` (or `rehome`) to end;"
+            "the ledger is being filled anew: wait for `availability rebuild` (or `rehome`, `failover`) to end;"
             " if it broke off, run the same again"
         )
     remedy = f"set shards = {there}, or run `availability rehome --shards {said}`"

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import msgspec
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoPermissionError, RedisError
 
@@ -26,13 +25,12 @@ from ledger.findings import (
 )
 from ledger.keys import shard_key
 from ledger.library import library, texts_of
-from ledger.placement import Placement, command, connection_to, server_urls, url_of
-from ledger.state import ShardRecord, wrong_shards
+from ledger.placement import Placement, command, connected, in_cluster, server_ms, server_urls, url_of
+from ledger.state import shard_record, wrong_shards
 
 TIMEOUT_S = 3.0
 PORT = 6379
 SAYS_CLUSTER = "1"
-_decode_shard = msgspec.msgpack.Decoder(ShardRecord).decode
 UNANSWERED = (RedisError, OSError, TimeoutError)
 
 
@@ -96,18 +94,15 @@ async def check_shards(redis_url: str, shards: int) -> list[Finding]:
     """
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            connection = connection_to(await Placement(redis_url, 0, TIMEOUT_S).url())
-            try:
-                await connection.connect()  # type: ignore[no-untyped-call]
+            url = await Placement(redis_url, 0, TIMEOUT_S).url()
+            async with connected(url, TIMEOUT_S) as connection:
                 packed: Any = await command(connection, "GET", shard_key(0))
-            finally:
-                await connection.disconnect()
     except NoPermissionError:
         text = "may not be read by this user: grant it +get %R~{s0}:shard"
         return [Finding("unchecked", "the ledger's number of shards", text)]
     except (*UNANSWERED, Unavailable):
         return []
-    there = _decode_shard(packed).shards if packed else None
+    there = shard_record(packed).shards if packed else None
     if there is None or there == shards:
         return []
     return [unsafe("the ledger", wrong_shards(there, shards).removeprefix("the ledger "))]
@@ -115,15 +110,10 @@ async def check_shards(redis_url: str, shards: int) -> list[Finding]:
 
 async def _cluster_of(url: str) -> list[str]:
     """The URLs of the cluster's servers; none when the server is in no cluster. Raises one of ``UNANSWERED``."""
-    async with asyncio.timeout(TIMEOUT_S):
-        connection = connection_to(url)
-        try:
-            await connection.connect()  # type: ignore[no-untyped-call]
-            if b"cluster_enabled:1" not in await command(connection, "INFO", "cluster"):
-                return []
-            ranges: Any = await command(connection, "CLUSTER", "SLOTS")
-        finally:
-            await connection.disconnect()
+    async with connected(url, TIMEOUT_S) as connection:
+        if not await in_cluster(connection):
+            return []
+        ranges: Any = await command(connection, "CLUSTER", "SLOTS")
     nodes = {(host.decode() if host else "", port) for _, _, *nodes in ranges for host, port, *_ in nodes}
     return [url_of(url, host or urlsplit(url).hostname or "", port) for host, port in sorted(nodes)]
 
@@ -135,19 +125,14 @@ def _address(url: str) -> str:
 
 async def _check_server(subject: str, url: str, limits: CheckLimits) -> list[Finding]:
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            connection = connection_to(url)
-            try:
-                await connection.connect()  # type: ignore[no-untyped-call]
-                told = await ask_durability(connection)
-                findings = durability_findings(subject, told) + rules.memory_findings(subject, told.info)
-                findings += await _check_user(connection, subject)
-                findings += await _check_library(connection, subject, told.info)
-                if told.info.get("cluster_enabled") == SAYS_CLUSTER:
-                    findings += await _check_slots(connection, subject)
-                findings.append(await _check_clock(connection, subject, limits))
-            finally:
-                await connection.disconnect()
+        async with connected(url, TIMEOUT_S) as connection:
+            told = await ask_durability(connection)
+            findings = durability_findings(subject, told) + rules.memory_findings(subject, told.info)
+            findings += await _check_user(connection, subject)
+            findings += await _check_library(connection, subject, told.info)
+            if told.info.get("cluster_enabled") == SAYS_CLUSTER:
+                findings += await _check_slots(connection, subject)
+            findings.append(await _check_clock(connection, subject, limits))
     except UNANSWERED as error:
         return [no_answer(subject, error)]
     findings += disk_findings(subject, url, (told.settings or {}).get("dir"), limits)
@@ -156,9 +141,8 @@ async def _check_server(subject: str, url: str, limits: CheckLimits) -> list[Fin
 
 async def _check_clock(connection: AbstractConnection, subject: str, limits: CheckLimits) -> Finding:
     asked_ms = clock_ms()
-    seconds, microseconds = await command(connection, "TIME")
-    server_ms = int(seconds) * 1_000 + int(microseconds) // 1_000
-    return clock_finding(subject, server_ms, (asked_ms + clock_ms()) // 2, limits)
+    theirs_ms = await server_ms(connection)
+    return clock_finding(subject, theirs_ms, (asked_ms + clock_ms()) // 2, limits)
 
 
 async def _check_user(connection: AbstractConnection, subject: str) -> list[Finding]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+OPERATING = ROOT / "config" / "README.md"
 FENCE = re.compile(r"^```(\w+) ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ANY = "…"
 VARYING = re.compile(
@@ -30,9 +32,24 @@ class Step:
     answer: str = ""
 
 
-def section(title: str) -> str:
+def section(title: str, file: Path = README) -> str:
     """The text below a heading of the second level."""
-    return README.read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return file.read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def dead_links(file: Path) -> list[str]:
+    """Links of a page to files and headings here that are not there."""
+    links: list[str] = re.findall(r"\]\(([^)\s]+)\)", file.read_text("utf-8"))
+    return [link for link in links if not _leads_to_something(file, link)]
+
+
+def _leads_to_something(file: Path, link: str) -> bool:
+    name, _, heading = link.partition("#")
+    target = file.parent / name if name else file
+    if "://" in link or not heading:
+        return "://" in link or target.exists()
+    titles = re.findall(r"^#+ (.+)$", target.read_text("utf-8") if target.exists() else "", re.MULTILINE)
+    return heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def steps() -> list[Step]:

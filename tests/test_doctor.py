@@ -8,7 +8,7 @@ from cluster import Cluster, node_id, slot_of
 from redis import Redis as SyncRedis
 from servers import as_owner
 
-from availability import cli, doctor, issuer
+from availability import cli_tools, doctor, issuer
 from availability.settings import Settings
 from ledger import Finding
 
@@ -120,10 +120,10 @@ def test_the_command_ends_with_1_when_something_is_unsafe(tmp_path: Path, valkey
     with SyncRedis.from_url(as_owner(valkey_url)) as client:
         client.config_set("appendfsync", "everysec")
         try:
-            unsafe = CliRunner().invoke(cli.doctor, [], obj=settings)
+            unsafe = CliRunner().invoke(cli_tools.doctor, [], obj=settings)
         finally:
             client.config_set("appendfsync", "always")
     remedy = "set it to always, an acknowledged operation must have reached the disk"
     assert unsafe.exit_code == 1
     assert f"unsafe     Valkey's appendfsync is everysec: {remedy}\n" in unsafe.output
-    assert CliRunner().invoke(cli.doctor, [], obj=settings).exit_code == 2
+    assert CliRunner().invoke(cli_tools.doctor, [], obj=settings).exit_code == 2

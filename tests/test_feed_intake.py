@@ -3,13 +3,13 @@
 import asyncio
 import os
 import signal
-from pathlib import Path
 
 import pytest
 from feeding import NOW_MS, MemoryQuarantine, OneShop, an_event, encoded
 from servers import RunningServer
 
 from availability.feeds.intake import EVENTS_PER_APPLY, STORE_TIMEOUT_S, RawEvent, Result, locations_of, take_all
+from bench.processes import family
 from ledger import Location, PutLocation, Quarantine, Unavailable, Unknown, migrate
 
 pytestmark = pytest.mark.anyio
@@ -93,11 +93,6 @@ async def test_without_quarantine_nothing_bad_is_answered(shop: OneShop, quarant
     taken = await take_all(shop, quarantine, "shop-7", [raw(), RawEvent(b"bad")], "http")
     assert [result.outcome for result in taken.results] == ["duplicate", "quarantined"]
     assert quarantine.reasons == ["invalid"]
-
-
-def family(pid: int) -> list[int]:
-    """A server's process, and those that it has for its connections."""
-    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 async def test_a_database_that_hangs_is_not_waited_for(

@@ -1,4 +1,4 @@
-"""Each limit of the README's table, at its edge: what is the last that is taken, and what the first refusal says.
+"""Each limit that config/README.md lists, at its edge: what is the last that is taken, and what the first refusal says.
 
 The client's limits run on both ledgers, the plain rules and the Lua on a real server.
 """

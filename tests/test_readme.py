@@ -1,4 +1,4 @@
-"""The README says what is so: its tour runs as it is written, and it names every setting and every command."""
+"""The READMEs say what is so: the tour runs as it is written, each setting, command and limit is told, links lead."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
-from readme import Step, differences, section, steps
+from readme import OPERATING, ROOT, Step, dead_links, differences, section, steps
 from running_up import start
 from waiting import wait_until_plain
 
@@ -105,13 +105,13 @@ def test_a_wrong_answer_would_be_found() -> None:
 
 
 def test_every_setting_is_told_with_its_default() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (?:`(.*?)` )?\|", section("Deploy"), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (?:`(.*?)` )?\|", section("Settings", OPERATING), re.MULTILINE)
     default = Settings()
     assert {name: str(getattr(default, name)) for name in Settings.__struct_fields__} == dict(rows)
 
 
 def test_every_limit_has_a_test_and_its_settings_number() -> None:
-    rows = [row.split(" | ") for row in section("Limits").splitlines() if row.startswith("| ")][1:]
+    rows = [row.split(" | ") for row in section("Limits", OPERATING).splitlines() if row.startswith("| ")][1:]
     tests = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
     assert len(rows) > 8
     for what, number, setting, _, test in rows:
@@ -136,3 +136,16 @@ def test_the_folders_of_the_map_are_there() -> None:
     folders = re.findall(r"`([a-z]+/[a-z/]*)`", section("Map"))
     assert len(folders) > 8
     assert [folder for folder in folders if not (Path(__file__).parent.parent / folder).is_dir()] == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "config/README.md", "ledger/README.md", "bench/README.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    assert dead_links(ROOT / name) == []
+
+
+def test_a_dead_link_would_be_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# What is it?\n[a](page.md#what-is-it) [b](#gone) [c](gone.md) [d](gone.md#x) [e](https://x.test/#y)"
+    )
+    assert dead_links(page) == ["#gone", "gone.md", "gone.md#x"]

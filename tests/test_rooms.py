@@ -18,7 +18,6 @@ CLIENTS = {
         "ledger/link.py",
         "ledger/live.py",
         "ledger/placement.py",
-        "ledger/server_clock.py",
         "ledger/valkey_checks.py",
         "ledger/replica.py",
         "ledger/shard.py",

@@ -23,6 +23,7 @@ from waiting import wait_until, wait_until_plain
 from availability.feeds.health import refusal_of
 from availability.instance import settings_of
 from availability.settings import Settings
+from bench.processes import family
 from ledger import Journal, Ledger, Location, Place, PutLocation
 
 NAMES = {"api", "api-2", "ingest", "journal", "keeper", "valkey", "nats", "postgres"}
@@ -75,8 +76,8 @@ def test_a_postgres_of_which_a_process_crashed_is_started_again(up: Up) -> None:
     """By itself Postgres 18 can stay in recovery for good, as a living process."""
     up.wait_ready()
     pid = up.pids()["postgres"]
-    [first, *_] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    os.kill(int(first), signal.SIGABRT)
+    _, first, *_ = family(pid)
+    os.kill(first, signal.SIGABRT)
     up.wait_restarted("postgres", pid)
 
 

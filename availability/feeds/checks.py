@@ -1,7 +1,7 @@
 """Asks NATS whether its streams keep what they take, and how full they are.
 
-When JetStream fsyncs (``sync_interval``) cannot be asked of it: config/nats.conf sets it, README says what it costs.
-Whether it takes anything can, where its monitoring is known.
+When JetStream fsyncs (``sync_interval``) cannot be asked of it: config/nats.conf sets it, config/README.md says what
+it costs. Whether it takes anything can, where its monitoring is known.
 """
 
 import asyncio

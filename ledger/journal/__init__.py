@@ -5,7 +5,7 @@ from ledger.journal.checkpointing import Checkpointed, CheckpointRefused, make_c
 from ledger.journal.checkpoints import Checkpoints
 from ledger.journal.checks import check_postgres
 from ledger.journal.conflicts import Conflict, conflicts, settle_conflicts
-from ledger.journal.explaining import ClaimOn, Explanation, Touch, Unexplained, explain
+from ledger.journal.explaining import ClaimOn, Explanation, PositionMovement, Unexplained, explain
 from ledger.journal.feed_status import FeedStatus
 from ledger.journal.follower import Follower, Observer
 from ledger.journal.indexer import Indexer
@@ -57,6 +57,7 @@ __all__ = [
     "OvercommittedPage",
     "OvercommittedPosition",
     "Place",
+    "PositionMovement",
     "Problem",
     "Quarantine",
     "QuarantineRow",
@@ -67,7 +68,6 @@ __all__ = [
     "SourceStatus",
     "Status",
     "StreamStatus",
-    "Touch",
     "Unexplained",
     "Unreadable",
     "Written",

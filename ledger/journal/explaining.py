@@ -59,7 +59,7 @@ class ClaimOn(Struct, frozen=True):
     is_overdue: bool
 
 
-class Touch(Struct, frozen=True):
+class PositionMovement(Struct, frozen=True):
     """A movement of the position: when, by which operation and entry, and who asked for it."""
 
     at_ms: int
@@ -80,7 +80,7 @@ class Explanation(Struct, frozen=True):
 
     ``on_hand`` = ``base`` + the deltas + ``other`` (0 unless the window tells less than all). ``available`` = on_hand
     - held - committed - picked - safety_stock + overdue, not below 0, and 0 where the location ``is_enabled`` not.
-    ``touches`` are the newest movements, the newest first.
+    ``movements`` are the newest ones, the newest first.
     """
 
     sku: str
@@ -96,7 +96,7 @@ class Explanation(Struct, frozen=True):
     deltas: list[Delta]
     other: int
     claims: list[ClaimOn]
-    touches: list[Touch]
+    movements: list[PositionMovement]
 
 
 class Unexplained(Struct, frozen=True):
@@ -114,7 +114,7 @@ class _Story:
 
     sku: str
     location: str
-    touches: deque[Touch]
+    movements: deque[PositionMovement]
     entry: Place | None = None
     position: Position | None = None
     is_enabled: bool = True
@@ -140,8 +140,8 @@ class _Story:
             for move in () if told_before else operation.movements:
                 if (move.sku, move.location) == (self.sku, self.location):
                     source = self.sources.get(move.event or "", (None,))[0]
-                    self.touches.append(
-                        Touch(
+                    self.movements.append(
+                        PositionMovement(
                             *(entry.at_ms, str(place), operation.verb, move.from_bucket, move.to_bucket, move.quantity),
                             *(move.reason, operation.subject, self._name(move.event), source, operation.client),
                         )
@@ -202,7 +202,7 @@ class _Story:
             deltas=deltas,
             other=position.on_hand - (base.quantity if base else 0) - sum(delta.quantity for delta in deltas),
             claims=claims,
-            touches=list(reversed(self.touches)),
+            movements=list(reversed(self.movements)),
         )
 
     def _claim(self, id_: str, reservation: Reservation, at_ms: int) -> ClaimOn:
@@ -227,7 +227,7 @@ async def explain(
     location: str,
     *,
     at_ms: int | None = None,
-    touches_max: int = 10,
+    movements_max: int = 10,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Explanation | Unexplained:
     """The position at ``at_ms``, None: now. ``shards`` is their number where the journal does not tell it.
@@ -236,7 +236,7 @@ async def explain(
     """
     pool = await open_pool(postgres_url, size=1)
     try:
-        return await _explain(pool, shards, _Story(sku, location, deque(maxlen=touches_max)), at_ms, progress)
+        return await _explain(pool, shards, _Story(sku, location, deque(maxlen=movements_max)), at_ms, progress)
     finally:
         pool.terminate()
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ClassVar, Final
 
+from bench.processes import family
 from chaos.fault import Fault
 from chaos.stage import Stage
 
@@ -35,15 +36,6 @@ def slow(delay_s: float) -> str:
 def failing(*, after: int = 1) -> str:
     """Each fsync from the ``after``-th on ends with EIO, in every thread by its own count."""
     return f"error=EIO:when={after}+"
-
-
-def family(pid: int) -> list[int]:
-    """The process and all processes below it: what a Postgres is."""
-    found = [pid]
-    for one in found:
-        for children in Path(f"/proc/{one}/task").glob("*/children"):
-            found += [int(child) for child in children.read_text().split()]
-    return found
 
 
 @asynccontextmanager
