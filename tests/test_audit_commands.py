@@ -189,7 +189,7 @@ def test_a_rebuilt_ledger_is_explained_as_before(world: World) -> None:
         ]
     at_ms = START_MS + 2 * MINUTE_MS
     then = explained("--at", time_text(at_ms))
-    assert (then["available"], then["touches"]) == (before["available"], before["touches"])
+    assert (then["available"], then["movements"]) == (before["available"], before["movements"])
 
 
 def test_what_is_not_known_is_said_kindly(world: World) -> None:

@@ -23,7 +23,6 @@ from waiting import wait_until, wait_until_plain
 from availability.feeds.health import refusal_of
 from availability.instance import settings_of
 from availability.settings import Settings
-from bench.processes import family
 from ledger import Journal, Ledger, Location, Place, PutLocation
 
 NAMES = {"api", "api-2", "ingest", "journal", "keeper", "valkey", "nats", "postgres"}
@@ -38,7 +37,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 def test_it_says_where_it_is_when_it_is_ready(up: Up) -> None:
     assert up.output.read_text() == f"ready {up.url}\n"
-    assert up.is_ready()
+    up.wait_ready()
 
 
 def test_up_json_tells_every_process(up: Up) -> None:
@@ -57,7 +56,7 @@ def test_a_second_start_on_the_folder_is_refused(up: Up) -> None:
     second = subprocess.run(command(up.folder), capture_output=True, text=True, timeout=20, check=False)
     assert second.returncode == 1
     assert f"process {up.process.pid}" in second.stderr
-    assert up.is_ready()
+    up.wait_ready()
 
 
 @pytest.mark.parametrize("name", ["api", "keeper", "journal", "ingest", "nats", "valkey", "postgres"])
@@ -72,12 +71,18 @@ def test_a_child_that_dies_is_started_again_where_it_was(up: Up, name: str) -> N
     assert f"{name} ended (SIGKILL) and is started again" in up.errors.read_text()
 
 
-def test_a_postgres_of_which_a_process_crashed_is_started_again(up: Up) -> None:
+@pytest.mark.anyio
+async def test_a_postgres_of_which_a_process_crashed_is_started_again(up: Up) -> None:
     """By itself Postgres 18 can stay in recovery for good, as a living process."""
-    up.wait_ready()
     pid = up.pids()["postgres"]
-    _, first, *_ = family(pid)
-    os.kill(first, signal.SIGABRT)
+
+    async def crash() -> bool:
+        connection = await asyncpg.connect(str(up.told()["postgres"]))
+        os.kill(connection.get_server_pid(), signal.SIGABRT)
+        connection.terminate()
+        return True
+
+    assert await wait_until(crash)
     up.wait_restarted("postgres", pid)
 
 
