@@ -17,7 +17,7 @@ from availability.shapes import (
     reservation_json,
     time_text,
 )
-from ledger import Claims, JournalEntry, JournalOperation, Overcommitted, Place, Position, Reservation
+from ledger import Claims, JournalEntry, JournalOperation, Overcommitted, Place, Reservation
 
 LINE_END = "\r\n"
 SOURCE = "/availability"
@@ -123,14 +123,21 @@ def overcommitted_in(entries: list[JournalEntry]) -> dict[SkuAt, Place]:
 
 
 def events_of(
-    shard: int, entries: list[JournalEntry], *, stale_after_ms: int, concerned: Mapping[SkuAt, Concerned] | None = None
+    shard: int,
+    entries: list[JournalEntry],
+    *,
+    stale_after_ms: int,
+    concerned: Mapping[SkuAt, Concerned] | None = None,
+    telling: str = "",
 ) -> list[Event]:
     """The events of some entries, in order: one for each operation on a reservation, one for each position changed.
 
     ``concerned`` tells whose claims are at the positions of ``overcommitted_in``.
 
     A position that several of the entries changed is told once, where it was changed last. An event's id is made of
-    where it comes from, so that announcing an entry again makes the same events again.
+    where it comes from, so that announcing an entry again makes the same events again. Announced again in other parts,
+    a position may be told as it was, which it was not before; what it is now must then not pass for a repetition:
+    ``telling`` is a name of this announcing, by which the server knows a position's events of another one apart.
     """
     entries = [entry for entry in entries if not is_of_restore(entry)]
     newest: dict[tuple[str, str], tuple[int, int]] = {
@@ -148,9 +155,11 @@ def events_of(
         for position_index, after in enumerate(entry.positions):
             if newest[after.sku, after.location] == (entry_index, position_index):
                 index = len(entry.operations) + position_index
-                events.append(
-                    _of_position(shard, entry, index, after.sku, after.location, after.position, stale_after_ms)
+                told = position_json(
+                    *(after.sku, after.location, after.position), now_ms=entry.at_ms, stale_after_ms=stale_after_ms
                 )
+                about, data = f"{after.sku}@{after.location}", _ENCODER.encode(told)
+                events.append(_event(STOCK_CHANGED, shard, entry, index, about, data, telling))
     return events
 
 
@@ -200,13 +209,6 @@ def _movements_of(operation: JournalOperation, reservation: Reservation) -> list
     return movements
 
 
-def _of_position(
-    shard: int, entry: JournalEntry, index: int, sku: str, location: str, position: Position, stale_after_ms: int
-) -> Event:
-    data = position_json(sku, location, position, now_ms=entry.at_ms, stale_after_ms=stale_after_ms)
-    return _event(STOCK_CHANGED, shard, entry, index, f"{sku}@{location}", _ENCODER.encode(data))
-
-
 def _of_overcommitted(
     shard: int,
     entry: JournalEntry,
@@ -232,12 +234,14 @@ def _of_overcommitted(
     return _event(OVERCOMMITTED, shard, entry, index, operation.subject, _ENCODER.encode(data))
 
 
-def _event(kind: str, shard: int, entry: JournalEntry, index: int, subject: str, body: bytes) -> Event:
+def _event(
+    kind: str, shard: int, entry: JournalEntry, index: int, subject: str, body: bytes, telling: str = ""
+) -> Event:
     identity = f"{entry.epoch}-{shard}-{entry.seq}-{index}"
     header_lines = (
         f"ce-specversion: 1.0\r\nce-type: {kind}\r\nce-source: {SOURCE}\r\nce-id: {identity}\r\n"
         f"ce-subject: {header_text(subject)}\r\nce-time: {time_text(entry.at_ms)}\r\n"
-        f"ce-datacontenttype: application/json\r\nNats-Msg-Id: {identity}\r\n"
+        f"ce-datacontenttype: application/json\r\nNats-Msg-Id: {identity}{telling and '-'}{telling}\r\n"
     )
     return Event(kind, header_lines, body)
 

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 from availability.concerned import Claimants
 from availability.event_publisher import PUBLISHING_FAILED, Publisher
@@ -86,7 +87,7 @@ class Announcer:
     async def _drain(self, outbox: Outbox, publisher: Publisher, claimants: Claimants) -> None:
         """One batch is on its way to NATS while the next is read and made; they arrive in the journal's order."""
         entries_max = ENTRIES_MIN
-        taken = outbox.cursor
+        taken, telling = outbox.cursor, uuid4().hex[:8]
         under_way: asyncio.Task[int] | None = None
         clock = asyncio.get_running_loop().time
         try:
@@ -96,7 +97,9 @@ class Announcer:
                 before = taken
                 entries, taken = await outbox.take(entries_max, after=before)
                 concerned = await claimants.of(entries)
-                events = events_of(self.shard, entries, stale_after_ms=self.stale_after_ms, concerned=concerned)
+                events = events_of(
+                    *(self.shard, entries), stale_after_ms=self.stale_after_ms, concerned=concerned, telling=telling
+                )
                 if under_way is not None:
                     published = await under_way
                     await outbox.done(before)

@@ -91,10 +91,8 @@ def unannounced(
     """
     yield from _changes(effects, told)
     last: dict[str, Told] = {}
-    for event in _first(told):
+    for event in told:
         if event.kind == "availability.stock.changed":
-            if event.subject in last and last[event.subject].id[::2] > event.id[::2]:
-                yield f"{event.subject} was told as of {last[event.subject].id}, and then as of {event.id}"
             last[event.subject] = event
     for place in {(move.sku, move.location) for effect in effects for move in effect.movements}:
         event_of = last.get("@".join(place))

@@ -53,8 +53,7 @@ class KillBeforeReply(Fault):
 
     async def inject(self, stage: Stage) -> None:
         pids = {name: stage.pid(name) for name in APIS}
-        await stage.next_sent()
-        await asyncio.sleep(stage.random.uniform(0.0, 0.004))
+        self.met = await stage.next_under_way()
         for pid in pids.values():
             send(pid, signal.SIGSTOP)
         await asyncio.sleep(FROZEN_S)

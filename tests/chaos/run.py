@@ -33,8 +33,6 @@ WINDOW_S: Final = 60.0
 """From one quiet point to the next."""
 RUSH_S: Final = (0.05, 0.3)
 """How long shoppers have not paused for breath when the fault comes: so there is much under way."""
-SENT_S: Final = (0.0, 0.004)
-"""How long ago a shopper has sent something when the fault comes: on its way in, in the ledger, on its way out."""
 CLOSE_S: Final = 75.0
 """How long all may go on with what they had begun: a shopper's patience, and a server that comes back."""
 ALWAYS_REACHED: Final = ("announced events", "positions put in order")
@@ -154,6 +152,7 @@ class Run:
 
         What is returned are faults of which did not come what has to.
         """
+        stage.under_way = lambda: shop.history.in_flight
         feeder = Feeder(shop, shop.history, FEED)
         await feeder.open_shop()
         findings: list[Finding] = []
@@ -189,11 +188,10 @@ class Run:
         history = shop.history
         shop.rush = True
         await asyncio.sleep(stage.random.uniform(*RUSH_S))
-        await stage.next_sent()
-        await asyncio.sleep(stage.random.uniform(*SENT_S))
-        injection = Injection(fault.name, time.monotonic(), history.in_flight)
+        under_way = await stage.next_under_way()
+        injection = Injection(fault.name, time.monotonic(), under_way)
         history.injections.append(injection)
-        self._say(f"{fault.name} with {history.in_flight} under way")
+        self._say(f"{fault.name} with {under_way} under way")
         again = asyncio.create_task(stage.next_acknowledged())
         await asyncio.sleep(0)
         try:

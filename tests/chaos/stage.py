@@ -21,6 +21,9 @@ ROOT = Path(__file__).parents[2]
 READY_S = 60.0
 POLL_S = 0.02
 ASK_S = 2.0
+SENT_S = (0.0, 0.004)
+"""How long ago a shopper has sent something when a fault comes: on its way in, in the ledger, on its way out."""
+TRIES = 20
 
 
 class Stage:
@@ -45,6 +48,8 @@ class Stage:
         self._arguments, self._environment, self._more_pids = arguments, environment, pids
         self._source = source
         self._process: subprocess.Popen[bytes] | None = None
+        self.under_way: Callable[[], int] = int
+        """How many writes of shoppers are under way now; the load of each window sets it."""
         self._sent: list[asyncio.Future[None]] = []
         self._acknowledged: list[tuple[float, asyncio.Future[float]]] = []
 
@@ -143,6 +148,17 @@ class Stage:
             return self.pid(name) != old_pid
         except (OSError, ValueError, KeyError):
             return False
+
+    async def next_under_way(self) -> int:
+        """Until a write of a shopper is on its way, a moment after one was sent: how many are; 0 if nobody writes."""
+        moment_s = self.random.uniform(*SENT_S)
+        for _ in range(TRIES):
+            await self.next_sent()
+            await asyncio.sleep(moment_s)
+            if count := self.under_way():
+                return count
+            moment_s /= 2
+        return 0
 
     async def next_sent(self, timeout_s: float = 5.0) -> None:
         """Until a shopper has just sent a request that writes; at the latest after ``timeout_s``."""
