@@ -43,7 +43,8 @@ VALKEY: Final[dict[str, tuple[str, ...]]] = {
     API: _DECIDING,
     INGEST: _DECIDING,
     KEEPER: (*_DECIDING, *_AUDITING),
-    JOURNAL: ("~{s*}:journal", *_CONNECTING, "+xrange", "+xread", "+xrevrange", "+xtrim"),
+    # It asks how many shards there are, as each process does.
+    JOURNAL: ("~{s*}:journal", *_CONNECTING, "+xrange", "+xread", "+xrevrange", "+xtrim", "(+get %R~{s*}:shard)"),
     OPERATOR: (
         *_DECIDING,
         *_AUDITING,

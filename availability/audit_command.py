@@ -29,6 +29,7 @@ STEPS: Final = {
     "op": "reservations are compared",
     "client": "clients are compared",
     "settle": "suspects are settled",
+    "late": "what is overdue is given time",
     "movements": "the journal is read again",
 }
 _LEDGER: Final = (
@@ -36,8 +37,12 @@ _LEDGER: Final = (
     " ledger from the journal"
 )
 _JOURNAL: Final = (
-    "the journal itself was changed: find out who wrote into Postgres, and put its backup back; no `rebuild` before"
+    "the journal itself was changed: find out who wrote into Postgres, and start `availability journal` again, which"
+    " takes what the ledger's stream still has; what is missing then is in a backup of Postgres; no `rebuild` before"
 )
+_AFTER_JOURNAL: Final = "this may be the journal's fault: mend the journal first, see below, and audit again"
+_BROKEN: Final[frozenset[Kind]] = frozenset({"journal-gap", "journal-altered", "entry-unreadable", "journal-skipped"})
+"""With one of these, what the ledger is compared with is not to be relied on."""
 _RULES: Final = "the ledger contradicts itself: keep a copy of both servers' data, and report it"
 REMEDIES: Final[dict[Kind, str]] = {
     "position-differs": _LEDGER,
@@ -60,11 +65,16 @@ REMEDIES: Final[dict[Kind, str]] = {
     "entry-unbalanced": _RULES,
     "entry-unreadable": _JOURNAL,
     "journal-gap": _JOURNAL,
+    "journal-skipped": (
+        "Valkey lost entries before the journal got them, or its number was changed: compare with the stock that you"
+        " know; `availability rebuild --damaged` begins a new epoch without them"
+    ),
     "journal-altered": _JOURNAL,
     "journal-cursor": "see whether `availability journal` runs; when it starts, it mends its cursor",
     "movements-differ": "rows of the table movement were changed: what reads them is wrong, the ledger is not",
     "hold-overdue": "see whether `availability keeper` runs, and what it says",
     "spanning-leftover": "see whether `availability keeper` runs, and what it says",
+    "events-skipped": "the outbox's cursor was changed: `availability republish` announces again what was left out",
     "events-behind": "see whether `availability journal` runs and reaches NATS, and what it says",
 }
 SHOWN_MAX: Final = 50
@@ -130,8 +140,10 @@ def _lines(audit: Audit, checkpoint: int | None) -> Iterable[str]:
     if counts.total() > SHOWN_MAX:
         yield f"… and {counts.total() - SHOWN_MAX:,} more"
     yield f"{counts.total():,} differences in {compared}:"
+    is_broken = not _BROKEN.isdisjoint(counts)
     for kind, count in counts.most_common():
-        yield f"  {count:,} {kind}: {REMEDIES[kind]}"
+        remedy = _AFTER_JOURNAL if is_broken and REMEDIES[kind] is _LEDGER else REMEDIES[kind]
+        yield f"  {count:,} {kind}: {remedy}"
 
 
 def _lines_of(difference: Difference) -> Iterable[str]:

@@ -17,7 +17,7 @@ from availability import launch
 from availability.processes import pause
 from availability.settings import Settings, environment_of_child
 from availability.terminal import shown_progress
-from ledger import JOURNAL_FAILED, Checkpointed, CheckpointRefused, Checkpoints, Unreadable, make_checkpoint
+from ledger import JOURNAL_FAILED, Checkpointed, CheckpointRefused, Checkpoints, make_checkpoint
 
 STEPS = {
     "load": "the checkpoint before it is read",
@@ -41,7 +41,7 @@ async def run(settings: Settings, *, idle: bool) -> int:
     except CheckpointRefused as refused:
         click.echo(f"no checkpoint was made: {refused}", err=True)
         return 1
-    except (*JOURNAL_FAILED, Unreadable) as error:
+    except JOURNAL_FAILED as error:
         click.echo(f"no checkpoint was made ({type(error).__name__}: {error})", err=True)
         return 2
     click.echo(_told(made))

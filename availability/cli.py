@@ -5,6 +5,7 @@ Each command imports what it runs when it runs: ``--help`` is quick, a broken pa
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,9 +15,19 @@ from availability.settings import Settings, SettingsError, load
 
 TOKENS = ("jwks_file or jwks_url", "token_audience", "token_issuer")
 """The settings without which no token can be believed."""
+BROKEN_OFF = "broken off: run the same command again, which goes on or begins anew; until then all stays as it is now"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    def invoke(self, context: click.Context) -> Any:
+        """Ctrl-C is told in words, and is not a refusal."""
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            fail(2, BROKEN_OFF)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--settings",
     "file",

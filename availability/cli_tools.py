@@ -11,6 +11,10 @@ from availability.cli_quarantine import quarantine
 from availability.cli_running import OR_AN_UP, AnyUp, DataFolder, RunningUp, Yes, asking, fail, insist, run_tool
 from availability.settings import Settings
 
+Damaged = click.option(
+    "--damaged", is_flag=True, help="Also from a journal of which something is missing: it is lost then."
+)
+
 
 @click.group()
 def tools() -> None:
@@ -49,27 +53,29 @@ def doctor(settings: Settings, data_dir: Path | None, accept_clock: bool) -> Non
 @tools.command()
 @click.option("--shards", type=click.IntRange(1, 64), required=True, help="How many there shall be.")
 @click.option("--data-dir", type=DataFolder, help="Of an `up` that does not run now, in place of settings.")
+@Damaged
 @Yes
 @click.pass_obj
-def rehome(settings: Settings, shards: int, data_dir: Path | None, yes: bool) -> None:
+def rehome(settings: Settings, shards: int, data_dir: Path | None, damaged: bool, yes: bool) -> None:
     """Give the ledger another number of shards, while no process changes it.
 
     Stop `serve`, `ingest` and `keeper` before; set the new number for all processes after.
     If it breaks off, run it again.
     """
-    _fill(settings, data_dir, "rehome", shards, yes=yes)
+    _fill(settings, data_dir, "rehome", shards, damaged=damaged, yes=yes)
 
 
 @tools.command()
 @AnyUp
+@Damaged
 @Yes
 @click.pass_obj
-def rebuild(settings: Settings, data_dir: Path | None, yes: bool) -> None:
+def rebuild(settings: Settings, data_dir: Path | None, damaged: bool, yes: bool) -> None:
     """Make the ledger anew from its journal, when it has lost something.
 
     Processes may run meanwhile: they refuse, and go on when it is done. If it breaks off, run it again.
     """
-    _fill(settings, data_dir, "rebuild", None, yes=yes)
+    _fill(settings, data_dir, "rebuild", None, damaged=damaged, yes=yes)
 
 
 @tools.command()
@@ -98,6 +104,21 @@ def checkpoint(settings: Settings, data_dir: Path | None, idle: bool) -> None:
     from availability import checkpoint_command as this
 
     run_tool(settings, data_dir, (), lambda known: this.run(known, idle=idle))
+
+
+@tools.command()
+@RunningUp
+@click.option("--since", required=True, metavar="TIME", help="As 2026-11-24T12:00:00Z.")
+@Yes
+@click.pass_obj
+def republish(settings: Settings, data_dir: Path | None, since: str, yes: bool) -> None:
+    """Announce again what the ledger did since TIME, with the same ids, when NATS or who listens has lost it.
+
+    The process `journal` does it, within seconds if it runs.
+    """
+    from availability import republish_command as this
+
+    run_tool(settings, data_dir, (), lambda known: this.run(known, since, agreed=asking(yes=yes)))
 
 
 @tools.command()
@@ -216,11 +237,17 @@ def explain(
 
 
 def _fill(
-    settings: Settings, data_dir: Path | None, reason: Literal["rehome", "rebuild"], shards: int | None, *, yes: bool
+    settings: Settings,
+    data_dir: Path | None,
+    reason: Literal["rehome", "rebuild"],
+    shards: int | None,
+    *,
+    damaged: bool,
+    yes: bool,
 ) -> NoReturn:
     from availability import filling_commands as this
 
     if data_dir is None:
         insist(settings, ("postgres_url", "redis_url"), otherwise=OR_AN_UP)
 
-    sys.exit(asyncio.run(this.run(settings, data_dir, reason, shards, agreed=asking(yes=yes))))
+    sys.exit(asyncio.run(this.run(settings, data_dir, reason, shards, damaged=damaged, agreed=asking(yes=yes))))

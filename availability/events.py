@@ -10,7 +10,7 @@ from uuid import uuid4
 from availability.concerned import Claimants
 from availability.event_publisher import PUBLISHING_FAILED, Publisher
 from availability.event_shapes import events_of
-from ledger import JOURNAL_FAILED, Outbox, Reservations
+from ledger import JOURNAL_FAILED, CursorMoved, Outbox, Reservations
 
 TAKE_EVENTS = 2_000
 ENTRIES_MIN, ENTRIES_MAX = 8, 2_000
@@ -23,7 +23,7 @@ BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
 
 logger = logging.getLogger(__name__)
 
-FAILED = (*JOURNAL_FAILED, *PUBLISHING_FAILED)
+FAILED = (*JOURNAL_FAILED, *PUBLISHING_FAILED, CursorMoved)
 
 
 @dataclass

@@ -4,7 +4,6 @@ Exit codes: 0 = explained, 1 = the journal knows of no such position at that tim
 """
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +14,7 @@ from availability import embedded
 from availability.instance import Refused
 from availability.instance_servers import servers_of
 from availability.settings import Settings
-from availability.shapes import time_text
+from availability.shapes import NO_TIME, ms_of_text, time_text
 from availability.terminal import printable, shown_progress, table
 from ledger import JOURNAL_FAILED, Explanation, PositionMovement, Unexplained, Unreadable
 from ledger import explain as explain_position
@@ -39,9 +38,9 @@ class Asked(NamedTuple):
 async def run(settings: Settings, data_dir: Path | None, asked: Asked) -> int:
     """Explain a position of the ledger of the settings, or of the instance in ``data_dir``."""
     try:
-        at_ms = None if asked.at is None else _ms(asked.at)
+        at_ms = None if asked.at is None else ms_of_text(asked.at)
     except ValueError:
-        click.echo(f"{asked.at} is no time: write it like 2026-11-24T12:00:00Z", err=True)
+        click.echo(NO_TIME.format(asked.at), err=True)
         return 2
     try:
         async with servers_of(settings, data_dir, beside_up=True) as known:
@@ -73,14 +72,6 @@ async def _explained(known: Settings, asked: Asked, at_ms: int | None) -> Explan
             movements_max=asked.movements,
             progress=lambda done, total: tell("read", done, total),
         )
-
-
-def _ms(text: str) -> int:
-    """A time with its zone, in milliseconds; ``ValueError`` for anything else."""
-    at = datetime.fromisoformat(text)
-    if at.tzinfo is None:
-        raise ValueError(text)
-    return round((at - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000)
 
 
 def _nothing(asked: Asked, found: Unexplained) -> Iterator[str]:

@@ -23,11 +23,10 @@ from ledger import (
     FillPlan,
     FillRefused,
     NotFilled,
-    Unreadable,
     fill_anew,
 )
 
-FAILED = (*JOURNAL_FAILED, *KEYSPACE_FAILED, NotFilled, Unreadable, embedded.NotReady, embedded.Unusable)
+FAILED = (*JOURNAL_FAILED, *KEYSPACE_FAILED, NotFilled, embedded.NotReady, embedded.Unusable)
 
 STEPS = {
     "wait": "another one is waited for, or what it left",
@@ -45,6 +44,7 @@ EXPLAINED = {
     " setting after it. Go on?",
     "rebuild": "What the ledger has now is removed, and made anew from its journal. Go on?",
 }
+DAMAGED = "What is missing in the journal, or was changed there, is lost then, though it was acknowledged."
 
 
 async def run(
@@ -53,14 +53,19 @@ async def run(
     reason: Literal["rehome", "rebuild"],
     shards: int | None,
     *,
+    damaged: bool,
     agreed: Callable[[str], bool],
 ) -> int:
-    """Fill the ledger of the settings, or of the instance in ``data_dir``, if ``agreed`` says so."""
-    if not agreed(EXPLAINED[reason].format(shards=shards)):
+    """Fill the ledger of the settings, or of the instance in ``data_dir``, if ``agreed`` says so.
+
+    ``damaged``: also from a journal that is.
+    """
+    question = EXPLAINED[reason].format(shards=shards)
+    if not agreed(f"{DAMAGED} {question}" if damaged else question):
         return 1
     try:
         async with servers_of(settings, data_dir, beside_up=reason == "rebuild") as known:
-            plan = FillPlan(known.redis_url, known.postgres_url, shards, reason, known.shards)
+            plan = FillPlan(known.redis_url, known.postgres_url, shards, reason, known.shards, damaged)
             with shown_progress(STEPS) as tell:
                 filled = await fill_anew(plan, tell)
             told = _told(filled, known)

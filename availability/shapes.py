@@ -110,6 +110,17 @@ def _claim_json(claimed: ClaimedLine) -> ClaimJson:
     )
 
 
+NO_TIME = "{} is no time: write it like 2026-11-24T12:00:00Z"
+
+
+def ms_of_text(text: str) -> int:
+    """A time with its zone, as people write it, in milliseconds; ``ValueError`` for anything else."""
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError(text)
+    return round((at - _EPOCH).total_seconds() * 1_000)
+
+
 def time_text(at_ms: int) -> str:
     """RFC 3339 in UTC with milliseconds, as in ``2026-11-23T10:00:00.000Z``; ``at_ms`` from 0 to TIME_MS_MAX."""
     seconds, milliseconds = divmod(at_ms, 1_000)

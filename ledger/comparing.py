@@ -122,6 +122,11 @@ class Comparison:
             there, wanted = _unlike(_unpinned(live), _unpinned(journal), {})
             yield self._difference("reservation-differs", told, told.name, there, wanted)
 
+    def is_late(self, told: Told) -> bool:
+        """Whether a reservation, as it was read again, is still not what it should long be."""
+        live = _record(told.found)
+        return isinstance(live, Reservation) and any(self._late(told, live))
+
     def _late(self, told: Told, live: Reservation) -> Iterator[Difference]:
         span = live.span
         latest_ms = told.now_ms - GRACE_MS

@@ -28,11 +28,13 @@ Kind = Literal[
     "ledger-behind",
     "journal-gap",
     "journal-altered",
+    "journal-skipped",
     "journal-cursor",
     "entry-unreadable",
     "entry-unbalanced",
     "movements-differ",
     "events-behind",
+    "events-skipped",
 ]
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -56,13 +58,15 @@ MEANINGS: Final[dict[Kind, str]] = {
     "hold-overdue": "units are still held although their deadline is long past",
     "spanning-leftover": "a change over several shards was begun and never finished",
     "ledger-behind": "the ledger has lost entries that its journal has",
-    "journal-gap": "an entry is missing in the journal",
+    "journal-gap": "an entry was removed from the journal",
+    "journal-skipped": "an entry never came to the journal: the ledger went on without it",
     "journal-altered": "an entry is not the one that was written: the hash chain breaks",
     "journal-cursor": "the journal's cursor is not at its last entry",
     "entry-unreadable": "an entry cannot be decoded",
     "entry-unbalanced": "an entry's movements do not lead to the positions after it",
     "movements-differ": "the movement rows in Postgres are not those of their entry",
     "events-behind": "journaled operations were not announced in time",
+    "events-skipped": "operations count as announced that were not journaled yet",
 }
 Numbers = dict[str, Any]
 
@@ -111,6 +115,14 @@ class Findings:
             self.note(difference)
         for kind, count in others.counts.items():
             self.counts[kind] = max(self.counts[kind], count)
+
+    def drop(self, kind: Kind, subjects: set[str]) -> None:
+        """These are as they must be after all; when none of the kind that is kept is left, so are the others."""
+        for subject in subjects:
+            del self.kept[kind, subject]
+        self.counts[kind] -= len(subjects)
+        if not any(kept == kind for kept, _ in self.kept):
+            del self.counts[kind]
 
     def keep(self, kind: Kind) -> None:
         """Forget all others."""

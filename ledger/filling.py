@@ -23,6 +23,7 @@ from ledger.journal.checkpointing import Progress, fold_on, newest_folding
 from ledger.journal.checkpoints import Checkpoints
 from ledger.journal.epochs import Epoch, Epochs, Holder, Reason
 from ledger.journal.folding import Folding
+from ledger.journal.mending import mend
 from ledger.journal.migrations import migrate
 from ledger.journal.reader import Generation, Journal
 from ledger.keyspace import Keyspace
@@ -38,7 +39,8 @@ class NotFilled(Exception):
 class FillPlan(NamedTuple):
     """What was asked for; ``shards`` None = as many as there are.
 
-    ``configured``: the number of shards of a ledger that does not tell it itself.
+    ``configured``: the number of shards of a ledger that does not tell it itself. ``damaged``: it is also done from a
+    journal of which something is missing or was changed, and which the ledger's stream does not have.
     """
 
     redis_url: str
@@ -46,6 +48,7 @@ class FillPlan(NamedTuple):
     shards: int | None
     reason: Reason
     configured: int
+    damaged: bool = False
 
 
 class Filled(NamedTuple):
@@ -113,6 +116,16 @@ class _Filling:
             await self._closing.close(base.shards, closed=closed)
         began_s = time.perf_counter()
         folding = await self._fold(base)
+        if folding.damages and await self._mended(base.shards):
+            folding = await self._fold(base)
+        if folding.damages and not plan.damaged:
+            if not begun:
+                await self._closing.open_for(base.shards, base.shards)
+            raise FillRefused(
+                f"{folding.first_damage} ({folding.damages} such places). A ledger made from it would lack what is"
+                " missing there; nothing was changed. Put back the backup of Postgres, start `availability journal`,"
+                f" and try again; or go on without what is missing: `availability {plan.reason} --damaged`"
+            )
         folded = folding.checkpoint, folding.movements, time.perf_counter() - began_s, folding.damages
         rehoming = Rehoming(folding.folds, shards)
         if rehoming.torn and plan.reason == "rehome" and not begun:
@@ -162,7 +175,12 @@ class _Filling:
         finally:
             await checkpoints.close()
         await fold_on(folding, self._journal, self._progress)
+        await folding.note_lost_ends(self._journal)
         return folding
+
+    async def _mended(self, shards: int) -> int:
+        """How many entries the journal got back."""
+        return sum([await mend(self._plan.redis_url, self._plan.postgres_url, shard) for shard in range(shards)])
 
     async def _begin(self, known: list[Epoch], touched: int) -> int:
         """The new epoch, with every shard of the old and the new ledger empty."""

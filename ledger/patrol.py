@@ -34,6 +34,7 @@ class Patrol:
         self._found = Findings()
         self._first = self._cursor = Cursor(START, records.GENESIS)
         self._page_entries = PAGE_ENTRIES_MIN
+        self._epoch = 0
 
     def begin_from(self, cursor: Cursor) -> None:
         """Leave out what is before ``cursor``."""
@@ -51,6 +52,7 @@ class Patrol:
         """Read on to the end, page by page; a failure is gone on from."""
         rejected = await self._inspection.rejected(self._shard)
         _, newest = await self._inspection.ends(self._shard)
+        self._epoch = newest.epoch
         while page := await self._inspection.entries(self._shard, self._cursor.place, self._page_entries):
             await self._check(page, rejected)
             size = sum(len(stored.body) for stored in page) // len(page) + 1
@@ -64,7 +66,7 @@ class Patrol:
         kept: list[Kept] = []
         for stored in page:
             place = stored.cursor.place
-            note_links(self._found, self._shard, self._cursor, stored)
+            note_links(self._found, self._shard, self._cursor, stored, self._epoch)
             self._cursor = stored.cursor
             wanted[place] = _NO_ROWS
             try:
@@ -91,12 +93,20 @@ class Patrol:
         return found
 
 
-def note_links(found: Findings, shard: int, before: Cursor, stored: Stored) -> None:
-    """Note what is wrong with an entry behind the one before it."""
+def note_links(found: Findings, shard: int, before: Cursor, stored: Stored, epoch: int) -> None:
+    """Note what is wrong with an entry behind the one before it; ``epoch`` is the one in force.
+
+    Where the chain goes on over a gap, nothing was removed: nothing came. A new epoch has begun with what there was.
+    """
     place = stored.cursor.place
-    for problem in broken_links(before, stored.cursor, stored.body)[:1]:  # behind a gap no hash can be right
-        kind: Kind = "journal-gap" if problem.kind == "gap" else "journal-altered"
-        found.note(Difference(kind, shard, str(place), str(place), {"detail": problem.detail}))
+    problems = broken_links(before, stored.cursor, stored.body)
+    if not problems:
+        return
+    kind: Kind = "journal-altered"
+    if problems[0].kind == "gap":
+        kind = "journal-gap" if len(problems) > 1 else "journal-skipped"
+    if kind != "journal-skipped" or place.epoch >= epoch:
+        found.note(Difference(kind, shard, str(place), str(place), {"detail": problems[0].detail}))
 
 
 def unreadable(shard: int, place: Place, error: Unreadable) -> Difference:

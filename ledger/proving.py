@@ -14,10 +14,17 @@ EVENTS_GRACE_MS: Final = 60_000
 
 async def look_at_ends(inspection: Inspection, shard: int, reading: Reading, found: Findings) -> None:
     """The cursor of the journal, and how far its events were announced by the time of ``reading``."""
+    announced = await inspection.announced(shard)
     cursor, newest = await inspection.ends(shard)
     if cursor != newest:
+        kind: Kind = "journal-gap" if newest < cursor else "journal-cursor"
         there: Numbers = {"cursor": str(cursor)}
-        found.note(Difference("journal-cursor", shard, str(cursor), str(cursor), there, {"last entry": str(newest)}))
+        found.note(Difference(kind, shard, str(cursor), str(cursor), there, {"last entry": str(newest)}))
+    if announced > max(cursor, newest):
+        skipped: Numbers = {"announced": str(announced)}
+        found.note(
+            Difference("events-skipped", shard, str(announced), str(announced), skipped, {"last entry": str(newest)})
+        )
     oldest_ms = await inspection.oldest_unannounced_ms(shard)
     if oldest_ms is not None and reading.now_ms - oldest_ms > EVENTS_GRACE_MS:
         late: Numbers = {"oldest_unannounced_ms": oldest_ms, "now_ms": reading.now_ms}

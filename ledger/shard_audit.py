@@ -41,6 +41,10 @@ PAGE_BYTES: Final = 200_000
 PAGE_ENTRIES_MAX: Final = 500
 NO_PROGRESS_S: Final = 20.0
 POLL_S: Final = 0.05
+LATE: Final[tuple[Kind, ...]] = ("hold-overdue", "spanning-leftover")
+LATE_LOOK_S: Final = 10.0
+"""What is late is looked at again for so long: the keeper, just started, ends a thousand holds in less."""
+LATE_POLL_S: Final = 0.5
 
 
 class NotAudited(Exception):
@@ -112,11 +116,14 @@ class ShardAudit:
         self._newest_epoch = (await self._inspection.ends(self.shard))[1].epoch
         async for step in self._follow():
             yield step
-        if not await self._is_behind():
+        if not await self._is_behind() and not await self._has_lost_its_end():
             async for step in self._compare_all():
                 yield step
         if self.scope != "claims":
             await look_at_ends(self._inspection, self.shard, await self._live.place(), self._found)
+        for kind in LATE:
+            async for step in self._look_again(kind):
+                yield step
         await prove(self._inspection, self.shard, self._books.place.epoch, self._unproved, self._found)
         self.findings = self._all_found()
         self.left_out = self._left_out
@@ -175,7 +182,7 @@ class ShardAudit:
     def _take(self, stored: Stored) -> None:
         place = stored.cursor.place
         if self.scope != "claims":
-            note_links(self._read, self.shard, self._chain, stored)
+            note_links(self._read, self.shard, self._chain, stored, self._newest_epoch)
         self._chain = stored.cursor
         self._taken_at_ms = stored.at_ms
         # Those between two entries are judged only where one is missing: by the books before the gap.
@@ -226,6 +233,11 @@ class ShardAudit:
         self._found.note(Difference("ledger-behind", self.shard, f"shard {self.shard}", str(there), live, journal))
         return True
 
+    async def _has_lost_its_end(self) -> bool:
+        """Whether the journal has less than its cursor says: nothing can be compared at a place that never comes."""
+        cursor, newest = await self._inspection.ends(self.shard)
+        return newest < cursor
+
     async def _compare_all(self) -> AsyncIterator[Step]:
         reads: dict[Thing, Callable[[Sequence[str]], Awaitable[Reading]]] = {
             "sku": self._live.skus,
@@ -248,6 +260,19 @@ class ShardAudit:
         async for step in self._settle(0):
             yield step
         await self._operations.judge(self._found)
+
+    async def _look_again(self, kind: Kind) -> AsyncIterator[Step]:
+        """After everything stood still, the keeper has to get to what came due meanwhile."""
+        clock = asyncio.get_running_loop().time
+        until_s = clock() + LATE_LOOK_S
+        while ids := [subject for found, subject in self._found.kept if found == kind]:
+            reading = await self._live.records(ids)
+            told = [Told(reading.place, reading.now_ms, "op", id_, reading.found[id_]) for id_ in ids]
+            self._found.drop(kind, {each.name for each in told if not self._comparison.is_late(each)})
+            if clock() >= until_s:
+                return
+            yield Step("late", 0, len(ids))
+            await asyncio.sleep(LATE_POLL_S)
 
     async def _names(self, thing: Thing) -> AsyncIterator[list[str]]:
         """The names of all that the books have, then of all that they have not and the ledger has; in portions."""

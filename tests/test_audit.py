@@ -21,17 +21,38 @@ from servers import as_owner, as_user
 from waiting import wait_until
 
 from availability import access
-from ledger import SCOPES, WHOLE, Audit, AuditScope, Done, Journal, Kind, Ledger, NotAudited, Place, migrate
+from ledger import (
+    SCOPES,
+    WHOLE,
+    Audit,
+    AuditScope,
+    Done,
+    FillPlan,
+    FillRefused,
+    Journal,
+    Kind,
+    Ledger,
+    NotAudited,
+    Place,
+    fill_anew,
+    migrate,
+)
 from ledger.comparing import Comparison, Told
 from ledger.journal.books import Books, Unbalanced
 from ledger.keys import shard_of
-from ledger.messages import JournalEntry, PartLine, Prepare
+from ledger.messages import Expire, JournalEntry, PartLine, Prepare
 
 pytestmark = pytest.mark.anyio
 
 pack, unpack = msgspec.msgpack.encode, msgspec.msgpack.decode
 ON_HAND, HELD = 0, 1
 TAG = "{s0}:"
+
+
+@pytest.fixture(autouse=True)
+def nobody_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No keeper runs here that could be waited for."""
+    monkeypatch.setattr("ledger.shard_audit.LATE_LOOK_S", 0.0)
 
 
 @asynccontextmanager
@@ -245,6 +266,72 @@ class Ledgers(AbstractAsyncContextManager[Ledger]):
 
     async def __aexit__(self, *_: object) -> None:
         await self._ledger.close()
+
+
+async def test_entries_that_never_came_to_the_journal_are_no_work_of_postgres(
+    valkey_url: str, postgres_url: str, database: asyncpg.Connection
+) -> None:
+    """P7: Valkey lost them before; a new epoch begins with what there is, and nothing is held against it."""
+    async with journaled(valkey_url, postgres_url, Clock()) as shop:
+        await shop.open()  # 1
+        for sku in ("A", "B", "C"):
+            await shop.stock(sku, 10)  # 2 to 4
+        with Redis.from_url(as_owner(valkey_url)) as client:
+            client.xdel(TAG + "journal", "1-3")
+    await announced(database)
+    async with audited(valkey_url, postgres_url) as audit:
+        skipped = await found(audit)
+        assert ("journal-skipped", "1-4") in skipped
+        assert "journal-gap" not in {kind for kind, _ in skipped}
+    urls = as_user(valkey_url, access.OPERATOR), as_user(postgres_url, access.OPERATOR)
+    with pytest.raises(FillRefused, match="its entry 1-4 follows a gap"):
+        await fill_anew(FillPlan(*urls, None, "rebuild", 1))
+    await fill_anew(FillPlan(*urls, None, "rebuild", 1, damaged=True))
+    await announced(database)
+    async with audited(valkey_url, postgres_url) as audit:
+        assert await found(audit) == set()
+
+
+async def test_a_journal_without_its_end_is_told_and_not_waited_for(
+    valkey_url: str, postgres_url: str, database: asyncpg.Connection
+) -> None:
+    async with journaled(valkey_url, postgres_url, Clock()) as shop:
+        await shop.open()
+        for sku in ("A", "B", "C"):
+            await shop.stock(sku, 10)
+    await announced(database)
+    await database.execute("update availability.outbox_cursor set seq = seq + 50")
+    async with audited(valkey_url, postgres_url) as audit:
+        assert await found(audit) == {("events-skipped", "1-54")}
+    await database.execute("update availability.outbox_cursor set seq = seq - 50")
+    await database.execute("delete from availability.entry where seq > 2")
+    for scopes in (WHOLE, SCOPES):
+        async with audited(valkey_url, postgres_url, scopes=scopes) as audit:
+            assert ("journal-gap", "1-4") in await found(audit, scopes)
+
+
+async def test_what_came_due_while_all_stood_still_is_no_difference(
+    valkey_url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch, database: asyncpg.Connection
+) -> None:
+    """It is the keeper's to end, which has just started."""
+    monkeypatch.setattr("ledger.shard_audit.LATE_LOOK_S", 60.0)
+    monkeypatch.setattr("ledger.shard_audit.LATE_POLL_S", 0.01)
+    clock = Clock()
+    async with journaled(valkey_url, postgres_url, clock) as shop:
+        await shop.open()
+        await shop.stock("A", 10)
+        await reservation(shop, "A", ttl_ms=1_000)
+        clock.now_ms += 120_000
+        await shop.stock("B", 10)  # by which the ledger knows the time
+    await announced(database)
+    looks = 0
+    async with Ledgers(valkey_url, 1, clock) as ledger, audited(valkey_url, postgres_url) as audit:
+        async for step in audit.round():
+            if step.name == "late":
+                looks += 1
+                await ledger.expire(Expire())
+        assert looks > 0
+        assert audit.differences == []
 
 
 async def test_a_ledger_that_lost_entries_is_told(valkey_url: str, postgres_url: str) -> None:

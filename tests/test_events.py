@@ -23,7 +23,18 @@ from availability import access, journaler
 from availability.embedded import free_port
 from availability.event_shapes import events_of, header_text
 from availability.events import Announcer
-from ledger import Journal, JournalWriter, Location, Movement, Place, PositionAfter, migrate
+from ledger import (
+    Again,
+    Journal,
+    JournalWriter,
+    Location,
+    Movement,
+    Place,
+    PositionAfter,
+    announce_again,
+    announced_since,
+    migrate,
+)
 from ledger.journal.records import RawEntry
 
 pytestmark = pytest.mark.anyio
@@ -232,6 +243,42 @@ async def test_announcing_again_doubles_nothing(writer: JournalWriter, nats_url:
 
     found = ids(await messages(nats_url), "availability.reservation.held")
     assert found == [f"1-0-{seq}-0" for seq in range(1, 13)]
+
+
+async def test_what_was_announced_is_announced_again_when_an_operator_wants_it(
+    writer: JournalWriter, nats_url: str, postgres_url: str
+) -> None:
+    """DESIGN 10: our events can be published again, from any time on; beside an announcer that runs."""
+    await journaled(writer, 1, 2, 3)
+    urls = as_user(nats_url, access.JOURNAL), as_user(postgres_url, access.JOURNAL)
+    published: list[int] = []
+    announcer = Announcer(*urls, 0, 60_000, announced=lambda _shard, events: published.append(events))
+    running = asyncio.create_task(announcer.run())
+    journal = await Journal.open(postgres_url)
+
+    async def all_announced() -> bool:
+        [shard] = await journal.shards()
+        return shard.outbox_seq == 3
+
+    try:
+        await wait_until(all_announced)
+        whole = sum(published)
+        published.clear()
+        operator = as_user(postgres_url, access.OPERATOR)
+        assert await announced_since(operator, AT_MS + 4) == [Again(0, Place(1, 3), 0)]
+        again = await announced_since(operator, AT_MS + 2)
+        assert again == [Again(0, Place(1, 1), 2)]
+        await announce_again(operator, again)
+
+        async def published_again() -> bool:
+            return sum(published) > 0 and await all_announced()
+
+        await wait_until(published_again)
+        assert 0 < sum(published) < whole
+    finally:
+        announcer.stop()
+        await asyncio.wait_for(running, 20)
+        await journal.close()
 
 
 async def test_announcing_again_in_other_parts_ends_with_how_a_position_is(

@@ -1,4 +1,4 @@
-"""``availability checkpoint`` and ``conflicts``, as an operator runs them, and the checkpoint that comes by itself."""
+"""``checkpoint``, ``conflicts`` and ``republish`` as an operator runs them, and checkpoints that come by themselves."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ from availability.cli import main
 from availability.journal_report import journal_said
 from availability.settings import Settings
 from bench.ledger_dump import dump, times_of_entries
-from ledger import ROLES, FillRefused, Place, migrate
+from ledger import ROLES, CursorMoved, FillRefused, Journal, Outbox, Place, migrate
 from ledger.journal.records import RawEntry
 
 pytestmark = pytest.mark.anyio
@@ -75,6 +75,26 @@ async def test_one_is_made_by_itself_when_it_is_due(shops: Shops, database: asyn
     maker.stop()
     await asyncio.wait_for(running, 10)
     assert await database.fetchval("select count(*) from availability.checkpoint") == 1
+
+
+async def test_events_are_announced_again_by_command(shops: Shops) -> None:
+    url = shops.urls[1]
+    nothing = await run(url, "republish", "--since", "2026-01-01T00:00:00Z", "--yes")
+    assert (nothing.exit_code, nothing.stdout) == (0, "nothing was announced since 2026-01-01T00:00:00Z\n")
+    journal = await Journal.open(url)
+    end = (await journal.cursor(0)).place
+    await journal.close()
+    outbox = await Outbox.open(url, 0)
+    await outbox.done(end)
+    declined = await run(url, "republish", "--since", "2026-01-01T00:00:00Z", answer="n\n")
+    assert (declined.exit_code, f"events of {end.seq} journal entries" in declined.stderr) == (1, True)
+    done = await run(url, "republish", "--since", "2026-01-01T00:00:00Z", "--yes")
+    assert (done.exit_code, done.stdout) == (0, f"shard 0: {end.seq} entries behind 0-0 are announced again\n")
+    with pytest.raises(CursorMoved):
+        await outbox.take(1, after=end)
+    await outbox.close()
+    wrong = await run(url, "republish", "--since", "yesterday", "--yes")
+    assert (wrong.exit_code, wrong.stderr) == (2, "yesterday is no time: write it like 2026-11-24T12:00:00Z\n")
 
 
 async def test_a_conflict_is_shown_and_settled(shops: Shops) -> None:

@@ -89,7 +89,12 @@ class Shops:
             self.ledger = None
 
     async def fill(
-        self, shards: int, reason: Any = "rehome", progress: Callable[[str, int, int], None] | None = None
+        self,
+        shards: int,
+        reason: Any = "rehome",
+        progress: Callable[[str, int, int], None] | None = None,
+        *,
+        damaged: bool = False,
     ) -> Filled:
         await self.close()
         await migrate(self.urls[1])  # the operator's tools find the schema there
@@ -99,6 +104,7 @@ class Shops:
             shards,
             reason,
             self.configured,
+            damaged,
         )
         return await fill_anew(plan, progress or (lambda _step, _done, _total: None))
 
@@ -486,6 +492,45 @@ async def test_what_is_not_what_was_folded_is_not_opened(shops: Shops, client: R
     with pytest.raises(Unavailable, match="being filled anew"):
         await old.hold(("A", 1))
     await shops.fill(1, "rebuild")
+    await life.check(await shops.open(1))
+
+
+@pytest.mark.parametrize(
+    ("removal", "told"),
+    [
+        ("delete from availability.entry where seq = 3", "its entry 1-4 follows a gap"),
+        ("update availability.entry set body = body || '\\x00' where seq = 3", "its entry 1-3 is not what the chain"),
+        ("delete from availability.entry where seq > (select max(seq) - 3 from availability.entry)", "it ends at 1-"),
+        ("delete from availability.entry", "it ends at 1-0, and its cursor is at"),
+    ],
+)
+async def test_a_damaged_journal_is_not_taken_for_the_truth(
+    shops: Shops, client: Redis, database: asyncpg.Connection, removal: str, told: str
+) -> None:
+    """P2: what was acknowledged and is missing there would be undone."""
+    life = Life()
+    await life.begin(await shops.open(1))
+    await shops.close()
+    await shops.journal(1)
+    client.xtrim("{s0}:journal", maxlen=2, approximate=False)
+    await database.execute(removal)
+    for shards, reason in ((1, "rebuild"), (2, "rehome")):
+        with pytest.raises(FillRefused, match=told):
+            await shops.fill(shards, reason)
+    await life.check(await shops.open(1))  # it goes on as it was
+    filled = await shops.fill(1, "rebuild", damaged=True)
+    assert filled.damages > 0
+
+
+async def test_what_the_stream_still_has_is_taken_from_there(shops: Shops, database: asyncpg.Connection) -> None:
+    """P2."""
+    life = Life()
+    await life.begin(await shops.open(1))
+    await shops.close()
+    await shops.journal(1)
+    await database.execute("delete from availability.entry where seq > (select max(seq) - 3 from availability.entry)")
+    filled = await shops.fill(1, "rebuild")
+    assert filled.damages == 0
     await life.check(await shops.open(1))
 
 

@@ -10,7 +10,7 @@ from ledger.journal.feed_status import FeedStatus
 from ledger.journal.follower import Follower, Observer
 from ledger.journal.indexer import Indexer
 from ledger.journal.migrations import ChangedMigration, migrate
-from ledger.journal.outbox import Outbox
+from ledger.journal.outbox import CursorMoved, Outbox
 from ledger.journal.overcommitted import (
     BadCursor,
     ClaimedLine,
@@ -22,6 +22,7 @@ from ledger.journal.postgres import FAILED as JOURNAL_FAILED
 from ledger.journal.quarantine import Quarantine, QuarantinedEvent, QuarantineRow
 from ledger.journal.reader import Journal, JournalEnd, Problem, ShardStatus, SourceStatus, Status
 from ledger.journal.records import Cursor, Place, Unreadable
+from ledger.journal.republishing import Again, announce_again, announced_since
 from ledger.journal.roles import ROLES, make_roles
 from ledger.journal.search import Filters, FoundReservation, ReservationPage, Reservations
 from ledger.journal.stream import StreamStatus
@@ -30,6 +31,7 @@ from ledger.journal.writer import JournalWriter, Written
 __all__ = [
     "JOURNAL_FAILED",
     "ROLES",
+    "Again",
     "AuditReport",
     "AuditStatus",
     "BadCursor",
@@ -43,6 +45,7 @@ __all__ = [
     "ClaimsStanding",
     "Conflict",
     "Cursor",
+    "CursorMoved",
     "Explanation",
     "FeedStatus",
     "Filters",
@@ -71,6 +74,8 @@ __all__ = [
     "Unexplained",
     "Unreadable",
     "Written",
+    "announce_again",
+    "announced_since",
     "check_postgres",
     "conflicts",
     "explain",

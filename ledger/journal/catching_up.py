@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 
+from ledger.journal.mending import mend
 from ledger.journal.postgres import open_unless_stopped
 from ledger.journal.reader import Journal
 from ledger.journal.records import Place
@@ -48,6 +49,7 @@ async def _write_up_to(goal: Place, redis_url: str, postgres_url: str, shard: in
     stream = JournalStream(redis_url, shard)
     stream.rewind(writer.cursor.place)
     try:
+        await mend(redis_url, postgres_url, shard)
         while writer.cursor.place < goal and not stop.is_set():
             written = await writer.write(await stream.read(BLOCK_MS))
             if written.held_back:

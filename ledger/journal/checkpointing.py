@@ -43,7 +43,7 @@ async def make_checkpoint(
     """Fold what the journal has, from the newest checkpoint on, and keep it as the next one. Nobody is kept waiting.
 
     Takes the memory that the ledger's live reservations and positions take, about 1 KB each. ``shards`` are those of a
-    ledger that does not tell its own. Raises ``CheckpointRefused``, ``Unreadable``, or one of the journal's ``FAILED``.
+    ledger that does not tell its own. Raises ``CheckpointRefused``, or one of the journal's ``FAILED``.
     """
     checkpoints = await Checkpoints.open(postgres_url)
     journal = await Journal.open(postgres_url)

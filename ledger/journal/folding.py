@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ledger.journal import fold, records
 from ledger.journal.fold import Fold, FoldedEntry
 from ledger.journal.reader import PAGE_BYTES, Journal
-from ledger.journal.records import Cursor, Place
+from ledger.journal.records import Cursor, Place, Unreadable
 from ledger.messages import TIME_MS_MAX
 
 PROGRESS_ENTRIES = 100
@@ -31,7 +31,8 @@ class Folding:
     """The folds of an epoch's shards; ``cursors`` tell how far each has come. Made by ``of_epoch``, or a checkpoint.
 
     ``entries`` and ``movements`` were folded since it was made, from ``checkpoint`` on if that is one's number.
-    ``damages`` counts the places where an entry was missing, or was not the one that the chain tells of.
+    ``damages`` counts the places where an entry was missing, unreadable, or not the one that the chain tells of;
+    ``first_damage`` says where the first of them is.
     """
 
     epoch: int
@@ -41,6 +42,7 @@ class Folding:
     entries: int = 0
     movements: int = 0
     damages: int = 0
+    first_damage: str = ""
 
     def __post_init__(self) -> None:
         for each in self.folds:
@@ -62,8 +64,8 @@ class Folding:
     ) -> None:
         """Fold what the journal has by now of the epoch, and not after ``up_to_ms``.
 
-        ``progress`` is told how many ``entries`` there are. Raises ``Unreadable`` at an entry that cannot be
-        decoded, or one of the journal's ``FAILED``; what was taken before it stays.
+        ``progress`` is told how many ``entries`` there are. Entries that cannot be decoded are left out, as damages.
+        Raises one of the journal's ``FAILED``; what was taken before it stays.
         """
         sources = [self._behind(journal, shard) for shard in range(len(self.folds))]
         ahead = [
@@ -97,17 +99,34 @@ class Folding:
         before = self.cursors[shard]
         async for stored in journal.stored(shard, before.place, PAGE_BYTES // len(self.folds)):
             if stored.place.epoch != self.epoch:
+                if records.chained(before.hash, stored.body) != stored.hash:
+                    self._note_damage(shard, f"the end of epoch {self.epoch} is missing before entry {stored.place}")
                 return
             follows = records.follows(before.place, stored.place)
             if not follows or records.chained(before.hash, stored.body) != stored.hash:
-                self._note_damage(shard, stored.place, "is not what the chain says" if follows else "follows a gap")
+                what = "is not what the chain says" if follows else "follows a gap"
+                self._note_damage(shard, f"its entry {stored.place} {what}")
             before = Cursor(stored.place, stored.hash)
-            yield Taken(fold.read(stored.place, stored.body), before)
+            try:
+                entry = fold.read(stored.place, stored.body)
+            except Unreadable as error:
+                self._note_damage(shard, f"its entry {stored.place} cannot be read: {error}")
+                continue
+            yield Taken(entry, before)
 
-    def _note_damage(self, shard: int, place: Place, what: str) -> None:
+    async def note_lost_ends(self, journal: Journal) -> None:
+        """Note where the journal has less than its cursor says; after ``advance``, when nobody writes."""
+        for shard, folded in enumerate(self.cursors):
+            cursor = await journal.cursor(shard)
+            if cursor.place.epoch == self.epoch and folded.place <= cursor.place and folded != cursor:
+                self._note_damage(shard, f"it ends at {folded.place}, and its cursor is at {cursor.place}")
+
+    def _note_damage(self, shard: int, what: str) -> None:
+        text = f"the journal of shard {shard} is damaged: {what}"
         self.damages += 1
+        self.first_damage = self.first_damage or text
         if self.damages <= SAID_MAX:
-            logger.error("the journal of shard %d is damaged: its entry %s %s", shard, place, what)
+            logger.error("%s", text)
 
 
 async def fold_epoch(

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from ledger.journal.mending import mend
 from ledger.journal.postgres import FAILED, connect, now_ms, open_unless_stopped, wait_at_most
 from ledger.journal.stream import STREAM_FAILED, JournalStream, StreamStatus
 from ledger.journal.writer import Fenced, JournalWriter, Written, stopped_epoch
@@ -75,6 +76,7 @@ class Follower:
         chores = asyncio.create_task(self._chores(writer, ended))
         clock = asyncio.get_running_loop().time
         try:
+            await mend(self.redis_url, self.postgres_url, self.shard)
             while not self._stopping.is_set():
                 if chores.done():
                     await chores

@@ -103,6 +103,11 @@ class Inspection:
             return START, START
         return Place(row["epoch"], row["seq"]), Place(row["newest_epoch"] or 0, row["newest_seq"] or 0)
 
+    async def announced(self, shard: int) -> Place:
+        """Up to which entry the shard's events were announced."""
+        row = await self._pool.fetchrow("select epoch, seq from availability.outbox_cursor where shard = $1", shard)
+        return Place(row["epoch"], row["seq"]) if row else START
+
     async def oldest_unannounced_ms(self, shard: int) -> int | None:
         """When the oldest entry was made whose events the outbox has not announced; None when there is none."""
         at_ms: int | None = await self._pool.fetchval(_UNANNOUNCED, shard)

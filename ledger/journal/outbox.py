@@ -11,8 +11,15 @@ OUTBOX_LOCK = 0x6F75_7462
 """The class of the advisory locks that make a shard's announcer the only one ("outb")."""
 
 
+class CursorMoved(Exception):
+    """Somebody has set the cursor, so that entries are announced again: make a new ``Outbox``."""
+
+
 class Outbox:
-    """The outbox of one shard; made by ``open``. Every method raises one of ``FAILED``; then make a new one."""
+    """The outbox of one shard; made by ``open``. Methods raise one of ``FAILED``, or ``CursorMoved``.
+
+    Then make a new one.
+    """
 
     def __init__(self, connection: asyncpg.Connection, shard: int, cursor: Place) -> None:
         self.shard = shard
@@ -53,6 +60,8 @@ class Outbox:
             " where shard = $1 and (epoch, seq) > ($2, $3) order by epoch, seq limit $4",
             *(self.shard, after.epoch, after.seq, entries_max),
         )
+        if not rows:
+            await self._move(self.cursor)
         entries: list[JournalEntry] = []
         place = after
         for row in rows:
@@ -65,8 +74,19 @@ class Outbox:
 
     async def done(self, place: Place) -> None:
         """Everything up to ``place`` was announced and acknowledged."""
-        await self._connection.execute(
-            "update availability.outbox_cursor set epoch = $1, seq = $2 where shard = $3",
-            *(place.epoch, place.seq, self.shard),
-        )
+        await self._move(place)
         self.cursor = place
+
+    async def _move(self, place: Place) -> None:
+        """From where it was left; nothing is written when that is ``place``."""
+        if place == self.cursor:
+            sql = "select true from availability.outbox_cursor where shard = $3 and (epoch, seq) = ($1, $2)"
+            is_there = await self._connection.fetchval(sql, *place, self.shard)
+        else:
+            is_there = await self._connection.fetchval(
+                "update availability.outbox_cursor set epoch = $1, seq = $2"
+                " where shard = $3 and (epoch, seq) = ($4, $5) returning true",
+                *(*place, self.shard, *self.cursor),
+            )
+        if not is_there:
+            raise CursorMoved(f"the outbox of shard {self.shard} is not at {self.cursor} any more")
