@@ -225,9 +225,10 @@ def test_what_spans_shards_may_be_seen_and_come_to_nothing() -> None:
     story = true_story()
     story.look(3.3, on_hand=5, held=5, committed=0, available=0)
     assert "no order" in {finding.check for finding in judge(story.window)}
-    prepare = story.effect("cid")._replace(
-        verb="prepare", subject="eve", key="", mark="", is_part=True, is_sealed=False
-    )
+    eve = story.refuse("eve", 4, available=2, at_s=3.24)
+    eve.attempts[0].answered_s = 3.4
+    claim = story.effect("cid")._replace(verb="prepare", subject=eve.id, key=eve.id, mark="")
+    prepare = claim._replace(is_part=True, is_sealed=False)
     for at_s, verb, moved in ((3.25, "prepare", ("available", "held")), (3.35, "drop", ("held", "released"))):
         story.effects.append(prepare._replace(verb=verb, at_ms=wall_ms(at_s), movements=[move(*moved, 2)]))
     assert [finding for finding in judge(story.window) if finding.check == "no order"] == []

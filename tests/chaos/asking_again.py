@@ -38,8 +38,7 @@ async def check(shop: Shop, evidence: Evidence) -> list[Finding]:
 
 async def _asked_again(shop: Shop, window: Window) -> AsyncIterator[Finding]:
     clients = {client: HttpClient(shop.url, token, CONNECTIONS) for client, token in shop.tokens.items()}
-    dropped = {effect.subject for effect in window.effects if effect.verb == "drop"} - window.reservations.keys()
-    done = {effect.key for effect in window.effects if effect.subject not in dropped}
+    done = window.done
     try:
         for operation in _unknown(window.writes):
             answer = await _get(clients[operation.client], f"/v1/operations/{quote(operation.key)}")

@@ -22,6 +22,8 @@ from ledger.messages import Position as PositionNow
 from ledger.messages import Reservation
 
 VERBS: Final = frozenset({"hold", "extend", "commit", "release", "pick", "ship", "cancel", "return"})
+STEPS: Final = frozenset({"prepare", "drop", "reclaim"})
+"""Of what takes more than one shard; they bear the key of it."""
 TOLERANCE_MS: Final = 20
 """How far the ledger's clock and ours may be apart."""
 
@@ -49,6 +51,12 @@ class Window(NamedTuple):
     positions: Mapping[Place, PositionNow] = {}
     told: Sequence[Told] | None = None
     shards: int = 1
+
+    @property
+    def done(self) -> set[str]:
+        """The keys of what took effect: not of a hold over several shards that was dropped again."""
+        dropped = {effect.subject for effect in self.effects if effect.verb == "drop"} - self.reservations.keys()
+        return {effect.key for effect in self.effects if effect.verb not in STEPS and effect.subject not in dropped}
 
     @property
     def writes(self) -> list[Operation]:
@@ -242,9 +250,8 @@ def refusals(window: Window) -> Iterable[Finding]:
 
 def unordered(window: Window) -> Iterable[Finding]:
     """P1, P5: for each position there is an order of all operations that explains every answer."""
-    done = {effect.key for effect in window.effects}
     history = window.history
-    by_place = events_by_place(history.operations, history.published, done, window.reservations, window.shards)
+    by_place = events_by_place(history.operations, history.published, window.done, window.reservations, window.shards)
     for place, seen in seen_in_between(came_to_nothing(window.effects)):
         by_place[place] += seen
     for place, events in by_place.items():

@@ -70,8 +70,6 @@ def came_to_nothing(effects: Iterable[Effect]) -> list[Attempted]:
         at = effect.shard, effect.subject
         if effect.verb == "prepare":
             under_way[at] = effect
-        elif effect.verb == "hold":
-            under_way.pop(at, None)
         elif effect.verb == "drop" and (prepare := under_way.pop(at, None)) is not None:
             found.append(Attempted(prepare, effect))
     return found
