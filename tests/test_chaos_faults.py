@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import nats
 import pytest
 from chaos import clock, disk, syscalls
 from chaos.proxy import PASS, Proxy, Way, proxy_to
@@ -14,9 +15,12 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from servers import RunningServer, running, valkey
+from servers import PASSWORD, RunningServer, failing_writes, running, valkey
 from waiting import wait_until
 
+from availability import embedded
+from availability.embedded import free_port
+from availability.feeds.stream import WANTED
 from ledger import Ledger, Place, Read
 
 pytestmark = pytest.mark.anyio
@@ -150,6 +154,31 @@ async def test_a_failing_disk_ends_valkey_before_it_can_lie(valkey_server: Runni
             assert valkey_server.process.wait(20) != 0
         await valkey_server.restart()
         assert await client.get("acknowledged") == b"yes"
+
+
+@pytest.fixture
+def monitored(tmp_path: Path) -> Iterator[tuple[RunningServer, str]]:
+    """A NATS, and where it tells its health."""
+    port = free_port()
+    make = lambda folder: embedded.nats(folder, free_port(), PASSWORD, monitor_port=port)  # noqa: E731
+    with running(make, tmp_path) as server:
+        yield server, f"http://127.0.0.1:{port}"
+
+
+async def test_a_nats_that_failed_is_waited_for_until_it_takes_again(monitored: tuple[RunningServer, str]) -> None:
+    """Else the next fault comes while it is started again, and loses what it publishes."""
+    server, monitor_url = monitored
+    client = await nats.connect(server.url)
+    streams = client.jetstream(timeout=0.5)
+    await streams.add_stream(WANTED)
+    with failing_writes(server.process.pid), pytest.raises(TimeoutError):
+        await streams.publish("stock.wms.x", b"{}")
+    await client.close()
+    with pytest.raises(AssertionError, match="not within"):
+        await syscalls.until_nats_takes(monitor_url, timeout_s=0.1)
+    server.kill()
+    await server.restart()
+    await syscalls.until_nats_takes(monitor_url)
 
 
 async def test_a_full_disk_is_full_until_it_is_freed(tmp_path: Path) -> None:

@@ -11,6 +11,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ClassVar, Final
 
+from waiting import wait_until
+
+from availability.feeds.health import refusal_of
+from availability.instance import settings_of
+from availability.settings import Settings
 from bench.processes import family
 from chaos.fault import Fault
 from chaos.stage import Stage
@@ -18,6 +23,7 @@ from chaos.stage import Stage
 SYNCS: Final = "fdatasync,fsync,sync_file_range,syncfs"
 ATTACH_S: Final = 10.0
 ATTACH_PAUSE_S: Final = 0.01
+TAKES_AGAIN_S: Final = 40.0
 
 
 def why_not() -> str | None:
@@ -102,6 +108,23 @@ class _FailingSync(_Syncing):
         await self.for_a_while(stage, failing(after=stage.random.randrange(1, 6)))
 
 
+class _FailingSyncNats(_FailingSync):
+    """As above; a stream of NATS takes nothing more, until ``up`` has started NATS again: part of the fault."""
+
+    async def inject(self, stage: Stage) -> None:
+        await super().inject(stage)
+        await until_nats_takes(settings_of(stage.folder, Settings()).nats_monitor_url)
+
+
+async def until_nats_takes(monitor_url: str, timeout_s: float = TAKES_AGAIN_S) -> None:
+    """Until NATS says that it takes everything; ``AssertionError`` when that takes long."""
+
+    async def takes() -> bool:
+        return await refusal_of(monitor_url) is None
+
+    await wait_until(takes, timeout_s)
+
+
 def _of(kind: type[_Syncing], name: str, server: str, touches: tuple[str, ...]) -> type[Fault]:
     members = {"name": f"{name}-{server}", "server": server, "touches": touches, "__doc__": kind.__doc__}
     return type(f"{kind.__name__[1:]}{server.title()}", (kind,), members)
@@ -110,5 +133,6 @@ def _of(kind: type[_Syncing], name: str, server: str, touches: tuple[str, ...]) 
 SERVERS: Final = ("valkey", "postgres", "nats")
 FAULTS: Final[list[type[Fault]]] = [
     *(_of(_SlowSync, "slow-fsync", server, ()) for server in SERVERS),
-    *(_of(_FailingSync, "failing-fsync", server, (server,)) for server in SERVERS),
+    *(_of(_FailingSync, "failing-fsync", server, (server,)) for server in SERVERS if server != "nats"),
+    _of(_FailingSyncNats, "failing-fsync", "nats", ("nats",)),
 ]
