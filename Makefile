@@ -32,7 +32,7 @@ simulate: .venv/dev ## Run the whole service under simulated faults (MINUTES=5),
 chaos: .venv/dev ## Break a running service under load, again and again, and judge it: CHAOS="--faults kill-valkey --times 50 --seed 7"
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)
 
-mutants: .venv/dev ## Break each guard in a copy, and see its test go red (about 6 minutes; ONLY=P3 some of them)
+mutants: .venv/dev ## Break each guard in a copy, and see its test go red (ONLY=P3 some of them)
 	@$(BIN)/python -m tests.mutants $(ONLY)
 
 fuzz: .venv/fuzz ## Make up requests from the OpenAPI document, and bytes for the feeds, to find a bug (MINUTES=5; SEED=7 repeats)

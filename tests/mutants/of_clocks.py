@@ -68,7 +68,7 @@ MUTANTS = [
         "P9",
         "a clock that went back is not accepted",
         "ledger/server_clock.py",
-        "if ahead_s * 1_000 > JUMP_MS:",
+        "if ahead_ms > JUMP_MS:",
         "if False:",
         (f"{CLOCK}::test_a_clock_that_went_back_is_not_accepted",),
     ),

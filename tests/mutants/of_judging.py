@@ -15,13 +15,13 @@ MUTANTS = [
     _checker(
         "P2",
         "lost: what was acknowledged is in the journal",
-        '            yield Finding("lost", f"{what} was acknowledged and is not in the journal", operation.sent_s)',
-        "            continue",
+        "        if not shards <= {effect.shard for effect in effects}:",
+        "        if not shards:",
     ),
     _checker(
         "P2",
         "lost: it is where its receipt says",
-        '    if (receipt["epoch"], receipt["seq"]) != effect.place:',
+        '    if receipt["shard"] == effect.shard and (receipt["epoch"], receipt["seq"]) != effect.place:',
         "    if not receipt:",
     ),
     _checker(
@@ -64,8 +64,8 @@ MUTANTS = [
     _checker(
         "P5",
         "ended twice: units are taken from where they are",
-        "        if min(units[effect.subject].values(), default=0) < 0:",
-        "        if min(units[effect.subject].values(), default=0) < -9:",
+        "        if min(part.values(), default=0) < 0:",
+        "        if min(part.values(), default=0) < -9:",
     ),
     _checker(
         "P5",
