@@ -37,14 +37,16 @@ FILLING: Final = ("+unlink",)
 _AUDITING: Final = ("+exec", "+multi", "+scan")
 """By which the keeper compares the ledger with its journal: many keys, and the entry that they are of."""
 
+_ASKING_SHARDS: Final = "(+get %R~{s*}:shard)"
+"""How many there are, which each process asks, and `doctor`."""
+
 _DECIDING: Final = ("~{s*}:*", *_CONNECTING, *LUA, "+fcall", "+xrange")
 
 VALKEY: Final[dict[str, tuple[str, ...]]] = {
     API: _DECIDING,
     INGEST: _DECIDING,
     KEEPER: (*_DECIDING, *_AUDITING),
-    # It asks how many shards there are, as each process does.
-    JOURNAL: ("~{s*}:journal", *_CONNECTING, "+xrange", "+xread", "+xrevrange", "+xtrim", "(+get %R~{s*}:shard)"),
+    JOURNAL: ("~{s*}:journal", *_CONNECTING, "+xrange", "+xread", "+xrevrange", "+xtrim", _ASKING_SHARDS),
     OPERATOR: (
         *_DECIDING,
         *_AUDITING,
@@ -53,7 +55,7 @@ VALKEY: Final[dict[str, tuple[str, ...]]] = {
         # To make a replica the ledger's server.
         *("+config|rewrite", "+replicaof"),
     ),
-    MONITOR: ("%R~{s*}:*", *_CONNECTING, "+cluster|info", "+xlen"),
+    MONITOR: ("%R~{s*}:*", *_CONNECTING, "+cluster|info", "+xlen", _ASKING_SHARDS),
     "replica": ("+ping", "+psync", "+replconf"),
 }
 """The rules of each user of Valkey, without their passwords."""

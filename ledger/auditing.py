@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, Literal, NamedTuple, Self
 
-from ledger.differences import Difference, Findings, Kind
+from ledger.differences import Difference, Differences, Kind
 from ledger.journal.books import Scope
 from ledger.journal.checkpoints import Checkpoints
 from ledger.journal.inspection import Inspection
@@ -111,9 +111,9 @@ class Audit:
         """Those that are kept, in the order of shards."""
         return [each for shard in range(len(self._live)) for each in self._found_in(shard).kept.values()]
 
-    def _found_in(self, shard: int) -> Findings:
+    def _found_in(self, shard: int) -> Differences:
         """Together by all scopes, of which two may have found the same."""
-        both = Findings()
+        both = Differences()
         for audits in self._audits.values():
             both.join(audits[shard].findings)
         for patrol in self._patrols[shard : shard + 1]:

@@ -94,7 +94,7 @@ KEPT_MAX: Final = 1_000
 
 
 @dataclass
-class Findings:
+class Differences:
     """Differences: all counted, the first ``KEPT_MAX`` kept, by kind and subject."""
 
     counts: Counter[Kind] = field(default_factory=Counter)
@@ -109,7 +109,7 @@ class Findings:
         if len(self.kept) < KEPT_MAX:
             self.kept[key] = difference
 
-    def join(self, others: "Findings") -> None:
+    def join(self, others: "Differences") -> None:
         """What somebody else found in the same place, who may have found the same."""
         for difference in others.kept.values():
             self.note(difference)

@@ -120,11 +120,8 @@ async def _closed(plan: FailoverPlan) -> list[ShardRecord]:
 
 
 async def _fence(redis_url: str, shard: int, shards: int) -> ShardRecord:
-    keyspace = await Keyspace.open(redis_url, shard)
-    try:
+    async with Keyspace.opened(redis_url, shard) as keyspace:
         return await keyspace.fence(shards=shards)
-    finally:
-        await keyspace.close()
 
 
 async def _has_all(plan: FailoverPlan, shards: int) -> bool:

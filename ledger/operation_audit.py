@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from ledger.differences import Difference, Findings, Numbers
+from ledger.differences import Difference, Differences, Numbers
 from ledger.journal.books import decode_reservation
 from ledger.journal.fold import CHANGES, CLOCKS_APART_MS, READABLE_MS
 from ledger.journal.records import Place
@@ -56,7 +56,7 @@ class OperationAudit:
         self._live = live
         self._doubted: dict[str, str] = {}
 
-    async def check(self, kept: list[Kept], found: Findings) -> None:
+    async def check(self, kept: list[Kept], found: Differences) -> None:
         """Note each of these operations that the ledger does not know, or not as it was."""
         for first in range(0, len(kept), PORTION):
             portion = kept[first : first + PORTION]
@@ -65,7 +65,7 @@ class OperationAudit:
                 if each.place.epoch == reading.place.epoch and each.place <= reading.place:
                     self._compare(each, reading, found)
 
-    def _compare(self, kept: Kept, reading: Reading, found: Findings) -> None:
+    def _compare(self, kept: Kept, reading: Reading, found: Differences) -> None:
         packed: bytes | None = reading.found[kept.id]
         if packed is None and not _must_be_there(kept, reading.now_ms):
             return
@@ -80,7 +80,7 @@ class OperationAudit:
             {name: reservation for name, packed in reading.found.items() if (reservation := _reservation_of(packed))}
         )
 
-    async def judge(self, found: Findings) -> None:
+    async def judge(self, found: Differences) -> None:
         """Look once more at those that were doubted, because a key and its reservation do not end in one moment."""
         doubted, self._doubted = dict(list(self._doubted.items())[:DOUBTED_MAX]), {}
         place = str((await self._live.place()).place)

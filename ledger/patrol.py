@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator
 from typing import Final
 
-from ledger.differences import Difference, Findings, Kind
+from ledger.differences import Difference, Differences, Kind
 from ledger.journal import records
-from ledger.journal.inspection import Digest, Inspection, Stored, digest_of
+from ledger.journal.inspection import Digest, Inspection, StoredEntry, digest_of
 from ledger.journal.reader import broken_links
 from ledger.journal.records import START, Cursor, Place, Unreadable
 from ledger.live import LiveShard
@@ -30,8 +30,8 @@ class Patrol:
         self._inspection = inspection
         self._shard = live.shard
         self._operations = OperationAudit(live)
-        self._complete = Findings()
-        self._found = Findings()
+        self._complete = Differences()
+        self._found = Differences()
         self._first = self._cursor = Cursor(START, records.GENESIS)
         self._page_entries = PAGE_ENTRIES_MIN
         self._epoch = 0
@@ -41,9 +41,9 @@ class Patrol:
         self._first = self._cursor = cursor
 
     @property
-    def findings(self) -> Findings:
+    def findings(self) -> Differences:
         """What the last complete round found, and this one so far."""
-        found = Findings()
+        found = Differences()
         found.join(self._complete)
         found.join(self._found)
         return found
@@ -58,10 +58,10 @@ class Patrol:
             size = sum(len(stored.body) for stored in page) // len(page) + 1
             self._page_entries = max(PAGE_ENTRIES_MIN, min(PAGE_BYTES // size, PAGE_ENTRIES_MAX))
             yield Step("movements", self._cursor.place.seq, max(self._cursor.place.seq, newest.seq))
-        self._found, self._complete = Findings(), self._found
+        self._found, self._complete = Differences(), self._found
         self._cursor = self._first
 
-    async def _check(self, page: list[Stored], rejected: set[Place]) -> None:
+    async def _check(self, page: list[StoredEntry], rejected: set[Place]) -> None:
         wanted: dict[Place, Digest] = {}
         kept: list[Kept] = []
         for stored in page:
@@ -93,7 +93,7 @@ class Patrol:
         return found
 
 
-def note_links(found: Findings, shard: int, before: Cursor, stored: Stored, epoch: int) -> None:
+def note_links(found: Differences, shard: int, before: Cursor, stored: StoredEntry, epoch: int) -> None:
     """Note what is wrong with an entry behind the one before it; ``epoch`` is the one in force.
 
     Where the chain goes on over a gap, nothing was removed: nothing came. A new epoch has begun with what there was.

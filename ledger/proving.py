@@ -5,14 +5,14 @@ from typing import Final
 from msgspec.structs import replace
 
 from ledger.comparing import Told
-from ledger.differences import Difference, Findings, Kind, Numbers
+from ledger.differences import Difference, Differences, Kind, Numbers
 from ledger.journal.inspection import Inspection
 from ledger.live import Reading
 
 EVENTS_GRACE_MS: Final = 60_000
 
 
-async def look_at_ends(inspection: Inspection, shard: int, reading: Reading, found: Findings) -> None:
+async def look_at_ends(inspection: Inspection, shard: int, reading: Reading, found: Differences) -> None:
     """The cursor of the journal, and how far its events were announced by the time of ``reading``."""
     announced = await inspection.announced(shard)
     cursor, newest = await inspection.ends(shard)
@@ -32,7 +32,7 @@ async def look_at_ends(inspection: Inspection, shard: int, reading: Reading, fou
 
 
 async def prove(
-    inspection: Inspection, shard: int, epoch: int, unproved: list[tuple[tuple[Kind, str], Told]], found: Findings
+    inspection: Inspection, shard: int, epoch: int, unproved: list[tuple[tuple[Kind, str], Told]], found: Differences
 ) -> None:
     """Find the last entries that touched what differs."""
     for key, told in unproved:

@@ -64,11 +64,13 @@ def persistence_findings(subject: str, info: Mapping[str, str]) -> list[Finding]
 
 
 def memory_findings(subject: str, info: Mapping[str, str]) -> list[Finding]:
-    """From the fields of INFO memory. Full memory is told by refusals; this is said before."""
+    """From the fields of INFO memory. It stays a warning: what is freed must go on."""
     used, maximum = int(info.get("used_memory", "0")), int(info.get("maxmemory", "0"))
     if maximum == 0 or 100 * used < MEMORY_WARNING_PERCENT * maximum:
         return []
     text = f"is {100 * used // maximum} % full: raise its maxmemory before holds are refused"
+    if used >= maximum:
+        text = f"is full, so that holds are refused now: raise its maxmemory above {maximum} bytes"
     return [Finding("warning", f"{subject}'s memory", text)]
 
 

@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from typing import Final, NamedTuple
 
 from ledger.comparing import Comparison, Thing, Told
-from ledger.differences import Difference, Findings, Kind, Numbers
+from ledger.differences import Difference, Differences, Kind, Numbers
 from ledger.journal import records
 from ledger.journal.books import Books, Scope, skim
 from ledger.journal.fold import Fold
-from ledger.journal.inspection import Inspection, Stored
+from ledger.journal.inspection import Inspection, StoredEntry
 from ledger.journal.records import START, Cursor, Unreadable
 from ledger.keys import escaped
 from ledger.live import LiveShard, Reading
@@ -75,7 +75,7 @@ class ShardAudit:
         """Connects when first asked something."""
         self.shard = live.shard
         self.scope = scope
-        self.findings = Findings()
+        self.findings = Differences()
         """Of the last complete round."""
         self.rounds = 0
         self.behind_entries = 0
@@ -92,7 +92,7 @@ class ShardAudit:
         self._books = Books(scope)
         self._comparison = Comparison(self.shard, self._books)
         self._chain = Cursor(START, records.GENESIS)
-        self._read = Findings()
+        self._read = Differences()
         self.entries = 0
         """Entries read so far, each once."""
         self._has_more = False
@@ -103,12 +103,12 @@ class ShardAudit:
         self._taken_at_ms = 0
         self._read_place = START
         self._left_out = 0
-        self._found = Findings()
+        self._found = Differences()
         self._unproved: list[tuple[tuple[Kind, str], Told]] = []
 
     async def round(self) -> AsyncIterator[Step]:
         """Compare everything once, in small steps; ``findings`` has the result when it ends."""
-        self._found = Findings()
+        self._found = Differences()
         self._suspects.clear()
         self._unproved.clear()
         self._left_out = 0
@@ -154,9 +154,9 @@ class ShardAudit:
             if not self._has_more or self._chain.place >= until:
                 return
 
-    def _all_found(self) -> Findings:
+    def _all_found(self) -> Differences:
         """What the round found, and what is known to be wrong with the journal."""
-        found = Findings()
+        found = Differences()
         found.join(self._read)
         found.join(self._found)
         return found
@@ -179,7 +179,7 @@ class ShardAudit:
             self._take(stored)
         return len(page)
 
-    def _take(self, stored: Stored) -> None:
+    def _take(self, stored: StoredEntry) -> None:
         place = stored.cursor.place
         if self.scope != "claims":
             note_links(self._read, self.shard, self._chain, stored, self._newest_epoch)
@@ -197,7 +197,7 @@ class ShardAudit:
         self._judge(self._suspects.popleft())
         self.settled += 1
 
-    def _keep_books(self, stored: Stored) -> None:
+    def _keep_books(self, stored: StoredEntry) -> None:
         place = stored.cursor.place
         try:
             if self.scope == "stock":

@@ -75,6 +75,7 @@ def test_each_user_has_the_ledgers_keys_alone(valkey_url: str) -> None:
     ):
         api.set("{s0}:shard", "mine")
         assert monitor.xlen("{s0}:journal") == 0
+        assert monitor.get("{s0}:shard") == b"mine", "by which `doctor` tells whether the number of shards is right"
         with pytest.raises(NoPermissionError):
             api.set("somebody:else", "theirs")
         with pytest.raises(NoPermissionError):

@@ -155,3 +155,16 @@ async def test_it_is_served(document: Any) -> None:
     answer = await World().call("GET", "/schema/openapi.json", token="")
 
     assert document == answer.json()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("number", [b"1.0", b"1e0"])
+async def test_whole_numbers_are_digits_as_it_says(document: Any, number: bytes) -> None:
+    """For JSON Schema these two are integers."""
+    said = number.decode() in document["info"]["description"]
+    body = b'{"lines": [{"sku": "SHOE", "quantity": %s}]}'
+    world = World()
+    await world.stock()
+    answers = [await world.call("POST", "/v1/reservations", raw=body % each) for each in (number, b"1")]
+
+    assert (said, [answer.status_code for answer in answers]) == (True, [400, 201]), answers[0].text

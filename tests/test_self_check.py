@@ -106,6 +106,20 @@ async def test_what_only_costs_is_a_warning(valkey_url: str) -> None:
     assert warnings >= {"Valkey's save", "Valkey's memory"}
 
 
+async def test_a_full_memory_is_told_as_what_it_does_now(valkey_url: str) -> None:
+    """And stops nothing: what frees units must go on, and does within the room that is kept for it."""
+    async with Redis.from_url(as_owner(valkey_url)) as client:
+        used = (await client.info("memory"))["used_memory"]
+        await client.config_set("maxmemory", used - 1_000)
+        try:
+            (found,) = [
+                each for each in await told(Settings(redis_url=valkey_url)) if each.subject == "Valkey's memory"
+            ]
+        finally:
+            await client.config_set("maxmemory", 0)
+    assert (found.verdict, "holds are refused now" in found.text) == ("warning", True)
+
+
 INFO_FLAWS = {
     "aof_last_write_status": ("unsafe", "Valkey's append-only file"),
     "aof_last_bgrewrite_status": ("warning", "Valkey's append-only file"),

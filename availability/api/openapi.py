@@ -12,6 +12,10 @@ from availability.api.problems import PROBLEMS, Problem
 
 TITLE: Final = "Inventory availability and reservations"
 VERSION: Final = "1"
+DESCRIPTION: Final = (
+    "Whole numbers (`integer`) are sent as digits, without a point or an exponent: `1.0` and `1e0`, which JSON Schema"
+    " also takes for integers, are refused with `invalid-request`."
+)
 _REFERENCE: Final = "#/components/schemas/{name}"
 _PROBLEM_JSON: Final = "application/problem+json"
 _OF_EVERY_TOKEN: Final = (
@@ -78,7 +82,7 @@ def document(endpoints: Sequence[Endpoint]) -> bytes:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, by_type)
     told = {
         "openapi": "3.1.0",
-        "info": {"title": TITLE, "version": VERSION},
+        "info": {"title": TITLE, "version": VERSION, "description": DESCRIPTION},
         "paths": paths,
         "components": {
             "schemas": components,

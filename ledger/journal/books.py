@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from ledger.journal import records
-from ledger.journal.fold import CHANGES, Fold, is_live
+from ledger.journal.fold import LEAVING, Fold, is_live
 from ledger.journal.key_digests import LOCATIONS, KeyDigests
 from ledger.journal.records import START, Place
 from ledger.messages import (
@@ -28,8 +28,6 @@ from ledger.messages import (
 
 BUCKETS: Final = ("on_hand", "held", "committed", "picked", "damaged", "quality_hold", "in_transit")
 """What movements move units between, in the order of the numbers here."""
-LEAVING: Final = CHANGES | {"hold", "prepare", "expire", "reclaim", "restore"}
-"""Verbs whose record after them is a reservation that stays."""
 PLACING: Final = ("put_location", "restore_location")
 _AT: Final = {name: number for number, name in enumerate(BUCKETS)}
 _ON_HAND: Final = 0

@@ -44,7 +44,7 @@ class ShardPlace(NamedTuple):
     chunks: int
 
 
-class Stored(NamedTuple):
+class StoredCheckpoint(NamedTuple):
     """What there is of a checkpoint now."""
 
     id: int
@@ -159,7 +159,7 @@ class Checkpoints:
             raise Unusable(f"chunk {number} of shard {shard} is damaged: {error}") from error
         return hashlib.sha256(body).digest()
 
-    async def store(self, folding: Folding, movements: int, progress: Callable[[int], None]) -> Stored:
+    async def store(self, folding: Folding, movements: int, progress: Callable[[int], None]) -> StoredCheckpoint:
         """Keep what is folded, as of ``movements`` in the journal, and forget what is not needed any more.
 
         ``progress`` is told how many shards are done. Only for the maker, see ``be_the_maker``.
@@ -191,7 +191,7 @@ class Checkpoints:
             *(id_, folding.epoch, folded_by(), places, hash_, movements, now_ms(), total),
         )
         await self._prune(folding.epoch)
-        return Stored(id_, total)
+        return StoredCheckpoint(id_, total)
 
     async def _prune(self, epoch: int) -> None:
         """Forget all but the newest good ones of this epoch and this version, and what was broken off."""

@@ -15,7 +15,8 @@ import msgspec
 from msgspec import Struct
 
 from ledger.journal import records
-from ledger.journal.books import LEAVING, decode_reservation
+from ledger.journal.books import decode_reservation
+from ledger.journal.fold import LEAVING
 from ledger.journal.postgres import now_ms, open_pool
 from ledger.journal.records import Place
 from ledger.journal.windows import Base, Delta, parts_of

@@ -25,7 +25,7 @@ COUNT: Final = "count:"
 
 CHANGES: Final = frozenset({"extend", "commit", "release", "pick", "ship", "cancel", "return", "move"})
 """Verbs on a reservation whose own records answer their replays."""
-_AFTER: Final = CHANGES | {"hold", "prepare", "expire", "reclaim", "restore"}
+LEAVING: Final = CHANGES | {"hold", "prepare", "expire", "reclaim", "restore"}
 """Verbs whose record after them is a reservation that stays."""
 
 _RESERVATIONS: Final = msgspec.msgpack.Decoder(Reservation)
@@ -154,7 +154,7 @@ class Fold:
 
     def _take_operation(self, operation: Operation) -> None:
         subject = operation.subject
-        if operation.verb in _AFTER:
+        if operation.verb in LEAVING:
             self._take_reservation(subject, bytes(operation.body))
             if operation.verb in CHANGES:
                 self._remember(operation, operation.verb)

@@ -42,7 +42,7 @@ select min(at_ms) from (
 """
 
 
-class Stored(NamedTuple):
+class StoredEntry(NamedTuple):
     """An entry as the journal has it."""
 
     cursor: Cursor
@@ -71,10 +71,12 @@ class Inspection:
     async def close(self) -> None:
         self._pool.terminate()
 
-    async def entries(self, shard: int, after: Place, entries_max: int) -> list[Stored]:
+    async def entries(self, shard: int, after: Place, entries_max: int) -> list[StoredEntry]:
         """The next entries of the shard behind ``after``; fewer than ``entries_max`` when there are no more."""
         rows = await self._pool.fetch(_ROWS, shard, *after, entries_max)
-        return [Stored(Cursor(Place(row["epoch"], row["seq"]), row["hash"]), row["at_ms"], row["body"]) for row in rows]
+        return [
+            StoredEntry(Cursor(Place(row["epoch"], row["seq"]), row["hash"]), row["at_ms"], row["body"]) for row in rows
+        ]
 
     async def digests(self, shard: int, epoch: int, first: int, last: int) -> dict[int, Digest]:
         """Of the movement rows of each entry that has any, by its seq."""

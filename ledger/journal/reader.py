@@ -86,7 +86,7 @@ class Generation(NamedTuple):
     shards: int
 
 
-class Stored(NamedTuple):
+class StoredBody(NamedTuple):
     """An entry as the journal has it, whatever is in it; ``hash`` is that of the chain up to it."""
 
     place: Place
@@ -127,10 +127,10 @@ class Journal:
         async for row in self._rows(shard, after):
             yield records.decode(Place(row["epoch"], row["seq"]), row["body"])
 
-    async def stored(self, shard: int, after: Place = START, page_bytes: int = PAGE_BYTES) -> AsyncIterator[Stored]:
+    async def stored(self, shard: int, after: Place = START, page_bytes: int = PAGE_BYTES) -> AsyncIterator[StoredBody]:
         """Every entry of the shard behind ``after``, in order, as it stands; about ``page_bytes`` come at once."""
         async for row in self._rows(shard, after, page_bytes):
-            yield Stored(Place(row["epoch"], row["seq"]), row["body"], row["hash"])
+            yield StoredBody(Place(row["epoch"], row["seq"]), row["body"], row["hash"])
 
     async def generation(self, shards: int) -> Generation | None:
         """The epoch whose entries tell all of the ledger; None when nothing was ever written.
