@@ -69,6 +69,10 @@ async def backup(settings: Settings, data_dir: Path, target: Path) -> int:
     """Copy all of the ``up`` that runs in ``data_dir`` to the folder ``target``."""
     try:
         known = settings_of(data_dir, settings)
+    except Refused as refused:
+        click.echo(str(refused), err=True)
+        return 2
+    try:
         _insist_embedded(data_dir)
         with whole(target) as work, shown_progress(STEPS) as tell:
             manifest = await _copy(known, data_dir, work, tell)

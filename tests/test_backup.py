@@ -196,7 +196,7 @@ def test_another_number_of_shards_is_refused(taken: Taken, data_folder: Path, mo
 
 def test_without_an_up_that_runs_there_is_nothing_to_back_up(data_folder: Path, tmp_path: Path) -> None:
     refused = run("backup", "--data-dir", data_folder, "--to", tmp_path / "backup")
-    assert (refused.exit_code, "no `availability up` runs" in refused.stderr) == (1, True)
+    assert (refused.exit_code, "no `availability up` runs" in refused.stderr) == (2, True)
     assert not (tmp_path / "backup").exists()
 
 
