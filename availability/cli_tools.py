@@ -37,7 +37,7 @@ def doctor(settings: Settings, data_dir: Path | None, accept_clock: bool) -> Non
     from availability import instance
 
     try:
-        settings = settings if data_dir is None else instance.settings_of(data_dir, settings)
+        settings = settings if data_dir is None else instance.settings_of(data_dir, settings, checks.USERS)
     except instance.Refused as refused:
         fail(2, str(refused))
     findings = asyncio.run(checks.examine(settings))

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import jwt
 
-from availability import self_check
+from availability import access, self_check
 from availability.audit_report import audit_said
 from availability.journal_report import journal_said
 from availability.journal_watch import compared
@@ -15,7 +15,8 @@ from availability.settings import Settings
 from ledger import KEYSPACE_FAILED, Finding, Unavailable
 from ledger import accept_clock as accept
 
-URLS: Final = ("redis_url", "nats_url", "postgres_url")
+USERS: Final = {"redis_url": access.OPERATOR, "nats_url": access.MONITOR, "postgres_url": access.OPERATOR}
+"""As whom it comes to the servers of an ``up``."""
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
@@ -28,7 +29,7 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 async def examine(settings: Settings) -> list[Finding]:
     """Everything that can be told from here."""
-    missing = [Finding("unchecked", name, "is not set") for name in URLS if not getattr(settings, name)]
+    missing = [Finding("unchecked", name, "is not set") for name in USERS if not getattr(settings, name)]
     found = [*_tokens(settings), *missing, *await self_check.examine(settings)]
     if settings.redis_url and settings.postgres_url:
         found += await compared(settings)

@@ -9,16 +9,19 @@ DIR/{valkey,nats,postgres}   the servers' data;  DIR/logs   what each process wr
 import fcntl
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
-from availability import embedded, issuer
+from availability import access, embedded, issuer
 from availability.settings import Settings
 
 SERVERS = ("valkey", "nats", "postgres")
+URL_SETTINGS: Final = {"valkey": "redis_url", "nats": "nats_url", "postgres": "postgres_url"}
 
 
 class Refused(Exception):
@@ -50,8 +53,11 @@ class Running(Struct):
     pids: dict[str, int]
 
 
-def settings_of(folder: Path, settings: Settings) -> Settings:
-    """``settings`` as the processes of the ``up`` that runs in ``folder`` have them; ``Refused`` when none does."""
+def settings_of(folder: Path, settings: Settings, users: Mapping[str, str] | None = None) -> Settings:
+    """``settings`` as the processes of the ``up`` that runs in ``folder`` have them; ``Refused`` when none does.
+
+    To the servers of its own they come as these ``users``, by the name of the setting; as the owner to the others.
+    """
     file = folder / "up.json"
     try:
         running = msgspec.json.decode(file.read_bytes(), type=Running)
@@ -59,16 +65,17 @@ def settings_of(folder: Path, settings: Settings) -> Settings:
     except (OSError, msgspec.DecodeError) as error:
         raise Refused(f"no `availability up` runs in {folder}: {error}") from error
     servers = {"nats_url": running.nats, "postgres_url": running.postgres, "redis_url": running.redis}
-    if monitor_url := _monitor_url(known, running.nats):
-        servers["nats_monitor_url"] = monitor_url
+    its_own = {setting for name, setting in URL_SETTINGS.items() if _is_its_own(known, name, servers[setting])}
+    servers |= {name: access.as_user(servers[name], user) for name, user in (users or {}).items() if name in its_own}
+    if "nats_url" in its_own and "nats-monitor" in known.ports:
+        servers["nats_monitor_url"] = f"http://{embedded.HOST}:{known.ports['nats-monitor']}"
     return with_own_tokens(msgspec.structs.replace(known.applied_to(settings), **servers), folder.absolute())
 
 
-def _monitor_url(known: Known, nats_url: str) -> str | None:
-    """Where the NATS of the ``up`` tells its health, unless it is another's."""
-    address, ports = urlsplit(nats_url), known.ports
-    is_its_own = (address.hostname, address.port) == (embedded.HOST, ports.get("nats"))
-    return f"http://{embedded.HOST}:{ports['nats-monitor']}" if is_its_own and "nats-monitor" in ports else None
+def _is_its_own(known: Known, name: str, url: str) -> bool:
+    """Not one that the settings of the ``up`` name."""
+    address = urlsplit(url)
+    return (address.hostname, address.port) == (embedded.HOST, known.ports.get(name))
 
 
 def with_own_tokens(settings: Settings, folder: Path) -> Settings:

@@ -4,18 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
 
 import click
 import msgspec
 
 from availability import embedded
 from availability.embedded import Server
-from availability.instance import SERVERS, Instance, Refused, settings_of
+from availability.instance import SERVERS, URL_SETTINGS, Instance, Refused, settings_of
 from availability.settings import Settings
 from availability.supervisor import Child, stop_in_order
-
-URL_SETTINGS: Final = {"valkey": "redis_url", "nats": "nats_url", "postgres": "postgres_url"}
 
 
 async def own_servers(

@@ -20,8 +20,8 @@ from availability.event_publisher import STREAM as AVAILABILITY
 from availability.feeds.health import refusal_of
 from availability.feeds.stream import STREAM as STOCK
 from availability.feeds.stream import missing_streams
-from availability.instance import Instance, Refused, Running, with_own_tokens
-from availability.instance_servers import URL_SETTINGS, own_servers
+from availability.instance import URL_SETTINGS, Instance, Refused, Running, with_own_tokens
+from availability.instance_servers import own_servers
 from availability.settings import Settings, environment_of_child
 from availability.supervisor import Child, rotate, stop_in_order
 

@@ -136,7 +136,8 @@ class Feeder:
         tries = 0
         while self._may_go_on(f"{len(events)} events over NATS"):
             try:
-                await publish(self._shop.stage.url("nats"), f"stock.{SOURCE}.chaos", events)
+                async with self._shop.stage.inlet.passed():
+                    await publish(self._shop.stage.url("nats"), f"stock.{SOURCE}.chaos", events)
             except (NotPublished, OSError, ValueError):
                 tries += 1
                 await asyncio.sleep(PAUSE_S)

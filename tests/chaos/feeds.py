@@ -120,11 +120,8 @@ class WipedStream(Fault):
 
     async def inject(self, stage: Stage) -> None:
         source = f"wiped{stage.random.getrandbits(40)}"
-        async with streams_of(stage) as streams:
+        async with stage.inlet.closed(), streams_of(stage) as streams:
             await self._publish(streams, source, 1, 5)
-            config = (await streams.stream_info("STOCK")).config
-            config.subjects = [f"stock.{source}.>"]
-            await streams.update_stream(config)
             await self._until_empty(streams)
             ingest = stage.pid("ingest")
             os.kill(ingest, signal.SIGSTOP)

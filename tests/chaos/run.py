@@ -110,7 +110,10 @@ class Run:
                 )
                 histories.append(history)
                 broken = await self._window(stage, shop, schedule)
-                findings = broken + await self._quiet_point(number, shop, evidence)
+                try:
+                    findings = broken + await self._quiet_point(number, shop, evidence)
+                except TimeoutError as error:
+                    findings = [*broken, Finding("not at rest", str(error).partition("\n")[0], time.monotonic())]
                 self._table.add(history, findings)
             if findings:
                 self._say(stage.tails())

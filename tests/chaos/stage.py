@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from running_up import is_alive
 
 from availability import launch
+from chaos.inlet import Inlet
 
 ROOT = Path(__file__).parents[2]
 """Where the project is."""
@@ -50,6 +51,7 @@ class Stage:
         self._process: subprocess.Popen[bytes] | None = None
         self.under_way: Callable[[], int] = int
         """How many writes of shoppers are under way now; the load of each window sets it."""
+        self.inlet = Inlet()
         self._sent: list[asyncio.Future[None]] = []
         self._acknowledged: list[tuple[float, asyncio.Future[float]]] = []
 
