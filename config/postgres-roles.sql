@@ -10,5 +10,7 @@ create role availability_keeper login;      -- reads the journal
 create role availability_operator login;    -- the operator's tools: quarantine, rehome, rebuild
 create role availability_monitor login;     -- reads how far the journal is
 
+grant pg_read_all_settings to availability_operator, availability_monitor;  -- how full the disk is, for `doctor`
+
 create database availability owner availability;
 revoke all on database availability from public;

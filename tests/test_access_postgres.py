@@ -11,7 +11,7 @@ from availability import access
 from ledger import JOURNAL_FAILED, ROLES, migrate
 from ledger.journal.migrations import packaged_migrations
 from ledger.journal.postgres import SchemaMissing
-from ledger.journal.roles import GRANTS
+from ledger.journal.roles import GRANTS, LOOKING, SETTINGS
 
 pytestmark = pytest.mark.anyio
 
@@ -55,8 +55,12 @@ async def test_no_role_is_more_than_a_role(postgres_url: str, database: asyncpg.
         list(ROLES),
     )
     assert not powers
-    member = "select 1 from pg_auth_members join pg_roles on pg_roles.oid = member where rolname = any($1)"
-    assert not await database.fetch(member, list(ROLES))
+    members = await database.fetch(
+        "select pg_roles.rolname, roleid::regrole::text as role from pg_auth_members"
+        " join pg_roles on pg_roles.oid = member where rolname = any($1)",
+        list(ROLES),
+    )
+    assert {tuple(row) for row in members} == {(role, SETTINGS) for role in LOOKING}
     assert not await database.fetchval("select has_database_privilege('public', current_database(), 'connect')")
     for user in USERS:
         may_create = "select has_schema_privilege($1, 'availability', 'create')"
@@ -98,3 +102,4 @@ async def test_a_role_that_came_later_is_granted_its_own_at_the_next_migration(
 def test_the_file_for_servers_of_your_own_makes_the_same_roles() -> None:
     made = re.findall(r"^create role (\w+) login;", ROLES_FILE.read_text(), re.MULTILINE)
     assert sorted(made) == sorted([access.OWNER, *ROLES])
+    assert f"grant {SETTINGS} to {', '.join(LOOKING)};" in ROLES_FILE.read_text()

@@ -132,6 +132,25 @@ def test_a_signal_stops_everything_cleanly(tmp_path: Path, by: signal.Signals) -
         assert not (up.folder / "up.json").exists()
 
 
+def test_a_new_one_is_well_and_complains_of_nothing(tmp_path: Path) -> None:
+    """A line that is always there hides the one that is not."""
+    with start(tmp_path / "data") as up:
+        up.wait_ready()
+        argv = [sys.executable, "-m", "availability", "doctor", "--data-dir", str(up.folder)]
+
+        def lines() -> list[str]:
+            told = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+            return [] if told.returncode else told.stdout.splitlines()
+
+        wait_until_plain(lambda: any("audit of reservations" in line for line in lines()), 60)
+        told = lines()
+        assert up.stop(signal.SIGTERM) == 0
+        logs = [log.read_text() for log in (up.folder / "logs").glob("*.log")]
+    assert [line for line in told if not line.startswith("ok ")] == []
+    assert [line for line in told if "Postgres's disk" in line] != []
+    assert [line for log in logs for line in log.splitlines() if " ERROR " in line or "Traceback" in line] == []
+
+
 @pytest.mark.anyio
 async def test_data_is_kept_between_runs(tmp_path: Path) -> None:
     with start(tmp_path / "data") as up:

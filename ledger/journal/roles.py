@@ -55,6 +55,9 @@ GRANTS: Final[dict[str, _Grants]] = {
 """By role and privilege, the tables and views. Nobody but their owner may change or remove an entry or a movement."""
 
 ROLES: Final = tuple(GRANTS)
+LOOKING: Final = ("availability_operator", "availability_monitor")
+"""Those as whom `doctor` comes; members of ``SETTINGS``, for where the server's data is, and how full that disk."""
+SETTINGS: Final = "pg_read_all_settings"
 
 
 async def make_roles(postgres_url: str, passwords: Mapping[str, str]) -> None:
@@ -72,6 +75,8 @@ async def make_roles(postgres_url: str, passwords: Mapping[str, str]) -> None:
                 assert password.isalnum(), "it goes into the statement's text"
                 verb = "alter" if role in there else "create"
                 await connection.execute(f"{verb} role {role} login password '{password}'")
+                if role in LOOKING:
+                    await connection.execute(f"grant {SETTINGS} to {role}")
     finally:
         await connection.close()
 
