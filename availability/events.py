@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -10,7 +9,8 @@ from uuid import uuid4
 from availability.concerned import Claimants
 from availability.event_publisher import PUBLISHING_FAILED, Publisher
 from availability.event_shapes import events_of
-from ledger import JOURNAL_FAILED, CursorMoved, Outbox, Reservations
+from availability.processes import pause
+from ledger import JOURNAL_FAILED, CursorMoved, Outbox, Reservations, endure, open_unless_stopped
 
 TAKE_EVENTS = 2_000
 ENTRIES_MIN, ENTRIES_MAX = 8, 2_000
@@ -19,9 +19,6 @@ TURN_S = 0.05
 and of a position that changes again and again less is told."""
 POLL_S = 0.1
 """How soon entries are seen that another process journaled; those of this process are seen at once."""
-BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
-
-logger = logging.getLogger(__name__)
 
 FAILED = (*JOURNAL_FAILED, *PUBLISHING_FAILED, CursorMoved)
 
@@ -38,7 +35,7 @@ class Announcer:
     shard: int
     stale_after_ms: int
     announced: Callable[[int, int], None]
-    _stopping: bool = False
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _awake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
@@ -47,37 +44,23 @@ class Announcer:
 
     def stop(self) -> None:
         """End after the events in hand."""
-        self._stopping = True
+        self._stopping.set()
         self._awake.set()
 
     async def run(self) -> None:
         """Announce; when anything fails, begin again from the cursor in Postgres."""
-        pause_s = BACKOFF_FIRST_S
-        while not self._stopping:
-            began_at = asyncio.get_running_loop().time()
-            try:
-                await self._announce()
-            except* FAILED as failures:
-                if asyncio.get_running_loop().time() - began_at > BACKOFF_LAST_S:
-                    pause_s = BACKOFF_FIRST_S
-                error = _first(failures)
-                logger.warning(
-                    "shard %d: announcing stopped (%s: %s), again in %.1f s",
-                    *(self.shard, type(error).__name__, error, pause_s),
-                )
-                await self._rest(pause_s)
-                pause_s = min(2 * pause_s, BACKOFF_LAST_S)
+        await endure(f"shard {self.shard}: announcing", self._announce, FAILED, self._stopping)
 
     async def _announce(self) -> None:
         """Take the shard's outbox and empty it again and again, until something fails or ``stop``."""
-        outbox = await self._open_outbox()
+        outbox = await open_unless_stopped(Outbox.open(self.postgres_url, self.shard), self._stopping)
         if outbox is None:
             return
         publisher: Publisher | None = None
         search = await Reservations.open(self.postgres_url)
         try:
             publisher = await Publisher.open(self.nats_url)
-            await self._drain(outbox, publisher, Claimants(search, self.shard, lambda: self._stopping))
+            await self._drain(outbox, publisher, Claimants(search, self.shard, self._stopping.is_set))
         finally:
             await search.close()
             if publisher is not None:
@@ -91,7 +74,7 @@ class Announcer:
         under_way: asyncio.Task[int] | None = None
         clock = asyncio.get_running_loop().time
         try:
-            while not self._stopping or under_way is not None:
+            while not self._stopping.is_set() or under_way is not None:
                 began_at = clock()
                 self._awake.clear()
                 before = taken
@@ -106,8 +89,8 @@ class Announcer:
                     self.announced(self.shard, published)
                     under_way = None
                 if taken == before:
-                    await self._rest(POLL_S)
-                elif not self._stopping:
+                    await pause(self._awake, POLL_S)
+                elif not self._stopping.is_set():
                     under_way = asyncio.create_task(publisher.publish(events))
                     if len(entries) < entries_max:
                         await asyncio.sleep(TURN_S - (clock() - began_at))
@@ -118,27 +101,3 @@ class Announcer:
                 under_way.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await under_way
-
-    async def _open_outbox(self) -> Outbox | None:
-        """The shard's outbox, as soon as no other announcer has it; None when told to stop before that."""
-        opening = asyncio.create_task(Outbox.open(self.postgres_url, self.shard))
-        while not opening.done() and not self._stopping:
-            await asyncio.wait((opening,), timeout=POLL_S)
-        if opening.done():
-            return await opening
-        opening.cancel()
-        with contextlib.suppress(asyncio.CancelledError, *JOURNAL_FAILED):
-            await (await opening).close()
-        return None
-
-    async def _rest(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._awake.wait(), seconds)
-
-
-def _first(failures: BaseExceptionGroup[Exception]) -> BaseException:
-    """One of the failures that came together; they have the same cause."""
-    failure: BaseException = failures
-    while isinstance(failure, BaseExceptionGroup):
-        failure = failure.exceptions[0]
-    return failure

@@ -69,10 +69,12 @@ from ledger.journal import (
     announced_since,
     check_postgres,
     conflicts,
+    endure,
     explain,
     make_checkpoint,
     make_roles,
     migrate,
+    open_unless_stopped,
     settle_conflicts,
 )
 from ledger.keyspace import KEYSPACE_FAILED
@@ -360,6 +362,7 @@ __all__ = [
     "conflicts",
     "deploy_library",
     "differing_field",
+    "endure",
     "event_key",
     "explain",
     "fail_over",
@@ -369,6 +372,7 @@ __all__ = [
     "make_checkpoint",
     "make_roles",
     "migrate",
+    "open_unless_stopped",
     "operation_id",
     "settle_conflicts",
 ]

@@ -5,6 +5,7 @@ from ledger.journal.checkpointing import Checkpointed, CheckpointRefused, make_c
 from ledger.journal.checkpoints import Checkpoints
 from ledger.journal.checks import check_postgres
 from ledger.journal.conflicts import Conflict, conflicts, settle_conflicts
+from ledger.journal.enduring import endure
 from ledger.journal.explaining import ClaimOn, Explanation, PositionMovement, Unexplained, explain
 from ledger.journal.feed_status import FeedStatus
 from ledger.journal.follower import Follower, Observer
@@ -19,6 +20,7 @@ from ledger.journal.overcommitted import (
     OvercommittedPosition,
 )
 from ledger.journal.postgres import FAILED as JOURNAL_FAILED
+from ledger.journal.postgres import open_unless_stopped
 from ledger.journal.quarantine import Quarantine, QuarantinedEvent, QuarantineRow
 from ledger.journal.reader import Journal, JournalEnd, Problem, ShardStatus, SourceStatus, Status
 from ledger.journal.records import Cursor, Place, Unreadable
@@ -78,9 +80,11 @@ __all__ = [
     "announced_since",
     "check_postgres",
     "conflicts",
+    "endure",
     "explain",
     "make_checkpoint",
     "make_roles",
     "migrate",
+    "open_unless_stopped",
     "settle_conflicts",
 ]

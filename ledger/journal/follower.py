@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from ledger.journal.enduring import endure
 from ledger.journal.mending import mend
 from ledger.journal.postgres import FAILED, connect, now_ms, open_unless_stopped, wait_at_most
 from ledger.journal.stream import STREAM_FAILED, JournalStream, StreamStatus
@@ -17,7 +18,6 @@ CHORES_END_S = 1.0
 TURN_S = 0.02
 """A batch this soon after the one before it is not begun, unless much waits: they share what it costs."""
 TURN_ENTRIES = 128
-BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -50,20 +50,8 @@ class Follower:
 
     async def run(self) -> None:
         """Follow the stream; when anything fails, begin again from the cursor that Postgres then tells."""
-        pause_s = BACKOFF_FIRST_S
-        while not self._stopping.is_set():
-            began_at = asyncio.get_running_loop().time()
-            try:
-                await self._follow()
-            except (*FAILED, *STREAM_FAILED, Fenced, Settled) as error:
-                if asyncio.get_running_loop().time() - began_at > BACKOFF_LAST_S:
-                    pause_s = BACKOFF_FIRST_S
-                logger.warning(
-                    "shard %d: journaling stopped (%s: %s), again in %.1f s",
-                    *(self.shard, type(error).__name__, error, pause_s),
-                )
-                await wait_at_most(self._stopping, pause_s)
-                pause_s = min(2 * pause_s, BACKOFF_LAST_S)
+        failures = (*FAILED, *STREAM_FAILED, Fenced, Settled)
+        await endure(f"shard {self.shard}: journaling", self._follow, failures, self._stopping)
 
     async def _follow(self) -> None:
         """Take the shard and journal it until something fails or ``stop``."""

@@ -12,8 +12,9 @@ import asyncpg
 import msgspec
 
 from ledger.journal import records
+from ledger.journal.derived import take_cursor
 from ledger.journal.parts import Part, part_of, store_parts
-from ledger.journal.postgres import DERIVED, FAILED, REFUSED, Row, arrays, connect, take_lock
+from ledger.journal.postgres import REFUSED, Row, arrays, let_go
 from ledger.journal.records import Place, Unreadable
 from ledger.messages import JournalEntry, JournalOperation, Overcommitted, Reservation
 
@@ -211,26 +212,13 @@ class Index:
     @classmethod
     async def open(cls, postgres_url: str, shard: int) -> "Index":
         """Wait until no other indexer has the shard, then take it."""
-        connection = await connect(postgres_url, DERIVED | {"plan_cache_mode": "force_custom_plan"})
-        try:
-            await take_lock(connection, INDEXER_LOCK, shard)
-            row = await connection.fetchrow(
-                "insert into availability.search_cursor (shard) values ($1)"
-                " on conflict (shard) do update set shard = excluded.shard returning epoch, seq",
-                shard,
-            )
-        except BaseException:
-            connection.terminate()
-            raise
-        assert row is not None
-        return cls(connection, shard, Place(row["epoch"], row["seq"]))
+        settings = {"plan_cache_mode": "force_custom_plan"}
+        connection, cursor = await take_cursor(postgres_url, "search_cursor", INDEXER_LOCK, shard, settings)
+        return cls(connection, shard, cursor)
 
     async def close(self) -> None:
         """Let go of the shard; safe after any failure."""
-        try:
-            await self._connection.close(timeout=2.0)
-        except FAILED:
-            self._connection.terminate()
+        await let_go(self._connection)
 
     async def advance(self, entries_max: int | None = None) -> int:
         """Take the next entries of the journal, as many as are good to take at once; says how many there were.

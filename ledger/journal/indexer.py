@@ -4,13 +4,13 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
+from ledger.journal.enduring import endure
 from ledger.journal.index import Index, Superseded
 from ledger.journal.postgres import FAILED, open_unless_stopped, wait_at_most
 
 POLL_S = 1.0
 TURN_S = 0.1
 """A batch this soon after the one before it is not begun, unless the journal is far ahead: its cost is shared then."""
-BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -38,20 +38,8 @@ class Indexer:
 
     async def run(self) -> None:
         """Follow the journal; when anything fails, begin again from the cursor in Postgres."""
-        pause_s = BACKOFF_FIRST_S
-        while not self._stopping.is_set():
-            began_at = asyncio.get_running_loop().time()
-            try:
-                await self._follow()
-            except (*FAILED, Superseded) as error:
-                if asyncio.get_running_loop().time() - began_at > BACKOFF_LAST_S:
-                    pause_s = BACKOFF_FIRST_S
-                logger.warning(
-                    "shard %d: indexing stopped (%s: %s), again in %.1f s",
-                    *(self.shard, type(error).__name__, error, pause_s),
-                )
-                await wait_at_most(self._stopping, pause_s)
-                pause_s = min(2 * pause_s, BACKOFF_LAST_S)
+        failures = (*FAILED, Superseded)
+        await endure(f"shard {self.shard}: indexing", self._follow, failures, self._stopping)
 
     async def _follow(self) -> None:
         """Take the shard and index it until something fails or ``stop``.

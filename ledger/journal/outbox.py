@@ -3,7 +3,8 @@
 import asyncpg
 
 from ledger.journal import records
-from ledger.journal.postgres import DERIVED, FAILED, connect, take_lock
+from ledger.journal.derived import take_cursor
+from ledger.journal.postgres import let_go
 from ledger.journal.records import Place
 from ledger.messages import JournalEntry
 
@@ -29,26 +30,12 @@ class Outbox:
     @classmethod
     async def open(cls, postgres_url: str, shard: int) -> "Outbox":
         """Wait until no other announcer has the shard, then take it."""
-        connection = await connect(postgres_url, DERIVED)
-        try:
-            await take_lock(connection, OUTBOX_LOCK, shard)
-            row = await connection.fetchrow(
-                "insert into availability.outbox_cursor (shard) values ($1)"
-                " on conflict (shard) do update set shard = excluded.shard returning epoch, seq",
-                shard,
-            )
-        except BaseException:
-            connection.terminate()
-            raise
-        assert row is not None
-        return cls(connection, shard, Place(row["epoch"], row["seq"]))
+        connection, cursor = await take_cursor(postgres_url, "outbox_cursor", OUTBOX_LOCK, shard)
+        return cls(connection, shard, cursor)
 
     async def close(self) -> None:
         """Let go of the shard; safe after any failure."""
-        try:
-            await self._connection.close(timeout=2.0)
-        except FAILED:
-            self._connection.terminate()
+        await let_go(self._connection)
 
     async def take(self, entries_max: int, after: Place) -> tuple[list[JournalEntry], Place]:
         """The entries behind ``after``, and the place to pass to ``done`` once they are announced.

@@ -96,6 +96,14 @@ async def take_lock(connection: asyncpg.Connection, lock_class: int, shard: int)
         await asyncio.sleep(LOCK_PAUSE_S)
 
 
+async def let_go(connection: asyncpg.Connection) -> None:
+    """Close it, and with it its locks; safe after any failure."""
+    try:
+        await connection.close(timeout=2.0)
+    except FAILED:
+        connection.terminate()
+
+
 def now_ms() -> int:
     """This machine's clock, for when the journaler met something; what the ledger did carries the ledger's own time."""
     return time.time_ns() // 1_000_000

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from ledger.journal import records
-from ledger.journal.postgres import FAILED, REFUSED, connect, now_ms, take_lock
+from ledger.journal.postgres import REFUSED, connect, let_go, now_ms, take_lock
 from ledger.journal.records import Cursor, Place, Prepared, RawEntry, Reject
 
 WRITER_LOCK = 0x6A6F_7572
@@ -86,10 +86,7 @@ class JournalWriter:
 
     async def close(self) -> None:
         """Let go of the shard; safe after any failure."""
-        try:
-            await self._connection.close(timeout=2.0)
-        except FAILED:
-            self._connection.terminate()
+        await let_go(self._connection)
 
     async def write(self, entries: list[RawEntry]) -> Written:
         """Store a batch as it stands in the stream, in order, and move the cursor behind it.
