@@ -61,6 +61,8 @@ FREEING = (
     *(m.Look, m.Drop, m.Finish, m.Forget, m.Unfinished),
 )
 """What goes on when the server is out of memory: it gives memory back, or only looks."""
+FULFILLING = (m.Commit, m.Pick)
+"""This too, unless it claims anew: who has held can pay. It takes some hundred bytes, once for each that was held."""
 LOOKING = (m.Read, m.Views, m.Locations)
 """What goes on when nothing may be changed. Not Find: a ledger that lost something must not say "surely not done"."""
 
@@ -183,8 +185,8 @@ class Shard:
             self.reasons = [_reason(failure)]
             return [Unavailable(self.reasons[0])] * len(operations)
         flaw = self._why_only_look()
-        if flaw is not None and not all(isinstance(operation, LOOKING) for operation in operations):
-            return await self._call_only(LOOKING, operations, function, Unavailable(flaw))
+        if flaw is not None and not all(map(_only_looks, operations)):
+            return await self._call_only(_only_looks, operations, function, Unavailable(flaw))
         return await self._call_on(link, operations, function)
 
     async def _call_on(self, link: Link, operations: Sequence[m.Operation], function: str) -> list[Answer]:
@@ -196,7 +198,7 @@ class Shard:
         except ResponseError as refusal:
             if str(refusal).startswith("CLOCK"):
                 failure = Unavailable(self._clock.refuse())
-                return await self._call_only(LOOKING, operations, function, failure)
+                return await self._call_only(_only_looks, operations, function, failure)
             return await self._refused(operations, function, refusal)
         except (AuthenticationError, BusyLoadingError) as refusal:
             await self._disconnect(_reason(refusal))
@@ -243,14 +245,18 @@ class Shard:
         full = Overloaded("the ledger's memory is full")
         if function == library().batch_allow_oom:
             return [full] * len(operations)
-        return await self._call_only(FREEING, operations, library().batch_allow_oom, full)
+        return await self._call_only(_needs_no_memory, operations, library().batch_allow_oom, full)
 
     async def _call_only(
-        self, kinds: tuple[type, ...], operations: Sequence[m.Operation], function: str, otherwise: LedgerError
+        self,
+        goes_on: Callable[[m.Operation], bool],
+        operations: Sequence[m.Operation],
+        function: str,
+        otherwise: LedgerError,
     ) -> list[Answer]:
-        """Runs the operations of these kinds; the others get the answer ``otherwise``."""
+        """Runs the operations that go on; the others get the answer ``otherwise``."""
         answers: list[Answer] = [otherwise] * len(operations)
-        chosen = [index for index, operation in enumerate(operations) if isinstance(_told(operation), kinds)]
+        chosen = [index for index, operation in enumerate(operations) if goes_on(_told(operation))]
         if chosen:
             called = await self._call([operations[index] for index in chosen], function)
             for index, answer in zip(chosen, called, strict=True):
@@ -373,6 +379,16 @@ def _granted(operation: m.Operation, reply: Reply) -> m.Done:
 def _told(operation: m.Operation) -> m.Operation:
     """What a shard is told to do, as itself or as its part of it."""
     return operation.operation if isinstance(operation, m.Part) else operation
+
+
+def _needs_no_memory(told: m.Operation) -> bool:
+    if isinstance(told, m.Commit) and told.reacquire:
+        return False
+    return isinstance(told, FREEING + FULFILLING)
+
+
+def _only_looks(told: m.Operation) -> bool:
+    return isinstance(told, LOOKING)
 
 
 def _reason(failure: BaseException) -> str:

@@ -127,17 +127,23 @@ async def test_a_server_without_the_library_gets_it_from_a_user_who_may(client: 
 
 
 async def test_full_memory_refuses_holds_and_still_releases(shop: Shop, client: Redis) -> None:
-    """P9: what frees goes on; nothing is half done."""
+    """P9: what frees goes on, and who has held can pay; nothing is half done."""
     await shop.stock("A", 50)
     held = [await shop.hold(("A", 1)) for _ in range(20)]
     await shop.commit(held[0].id)
+    lapsed = await shop.hold(("A", 1), ttl_ms=1_000)
+    shop.clock.now_ms += 1_001
     client.config_set("maxmemory", "1mb")
     try:
         with pytest.raises(Overloaded):
             await shop.hold(("A", 1))
         assert (await shop.release(held[1].id)).reservation.status == "released"
         assert (await shop.ship(held[0].id)).reservation.status == "shipped"
-        assert (await shop.position("A")).held == 18
+        assert (await shop.commit(held[2].id)).reservation.status == "committed"
+        assert (await shop.pick(held[2].id)).reservation.lines[0].picked == 1
+        with pytest.raises(Overloaded):
+            await shop.commit(lapsed.id, reacquire=True)
+        assert (await shop.position("A")).held == 17
     finally:
         client.config_set("maxmemory", "0")
     assert_books_balance(client)

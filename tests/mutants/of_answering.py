@@ -165,6 +165,22 @@ MUTANTS = [
     ),
     Mutant(
         "P9",
+        "who has held can pay though the memory is full",
+        "ledger/shard.py",
+        "FULFILLING = (m.Commit, m.Pick)",
+        "FULFILLING = ()",
+        (f"{SERVER}::test_full_memory_refuses_holds_and_still_releases",),
+    ),
+    Mutant(
+        "P9",
+        "but claims nothing anew then",
+        "ledger/shard.py",
+        "    if isinstance(told, m.Commit) and told.reacquire:",
+        "    if isinstance(told, m.Cancel):",
+        (f"{SERVER}::test_full_memory_refuses_holds_and_still_releases",),
+    ),
+    Mutant(
+        "P9",
         "a full queue refuses at once",
         "ledger/coalescer.py",
         "        if self.depth + operations > self._queue_operations_max:",

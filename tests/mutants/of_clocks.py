@@ -17,7 +17,7 @@ MUTANTS = [
         "P9",
         "and reads go on",
         "ledger/shard.py",
-        "                return await self._call_only(LOOKING, operations, function, failure)",
+        "                return await self._call_only(_only_looks, operations, function, failure)",
         "                return [failure] * len(operations)",
         (
             f"{CLOCK}::test_after_a_jump_nothing_is_changed_and_reads_go_on",
