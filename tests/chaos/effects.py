@@ -34,10 +34,12 @@ class Effect(NamedTuple):
 
 
 def effects_of(shard: int, entry: JournalEntry) -> list[Effect]:
-    """In the entry's order."""
+    """In the entry's order; none of what a rebuild put back under a new epoch, which was done before."""
     place = Place(entry.epoch, entry.seq)
     effects = []
     for operation in entry.operations:
+        if operation.verb.startswith("restore"):
+            continue
         key, mark, span = operation.operation_id, "", None
         if operation.verb in OF_RESERVATIONS:
             reservation = _RESERVATIONS.decode(operation.body)
