@@ -25,9 +25,10 @@ from ledger.journal.checkpointing import Progress
 from ledger.journal.reader import Journal
 from ledger.journal.records import START, Place, Unreadable, decode
 from ledger.journal.stream import JournalStream
+from ledger.journal.writer import is_written
 from ledger.keyspace import KEYSPACE_FAILED, Keyspace
 from ledger.messages import JournalOperation
-from ledger.replica import answers, is_same, promote, unfit
+from ledger.replica import answers, is_primary, is_same, promote, unfit
 from ledger.state import FILLING, ShardRecord
 
 READ_MS = 20
@@ -77,9 +78,9 @@ async def fail_over(plan: FailoverPlan, progress: Progress = lambda _step, _done
     """Make the replica the ledger. Raises as ``fill_anew`` does, and ``FillRefused`` before anything was changed."""
     if flaws := await unfit(plan.replica_url):
         raise FillRefused(f"the replica is unfit: {'; '.join(flaws)}")
-    lossless = await answers(plan.primary_url)
-    if lossless:
-        await _close_primary(plan)
+    await _insist_on_the_journal(plan)
+    answered = await answers(plan.primary_url)
+    lossless = answered and await _close_primary(plan)
     kept = await promote(plan.replica_url)
     journal = await Journal.open(plan.postgres_url)
     try:
@@ -87,12 +88,25 @@ async def fail_over(plan: FailoverPlan, progress: Progress = lambda _step, _done
     finally:
         await journal.close()
     filled = await fill_anew(FillPlan(plan.replica_url, plan.postgres_url, None, "rebuild", plan.configured), progress)
-    fenced = lossless or await _is_closed_now(plan)
+    fenced = answered or await _is_closed_now(plan)
     return FailedOver(difference, filled, kept, fenced, lossless)
 
 
-async def _close_primary(plan: FailoverPlan) -> None:
-    """Nobody changes the primary any more, and the replica has all of it; or ``FillRefused``, and it is as it was."""
+async def _insist_on_the_journal(plan: FailoverPlan) -> None:
+    """``FillRefused`` while a process writes it: from the old primary, and nobody else could from the new one."""
+    written = [shard for shard in range(plan.configured) if await is_written(plan.postgres_url, shard)]
+    if written:
+        raise FillRefused(
+            f"`availability journal` is running, and follows the old primary (shards {written}): stop it, and try"
+            " again; nothing was changed"
+        )
+
+
+async def _close_primary(plan: FailoverPlan) -> bool:
+    """Nobody changes the primary any more, and the replica has all of it; or ``FillRefused``, and it is as it was.
+
+    False when somebody who did not come to the end has closed it, and promoted the replica: what that had is not known.
+    """
     if await is_same(plan.primary_url, plan.replica_url):
         raise FillRefused("redis_url and redis_standby_url name the same server")
     try:
@@ -102,6 +116,8 @@ async def _close_primary(plan: FailoverPlan) -> None:
             f"the primary answers, and cannot be closed ({type(error).__name__}: {error}): stop its server, so that"
             " nobody can change it, and try again"
         ) from error
+    if not any(record.shards for record in before) and await is_primary(plan.replica_url):
+        return False
     if not await _has_all(plan, len(before)):
         for shard, record in enumerate(before):
             if record.shards:
@@ -110,6 +126,7 @@ async def _close_primary(plan: FailoverPlan) -> None:
             "the primary answers, and the replica does not get what it has: nothing was changed. To go on without what"
             " the replica and the journal lack, stop the primary's server"
         )
+    return True
 
 
 async def _closed(plan: FailoverPlan) -> list[ShardRecord]:
@@ -170,7 +187,7 @@ async def left_behind(redis_url: str, postgres_url: str, shards: int) -> AsyncIt
             try:
                 while entries := await stream.read(READ_MS):
                     for entry in await journal.lacking(shard, entries):
-                        for operation in _operations(entry.place, entry.body):
+                        for operation in _acknowledged(entry.place, entry.body):
                             yield LeftBehind(shard, entry.place, operation)
             finally:
                 await stream.close()
@@ -178,11 +195,13 @@ async def left_behind(redis_url: str, postgres_url: str, shards: int) -> AsyncIt
         await journal.close()
 
 
-def _operations(place: Place, body: bytes) -> list[JournalOperation] | list[None]:
+def _acknowledged(place: Place, body: bytes) -> list[JournalOperation] | list[None]:
+    """Not what a failover or rebuild that broke off had put back: that was never told to anybody."""
     try:
-        return decode(place, body).operations
+        operations = decode(place, body).operations
     except Unreadable:
         return [None]
+    return [operation for operation in operations if not operation.verb.startswith("restore")]
 
 
 async def _exchange(plan: FailoverPlan, journal: Journal) -> Exchanged:

@@ -36,6 +36,12 @@ async def is_same(url: str, other_url: str) -> bool:
     return len(set(runs)) == 1
 
 
+async def is_primary(url: str) -> bool:
+    """Whether it copies nobody, as after ``promote``. Raises RedisError or OSError."""
+    async with _client(url) as client:
+        return str((await client.info("replication"))["role"]) == "master"
+
+
 async def unfit(url: str) -> list[str]:
     """Why the server must not be promoted, so that processes would refuse it after. Raises RedisError or OSError."""
     async with connected(url, ANSWER_S) as connection:

@@ -21,7 +21,18 @@ from availability import access
 from availability.cli import main
 from availability.journal_watch import watched_ledger
 from availability.settings import Settings
-from ledger import FailoverPlan, Found, Journal, Ledger, Unavailable, deploy_library, fail_over, migrate
+from ledger import (
+    FailoverPlan,
+    Found,
+    Journal,
+    JournalWriter,
+    Ledger,
+    NotFilled,
+    Unavailable,
+    deploy_library,
+    fail_over,
+    migrate,
+)
 from ledger import messages as m
 
 pytestmark = pytest.mark.anyio
@@ -328,8 +339,45 @@ async def test_an_unfit_replica_is_not_promoted(pair: Pair) -> None:
         assert client.info("replication")["role"] == "slave"
 
 
+async def test_while_the_journal_follows_the_old_primary_nothing_is_done(pair: Pair) -> None:
+    """P2: nobody else could write it from the new one, and the failover would stand still half done."""
+    async with serving(pair.settings(pair.primary)) as ledger:
+        await open_shop(ledger)
+        pair.replicated()
+        writer = await JournalWriter.open(pair.postgres_url, 0)
+        try:
+            refused = await pair.failover()
+        finally:
+            await writer.close()
+        assert (refused.exit_code, "`availability journal` is running" in refused.stderr) == (1, True)
+        assert await is_there(ledger, await hold(ledger, "as-before"))
+    assert (await pair.failover()).exit_code == 0
+
+
+async def test_one_that_broke_off_after_the_promotion_goes_on(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P2: the primary answers, is closed, and has no replica any more; nothing that was put back is called lost."""
+    async with serving(pair.settings(pair.primary)) as ledger:
+        await open_shop(ledger)
+        kept = await hold(ledger, "before")
+        pair.replicated()
+    with monkeypatch.context() as broken:
+        broken.setattr("ledger.filling._Filling._compare", broken_off)
+        assert (await pair.failover()).exit_code == 2
+    assert (await pair.run("left-behind", old=pair.primary.url, new=pair.replica.url)).exit_code == 0
+    again = await pair.failover()
+    assert (again.exit_code, "nothing is lost" in again.stdout, "NOT FENCED" in again.stdout) == (0, False, False)
+    async with serving(pair.settings(pair.replica)) as ledger:
+        assert await is_there(ledger, kept)
+    nothing = await pair.run("left-behind", old=pair.replica.url, new=pair.primary.url)
+    assert (nothing.exit_code, nothing.stdout) == (0, "")
+
+
+async def broken_off(_filling: object, _rehoming: object) -> int:
+    raise NotFilled("in the middle")
+
+
 async def test_it_can_be_begun_again(pair: Pair) -> None:
-    """P2: Postgres goes away after the promotion."""
+    """P2: Postgres is away."""
     async with serving(pair.settings(pair.primary)) as ledger:
         await open_shop(ledger)
         kept = await hold(ledger, "before")

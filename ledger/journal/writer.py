@@ -10,6 +10,13 @@ from ledger.journal import records
 from ledger.journal.postgres import REFUSED, connect, let_go, now_ms, take_lock
 from ledger.journal.records import Cursor, Place, Prepared, RawEntry, Reject
 
+_LOCKED = """
+select exists (
+    select from pg_locks join pg_database on pg_database.oid = pg_locks.database
+    where locktype = 'advisory' and granted and datname = current_database()
+    and classid::bigint = $1 and objid::bigint = $2
+)
+"""
 WRITER_LOCK = 0x6A6F_7572
 """The class of the advisory locks that make a shard's writer the only one ("jour")."""
 
@@ -34,6 +41,16 @@ class Written:
     """Entries that were not stored, because a conflict of their epoch is not settled."""
     gaps: int = 0
     """Places where entries are missing. An alarm."""
+
+
+async def is_written(postgres_url: str, shard: int) -> bool:
+    """Whether some process writes the shard's journal now. Raises one of ``FAILED``."""
+    connection = await connect(postgres_url)
+    try:
+        there: bool = await connection.fetchval(_LOCKED, WRITER_LOCK, shard)
+        return there
+    finally:
+        await let_go(connection)
 
 
 class JournalWriter:
